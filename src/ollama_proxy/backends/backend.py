@@ -1,0 +1,175 @@
+"""What every backend can do, and what it asks of whoever takes its answer.
+
+The engine knows backends by this file alone. A backend gives bytes of an answer to a `Sink`; there
+is no queue between the two, so that a slow reader slows its backend and nobody else.
+"""
+
+import enum
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import attrs
+
+from ollama_proxy.policy.ask import Call
+from ollama_proxy.policy.fleet import BackendSpec
+
+
+@attrs.frozen(kw_only=True)
+class Errand:
+    """One inference call to be made on a backend.
+
+    Attributes:
+        call: the call in the caller's dialect; the backend translates where it must.
+        model: the model's name as the caller gave it.
+        body: the caller's JSON, untouched.
+        stream: whether the answer is to come in pieces.
+        headers: the few headers that are passed on, lower-case names.
+    """
+
+    call: Call
+    model: str
+    body: bytes | bytearray
+    stream: bool
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Head:
+    """The beginning of an answer: status, headers that may pass, body length if it was told."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    length: int | None = None
+
+
+class Tap(Protocol):
+    """A sink's way out for a stream whose bytes pass unchanged: a socket the pump writes to."""
+
+    descriptor: int
+
+    def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:
+        """Body bytes as they go on the wire; `complete` adds what ends the body."""
+
+    async def flush(self, rest: bytes) -> None:
+        """Write what the socket would not take at once. Raises CallerLeft as `Sink.write`."""
+
+
+class Sink(Protocol):
+    """Takes one answer. Every method raises CallerLeft when nobody is there to take it."""
+
+    async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
+        """Send the head and the first bytes together; from here on nothing is tried again."""
+
+    async def write(self, data: bytes, *, complete: bool = False) -> None:
+        """Send body bytes; `complete` says that they are the last."""
+
+    def tap(self) -> Tap | None:
+        """The way for the pump, once begun; None where bytes must come through `write`."""
+
+
+@attrs.frozen(kw_only=True)
+class Served:
+    """What a backend can tell of an answer it gave to the end. `tokens` counts streamed pieces."""
+
+    status: int
+    tokens: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Probe:
+    """What a backend says of itself. None: it does not tell."""
+
+    models: frozenset[str] | None = None
+    loaded: frozenset[str] | None = None
+    version: str | None = None
+
+
+class Fault(enum.Enum):
+    """In which way a backend failed; what each means for the next attempt is the engine's to say."""
+
+    UNREACHABLE = "unreachable"  # no connection
+    BROKE = "broke"  # the connection ended before the answer did
+    GARBLED = "garbled"  # bytes that are no answer
+    REFUSED = "refused"  # an answer that says it cannot: 5xx, 429
+    SILENT = "silent"  # nothing came for too long
+
+
+class BackendFailed(Exception):  # noqa: N818 - read as a sentence where it is caught
+    """The backend is at fault. The message is fit for the caller: no address, no key."""
+
+    def __init__(self, fault: Fault, message: str, *, status: int | None = None) -> None:
+        """Keep the fault, and the HTTP status where the backend gave one."""
+        super().__init__(message)
+        self.fault = fault
+        self.status = status
+
+
+class CallUnserved(Exception):  # noqa: N818 - as above
+    """The backend's server does not know this call at all; another backend may."""
+
+
+class ModelMissing(Exception):  # noqa: N818 - as above
+    """The backend does not have the model after all; its list was out of date."""
+
+
+class CallRejected(Exception):  # noqa: N818 - as above
+    """The backend says that the caller is at fault, in words that must be put into its dialect."""
+
+    def __init__(self, status: int, message: str) -> None:
+        """Keep the backend's status and sentence."""
+        super().__init__(message)
+        self.status = status
+
+
+class CallerLeft(Exception):  # noqa: N818 - as above
+    """Whoever asked is gone, or stopped reading for too long. Nobody's fault here."""
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """An answer to a management call, body still to come."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: AsyncIterator[bytes]
+
+
+class Backend(Protocol):
+    """One server that computes answers."""
+
+    @property
+    def spec(self) -> BackendSpec:
+        """What its owner wrote down."""
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:
+        """Make the call and give the answer to `sink`.
+
+        Cancelling closes the connection at once, so that the server stops computing.
+
+        Raises:
+            BackendFailed, CallUnserved, ModelMissing: before or, the first alone, after `begin`.
+            CallerLeft: from `sink`.
+        """
+
+    async def probe(self) -> Probe:
+        """Ask how it is; cheap, and never loads a model.
+
+        Raises:
+            BackendFailed: it is not well.
+        """
+
+    def call(
+        self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None
+    ) -> AbstractAsyncContextManager[Reply]:
+        """Make a management call (list, show, pull ...), off the hot path.
+
+        Raises:
+            BackendFailed: on entering, when there is no answer.
+        """
+
+    async def run(self) -> None:
+        """Do what this backend needs done for as long as it is in use; return when nothing is."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""

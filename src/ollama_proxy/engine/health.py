@@ -1,0 +1,70 @@
+"""One task a backend: is it there, and what does it have?"""
+
+import logging
+from typing import NoReturn
+
+import attrs
+import trio
+
+from ollama_proxy.backends.backend import BackendFailed
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.station import Station
+
+log = logging.getLogger("ollama_proxy.health")
+
+
+@attrs.frozen(kw_only=True)
+class HealthSettings:
+    """How often backends are probed, in seconds."""
+
+    interval_s: float = 5.0
+    first_interval_s: float = 0.5
+    timeout_s: float = 5.0
+
+
+async def watch_health(
+    dispatcher: Dispatcher,
+    station: Station,
+    settings: HealthSettings,
+    limiter: trio.CapacityLimiter,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Probe a backend until cancelled. Reports itself started after the first probe.
+
+    A backend that is down is asked soon at first, then ever less often up to the interval, so that
+    one that is just starting joins at once.
+
+    Error handling: a probe that fails makes the backend unhealthy; nothing goes up.
+    """
+    pause_s = settings.first_interval_s
+    while True:
+        async with limiter:
+            await _probe(dispatcher, station, settings.timeout_s)
+        task_status.started()
+        task_status = trio.TASK_STATUS_IGNORED
+        pause_s = settings.interval_s if station.healthy else min(pause_s * 2, settings.interval_s)
+        await trio.sleep(pause_s)
+
+
+async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> None:
+    was_healthy, had_models = station.healthy, station.models
+    try:
+        with trio.fail_after(timeout_s):
+            probe = await station.backend.probe()
+    except BackendFailed as failure:
+        why = str(failure)
+    except trio.TooSlowError:
+        why = f"it did not answer a probe within {timeout_s:g} s"
+    else:
+        station.is_well(probe)
+        if not was_healthy:
+            log.info("backend %s is up", station.spec.id)
+        if not was_healthy or had_models != station.models:
+            dispatcher.health_changed(station)
+        return
+    if was_healthy or station.last_error is None:
+        log.warning("backend %s is down: %s", station.spec.id, why)
+    station.is_down(why)
+    if was_healthy:
+        dispatcher.health_changed(station)

@@ -1,0 +1,132 @@
+"""What is known about the backends: what the owner wrote down, and what is true just now."""
+
+import enum
+import fnmatch
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from ollama_proxy.policy.ask import Call
+from ollama_proxy.policy.estimate import Estimates, Prior
+
+
+class BackendType(enum.Enum):
+    """Which server software a backend is, hence which dialects it speaks."""
+
+    OLLAMA = "ollama"
+    OPENAI = "openai"
+    EMBEDDED = "embedded"
+
+
+class Hardware(enum.Enum):
+    """Where a backend computes."""
+
+    NPU = "npu"
+    IGPU = "igpu"
+    NVIDIA = "nvidia"
+    AMD = "amd"
+    CPU = "cpu"
+    CLOUD = "cloud"
+
+
+def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """One compiled pattern for many globs; matching is case-sensitive as model names are."""
+    return re.compile("|".join(fnmatch.translate(p) for p in patterns) or r"(?!)")
+
+
+def _lists(names: frozenset[str], model: str) -> bool:
+    """Whether `model` is among `names`, with or without its tag `latest`."""
+    return (
+        model in names or canonical_model(model) in names or model.removesuffix(":latest") in names
+    )
+
+
+def canonical_model(name: str) -> str:
+    """Ollama's rule: a name without a tag means `latest`."""
+    return name if ":" in name.rsplit("/", 1)[-1] else name + ":latest"
+
+
+@attrs.frozen(kw_only=True)
+class BackendSpec:
+    """One backend as its owner described it. Power in watts, times in seconds."""
+
+    id: str
+    type: BackendType
+    hardware: Hardware
+    endpoint: str = ""
+    name: str = ""
+    enabled: bool = True
+    slots: int = 1
+    models: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = attrs.field(factory=dict)
+    max_prompt_tokens: int = 0
+    power_watts: float
+    avg_latency_s: float
+    preference: int = 0
+    api_key_env: str = ""
+    model_path: str = ""
+    _may: re.Pattern[str] = attrs.field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=attrs.Factory(lambda s: _matcher(s.models), takes_self=True),
+    )
+    _must_not: re.Pattern[str] = attrs.field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=attrs.Factory(lambda s: _matcher(s.exclude), takes_self=True),
+    )
+
+    def real_name(self, model: str) -> str:
+        """The name this backend's server knows `model` by."""
+        return self.aliases.get(model, model)
+
+    def may_serve(self, model: str) -> bool:
+        """Whether the owner lets this backend serve `model`, by either of its names."""
+        real = self.real_name(model)
+        allowed = self._may.match(model) or self._may.match(real)
+        return bool(allowed) and not (self._must_not.match(model) or self._must_not.match(real))
+
+    @property
+    def prior(self) -> Prior:
+        """What to believe of its speed before anything was measured."""
+        return Prior(first_s=self.avg_latency_s, whole_s=self.avg_latency_s)
+
+
+@attrs.frozen(kw_only=True)
+class BackendView:
+    """One backend as it stands at this moment: what a choice may look at, and all of it.
+
+    Attributes:
+        healthy: the last probe was answered.
+        circuit_open: it failed too often lately, and its time-out has not run out.
+        models: what it says it has; None until it has said so.
+        loaded: which of them are in memory now; None where it does not tell.
+        in_flight: requests on it now.
+        waiting: requests in its line.
+        unserved: calls it was seen to refuse as unknown.
+        failing: share of recent requests that failed, 0 to 1.
+        estimates: what was learned of its speed, by model.
+    """
+
+    spec: BackendSpec
+    healthy: bool
+    circuit_open: bool = False
+    models: frozenset[str] | None = None
+    loaded: frozenset[str] | None = None
+    in_flight: int = 0
+    waiting: int = 0
+    unserved: frozenset[Call] = frozenset()
+    failing: float = 0.0
+    estimates: Estimates = attrs.field(factory=Estimates)
+
+    def has_model(self, model: str) -> bool:
+        """Whether it has `model` installed; a backend that never told its list is trusted."""
+        return self.models is None or _lists(self.models, self.spec.real_name(model))
+
+    def has_loaded(self, model: str) -> bool | None:
+        """Whether `model` is in its memory now; None where the server does not tell."""
+        return None if self.loaded is None else _lists(self.loaded, self.spec.real_name(model))

@@ -1,0 +1,384 @@
+"""Which backend serves a request, and why.
+
+The decision, in the order it is made; the tests carry the same numbers:
+
+(1) target: a named backend or hardware narrows the fleet to it.
+(2) may serve: enabled, healthy, circuit closed, knows the call, owner allows the model, prompt
+    fits, model installed.
+(3) caps: power budget, then the deadline against the predicted latency.
+(4) order: a flag in the request dominates. `latency-critical`: least predicted time;
+    `power-efficient`: least watts; both: time. Without one, the score.
+(5) ties: score, then the owner's preference, then the default backend, then the id.
+
+The score counts octaves: one point is a factor of two in the product of time and power, which is
+what a person trades when nothing else is said. Terms add up, each is explained by itself, and none
+depends on who else is a candidate:
+
+    latency  -log2(predicted seconds)      power  -log2(watts), when power_aware
+    load     -log2(1 + jobs per slot)      loaded  0 in memory, -0.5 unknown, -1 must be loaded
+    failing  -8 x share of recent failures
+
+Weighted sums of milliseconds and watts were the alternative; they need a scale for each, and with
+any fixed one the ranking of a slow thrifty NPU against a fast hungry card is decided by the scale.
+"""
+
+import difflib
+import enum
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import attrs
+
+from ollama_proxy.policy.ask import Ask, Wishes
+from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.refusal import Code, Refusal
+
+BYTES_PER_TOKEN = 4  # of English prose; an estimate until the backend reports counts
+_RETRY_AFTER_S = 5.0  # one health interval: the soonest that anything can have changed
+
+
+class Reason(enum.Enum):
+    """Why a backend was chosen, in the words of every door."""
+
+    EXPLICIT_TARGET = "explicit-target"
+    LATENCY_CRITICAL = "latency-critical"
+    POWER_EFFICIENT = "power-efficient"
+    DEADLINE = "deadline"
+    POWER_BUDGET = "power-budget"
+    MODEL_LOADED = "model-loaded"
+    ONLY_CANDIDATE = "only-candidate"
+    FAILOVER = "failover"
+    BALANCED = "balanced"
+
+
+@attrs.frozen(kw_only=True)
+class RouteSettings:
+    """The owner's settings that bear on a choice."""
+
+    power_aware: bool = True
+    auto_optimize: bool = True
+    default_backend: str = ""
+
+
+class Terms(NamedTuple):
+    """The parts of a score, in octaves."""
+
+    latency: float
+    power: float
+    load: float
+    loaded: float
+    failing: float
+
+
+class Candidate(NamedTuple):
+    """A backend that could serve, with what is expected of it. Seconds, watts."""
+
+    id: str
+    score: float
+    terms: Terms
+    predicted_s: float
+    watts: float
+
+
+class Barred(NamedTuple):
+    """A backend that could not serve, and why."""
+
+    id: str
+    why_not: str
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """A choice and its grounds. `candidates` are all that were eligible, best first."""
+
+    backend: str
+    reason: Reason
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def alternatives(self) -> tuple[str, ...]:
+        """The other eligible backends, best first."""
+        return tuple(c.id for c in self.candidates[1:])
+
+    @property
+    def predicted_s(self) -> float:
+        """Seconds expected of the chosen one."""
+        return self.candidates[0].predicted_s
+
+    @property
+    def watts(self) -> float:
+        """Watts expected of the chosen one."""
+        return self.candidates[0].watts
+
+
+@attrs.frozen(kw_only=True)
+class Explanation:
+    """A decision or refusal with everything that was weighed."""
+
+    outcome: Decision | Refusal
+    barred: tuple[Barred, ...]
+
+
+def choose(
+    ask: Ask,
+    wishes: Wishes,
+    fleet: Sequence[BackendView],
+    settings: RouteSettings,
+    *,
+    now: float,
+    tried: Collection[str] = (),
+) -> Decision | Refusal:
+    """Choose a backend for one request.
+
+    Args:
+        ask: what is to be computed.
+        wishes: how the caller wants it.
+        fleet: every configured backend, as it stands.
+        settings: the owner's.
+        now: seconds, the engine's clock.
+        tried: ids that already failed this request.
+    """
+    return explain(ask, wishes, fleet, settings, now=now, tried=tried).outcome
+
+
+def explain(
+    ask: Ask,
+    wishes: Wishes,
+    fleet: Sequence[BackendView],
+    settings: RouteSettings,
+    *,
+    now: float,
+    tried: Collection[str] = (),
+) -> Explanation:
+    """As `choose`, and say of every other backend why not."""
+    barred: list[Barred] = []
+
+    # (1) target
+    meant = fleet
+    if wishes.target is not None:
+        meant = _targets(fleet, wishes.target)
+        if not meant:
+            return Explanation(outcome=_unknown_target(wishes.target, fleet), barred=())
+        chosen = {view.spec.id for view in meant}
+        barred += [Barred(v.spec.id, "is not the target") for v in fleet if v.spec.id not in chosen]
+
+    # (2) may serve
+    able: list[tuple[BackendView, Candidate]] = []
+    for view in meant:
+        obstacle = _obstacle(view, ask, tried)
+        if obstacle is None:
+            able.append((view, _assess(view, ask, settings, now)))
+        else:
+            barred.append(Barred(view.spec.id, obstacle))
+    if not able:
+        return Explanation(outcome=_nobody(ask, wishes, meant, tried), barred=tuple(barred))
+
+    # (3) caps
+    if (budget := wishes.max_power_watts) is not None:
+        least = min(candidate.watts for _, candidate in able)
+        able = _keep(
+            able,
+            lambda c: c.watts <= budget,
+            lambda c: f"draws {c.watts:g} W, over {budget:g} W",
+            barred,
+        )
+        if not able:
+            refusal = Refusal(
+                Code.NO_BACKEND,
+                f"No backend for {ask.model!r} draws {budget:g} W or less; the thriftiest draws"
+                f" {least:g} W. Raise the budget.",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+            return Explanation(outcome=refusal, barred=tuple(barred))
+    if (limit := wishes.max_latency_s) is not None:
+        best = min(candidate.predicted_s for _, candidate in able)
+        able = _keep(
+            able,
+            lambda c: c.predicted_s <= limit,
+            lambda c: f"predicted {c.predicted_s * 1000:.0f} ms, over {limit * 1000:g} ms",
+            barred,
+        )
+        if not able:
+            refusal = Refusal(
+                Code.DEADLINE_UNMEETABLE,
+                f"No backend is predicted to answer within {limit * 1000:g} ms; the best"
+                f" prediction is {best * 1000:.0f} ms.",
+                retry_after_s=max(1.0, best),
+            )
+            return Explanation(outcome=refusal, barred=tuple(barred))
+
+    # (4) order, (5) ties
+    able.sort(key=lambda pair: _order(pair[0], pair[1], wishes, settings))
+    candidates = tuple(candidate for _, candidate in able)
+    return Explanation(
+        outcome=Decision(
+            backend=candidates[0].id,
+            reason=_reason(wishes, candidates, tried=bool(tried)),
+            candidates=candidates,
+        ),
+        barred=tuple(barred),
+    )
+
+
+def _targets(fleet: Sequence[BackendView], target: str) -> list[BackendView]:
+    return [v for v in fleet if v.spec.id == target] or [
+        v for v in fleet if v.spec.hardware.value == target.lower()
+    ]
+
+
+def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None:
+    spec = view.spec
+    if not spec.enabled:
+        return "is disabled"
+    if spec.id in tried:
+        return "failed this request already"
+    if not view.healthy:
+        return "is unhealthy"
+    if view.circuit_open:
+        return "failed too often lately"
+    if ask.call in view.unserved:
+        return f"does not serve {ask.call.path}"
+    return _model_obstacle(view, ask)
+
+
+def _model_obstacle(view: BackendView, ask: Ask) -> str | None:
+    if not view.spec.may_serve(ask.model):
+        return f"may not serve {ask.model!r}"
+    limit = view.spec.max_prompt_tokens
+    if limit and ask.prompt_bytes > limit * BYTES_PER_TOKEN:
+        return f"takes prompts of at most {limit} tokens"
+    if not view.has_model(ask.model):
+        return f"does not have {ask.model!r}"
+    return None
+
+
+def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> Candidate:
+    spec = view.spec
+    alone = (
+        view.estimates.predict(ask.model, spec.prior, stream=ask.stream, now=now)
+        if settings.auto_optimize
+        else spec.avg_latency_s
+    )
+    jobs = view.in_flight + view.waiting
+    ahead = max(0, jobs + 1 - spec.slots) / spec.slots
+    loaded = view.has_loaded(ask.model)
+    terms = Terms(
+        -math.log2(max(alone, 1e-6)),
+        -math.log2(spec.power_watts) if settings.power_aware else 0.0,
+        -math.log2(1 + jobs / spec.slots),
+        -0.5 if loaded is None else 0.0 if loaded else -1.0,
+        -8.0 * view.failing,
+    )
+    return Candidate(spec.id, sum(terms), terms, alone * (1 + ahead), spec.power_watts)
+
+
+def _keep(
+    able: list[tuple[BackendView, Candidate]],
+    fits: Callable[[Candidate], bool],
+    why_not: Callable[[Candidate], str],
+    barred: list[Barred],
+) -> list[tuple[BackendView, Candidate]]:
+    kept = []
+    for view, candidate in able:
+        if fits(candidate):
+            kept.append((view, candidate))
+        else:
+            barred.append(Barred(candidate.id, why_not(candidate)))
+    return kept
+
+
+def _order(
+    view: BackendView, candidate: Candidate, wishes: Wishes, settings: RouteSettings
+) -> tuple[float, float, float, bool, str]:
+    spec = view.spec
+    if wishes.latency_critical:
+        # A backend that fails every second time is expected to take twice as long.
+        first = candidate.predicted_s / max(1 - view.failing, 0.01)
+    elif wishes.power_efficient:
+        first = candidate.watts / max(1 - view.failing, 0.01)
+    else:
+        first = 0.0
+    return (
+        first,
+        -candidate.score,
+        -spec.preference,
+        spec.id != settings.default_backend,
+        spec.id,
+    )
+
+
+def _reason(wishes: Wishes, candidates: tuple[Candidate, ...], *, tried: bool) -> Reason:
+    if tried:
+        return Reason.FAILOVER
+    if wishes.target is not None:
+        return Reason.EXPLICIT_TARGET
+    if wishes.latency_critical:
+        return Reason.LATENCY_CRITICAL
+    if wishes.power_efficient:
+        return Reason.POWER_EFFICIENT
+    if wishes.max_latency_s is not None:
+        return Reason.DEADLINE
+    if wishes.max_power_watts is not None:
+        return Reason.POWER_BUDGET
+    if len(candidates) == 1:
+        return Reason.ONLY_CANDIDATE
+    first, second = candidates[:2]
+    ahead = first.score - second.score
+    decided_by_loading = 0 <= ahead <= first.terms.loaded - second.terms.loaded != 0
+    return Reason.MODEL_LOADED if decided_by_loading else Reason.BALANCED
+
+
+def _unknown_target(target: str, fleet: Sequence[BackendView]) -> Refusal:
+    known = ", ".join(sorted(v.spec.id for v in fleet)) or "none"
+    return Refusal(
+        Code.UNKNOWN_BACKEND,
+        f"There is no backend or hardware named {target!r}. Backends: {known}.",
+        param="target",
+    )
+
+
+def _nobody(
+    ask: Ask, wishes: Wishes, meant: Sequence[BackendView], tried: Collection[str]
+) -> Refusal:
+    """Say why nobody is able: the model is nowhere, or those who have it cannot serve now."""
+    if tried:
+        return Refusal(
+            Code.BACKEND_FAILED,
+            f"Every backend that could serve {ask.model!r} failed: {', '.join(tried)}.",
+        )
+    enabled = [v for v in meant if v.spec.enabled]
+    fitting = [v for v in enabled if _model_obstacle(v, ask) is None]
+    where = f"on {wishes.target!r} " if wishes.target is not None else ""
+    if fitting and all(ask.call in v.unserved for v in fitting):
+        return Refusal(
+            Code.NO_BACKEND,
+            f"No backend {where}serves {ask.call.path} for {ask.model!r}.",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    if fitting or not enabled:
+        return Refusal(
+            Code.NO_BACKEND,
+            f"No backend {where}can serve {ask.model!r} now: "
+            + (
+                ", ".join(f"{v.spec.id} {_obstacle(v, ask, tried)}" for v in meant)
+                or "none is configured"
+            )
+            + ".",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    too_long = [v for v in enabled if v.spec.may_serve(ask.model) and v.has_model(ask.model)]
+    if too_long:
+        return Refusal(
+            Code.BODY_TOO_LARGE,
+            f"The prompt is too long for every backend that has {ask.model!r}: at most"
+            f" {max(v.spec.max_prompt_tokens for v in too_long)} tokens.",
+        )
+    known = {name for v in enabled for name in (*(v.models or ()), *v.spec.aliases)}
+    near = difflib.get_close_matches(ask.model, sorted(known), n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return Refusal(
+        Code.MODEL_NOT_FOUND,
+        f"model {ask.model!r} not found {where or 'on any backend'}.{hint}".replace("  ", " "),
+        param="model",
+    )
