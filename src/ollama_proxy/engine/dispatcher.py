@@ -98,8 +98,7 @@ class Dispatcher:
 
     def remove(self, station: Station) -> None:
         """A backend leaves: those in its line go elsewhere, those at its slots finish."""
-        station.retired = True
-        station.touch()
+        station.retire()
         if self.stations.get(station.spec.id) is station:
             del self.stations[station.spec.id]
         self._replace(station)

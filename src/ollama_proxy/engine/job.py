@@ -7,13 +7,13 @@ from typing import Protocol
 import attrs
 import trio
 
-from ollama_proxy.backends.backend import CallerLeft, Errand, Head, Sink, Tap
+from ollama_proxy.backends.backend import BackendFailed, CallerLeft, Errand, Head, Sink, Tap
 from ollama_proxy.policy.ask import Ask, Priority, Wishes
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import Decision
 
 # Doors speak of jobs in these words, and import them from here: the room of backends is not theirs.
-__all__ = ["Caller", "CallerLeft", "Errand", "Head", "Job", "Stage", "Tap"]
+__all__ = ["BackendFailed", "Caller", "CallerLeft", "Errand", "Head", "Job", "Stage", "Tap"]
 
 
 class Stage(enum.Enum):

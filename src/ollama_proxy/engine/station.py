@@ -44,9 +44,9 @@ class Station:
         self.in_flight = 0
         self.requests_total = 0
         self.errors_total = 0
-        self.retired = False
-        self.idle = trio.Event()
-        self.idle.set()
+        self._retiring = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
         self._jitter = jitter or (lambda: random.uniform(-1, 1))  # noqa: S311 - spreads retries, guards nothing
         self._view: BackendView | None = None
         self._workers = 0
@@ -73,7 +73,7 @@ class Station:
         if self._view is None or circuit.failures or circuit.openings:
             self._view = BackendView(
                 spec=self.spec,
-                healthy=self.healthy and not self.retired,
+                healthy=self.healthy and not self._retiring.is_set(),
                 circuit_open=circuit.is_open(now),
                 models=self.models,
                 loaded=self.loaded,
@@ -105,7 +105,8 @@ class Station:
         assert self._nursery is not None, "open() comes first"  # noqa: S101 - serve's promise
         assert self._work is not None, "open() comes first"  # noqa: S101 - as above
         self.in_flight += 1
-        self.idle = self.idle if not self.idle.is_set() else trio.Event()
+        if self._idle.is_set():
+            self._idle = trio.Event()
         if self.in_flight > self._workers:
             self._workers += 1
             self._nursery.start_soon(
@@ -119,8 +120,18 @@ class Station:
         """A worker has ended its job."""
         self.in_flight -= 1
         if not self.in_flight:
-            self.idle.set()
+            self._idle.set()
         self.touch()
+
+    def retire(self) -> None:
+        """Take no more jobs."""
+        self._retiring.set()
+        self.touch()
+
+    async def wait_retired(self) -> None:
+        """Wait until it takes no more jobs and every slot is empty."""
+        await self._retiring.wait()
+        await self._idle.wait()
 
     def close(self) -> None:
         """Send the workers home once they are idle."""

@@ -1,0 +1,100 @@
+"""A server that speaks OpenAI's calls: llama-server, vLLM, OpenVINO Model Server, LM Studio, clouds.
+
+Ollama's own calls are always translated for it.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
+
+from ollama_proxy.backends.backend import (
+    BackendFailed,
+    CallUnserved,
+    Errand,
+    Fault,
+    Probe,
+    Reply,
+    Served,
+    Sink,
+)
+from ollama_proxy.backends.server import Server, inference_path
+from ollama_proxy.backends.translate import translation
+from ollama_proxy.policy.ask import Dialect
+from ollama_proxy.policy.fleet import BackendSpec
+
+
+class _Model(msgspec.Struct):
+    id: str = ""
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model] | None = None
+
+
+class OpenAIBackend:
+    """An OpenAI-style server."""
+
+    def __init__(self, spec: BackendSpec, server: Server) -> None:
+        """Speak OpenAI to `server`."""
+        self._spec = spec
+        self._server = server
+
+    @property
+    def spec(self) -> BackendSpec:
+        """What its owner wrote down."""
+        return self._spec
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:
+        """Make the call, translated if it is one of Ollama's. See `Backend`."""
+        # `latest` is Ollama's word; these servers list their models without a tag.
+        model = self._spec.real_name(errand.model).removesuffix(":latest")
+        if errand.call.dialect is not Dialect.OLLAMA:
+            path = inference_path(self._server.endpoint, errand.call)
+            return await self._server.exchange(errand, sink, path=path, model=model)
+        translated = translation(
+            errand.call,
+            Dialect.OPENAI,
+            bytes(errand.body),
+            model=model,
+            now=time.time(),
+            identity=uuid.uuid4().hex,
+        )
+        if translated is None:
+            raise CallUnserved
+        return await self._server.exchange(
+            errand,
+            sink,
+            path=inference_path(self._server.endpoint, translated.call),
+            model=model,
+            translation=translated,
+        )
+
+    async def probe(self) -> Probe:
+        """Ask for the list of models; a server without one is trusted to have what it may serve."""
+        base = self._server.endpoint.base_path or "/v1"
+        status, content = await self._server.fetch(base + "/models")
+        if status in {404, 405, 501}:
+            return Probe()
+        if status != 200:  # noqa: PLR2004 - RFC 9110: OK
+            raise BackendFailed(Fault.REFUSED, f"{base}/models answered {status}", status=status)
+        try:
+            listed = msgspec.json.decode(content, type=_Models).data or []
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BackendFailed(Fault.GARBLED, "its list of models makes no sense") from error
+        return Probe(models=frozenset(m.id for m in listed if m.id))
+
+    def call(
+        self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None
+    ) -> AbstractAsyncContextManager[Reply]:
+        """Make a management call, where the server knows one. See `Backend`."""
+        return self._server.call(method, path, body=body, timeout_s=None)
+
+    async def run(self) -> None:
+        """The server looks after itself."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._server.aclose()

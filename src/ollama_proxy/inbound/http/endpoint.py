@@ -1,0 +1,72 @@
+"""One endpoint of the app as a value: where it is, who answers it, how it is described."""
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+from quart import Response
+
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.station import Station
+from ollama_proxy.inbound.trust import Gate
+
+JSON = "application/json"
+TEXT = "text/plain"
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """What every view is given.
+
+    Attributes:
+        dispatcher: takes jobs, and knows the stations.
+        gate: says who may ask.
+        version: of the router.
+        max_body_bytes: the largest body that is read whole.
+    """
+
+    dispatcher: Dispatcher
+    gate: Gate
+    version: str
+    max_body_bytes: int
+
+    @property
+    def enabled_stations(self) -> list[Station]:
+        """The stations that their owner has not switched off, in the order of the configuration."""
+        return [s for s in self.dispatcher.stations.values() if s.spec.enabled]
+
+    @property
+    def healthy_stations(self) -> list[Station]:
+        """Those of the enabled that answered their last probe."""
+        return [s for s in self.enabled_stations if s.healthy]
+
+
+@attrs.frozen(kw_only=True)
+class Endpoint:
+    """One method of one path.
+
+    Attributes:
+        method: HTTP method; GET answers HEAD as well.
+        path: with parameters in braces, as OpenAPI writes them.
+        view: called with `Services`, and the path's parameters by name.
+        name: unique; OpenAPI's operationId.
+        summary: what it is for, in one line.
+        tag: which part of the app it belongs to.
+        takes: the body's media type; None where no body is read.
+        answers: media types of a successful answer.
+        headers: names of the request headers it heeds.
+    """
+
+    method: str
+    path: str
+    view: Callable[..., Awaitable[Response]]
+    name: str
+    summary: str
+    tag: str
+    takes: str | None = None
+    answers: tuple[str, ...] = (JSON,)
+    headers: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """The path as Quart's router writes it; a model's name may hold slashes."""
+        return self.path.replace("{model}", "<path:model>").replace("{digest}", "<digest>")

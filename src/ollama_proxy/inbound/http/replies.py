@@ -1,0 +1,58 @@
+"""Values as Quart's answers, refusals in the dialect of the path that was asked for."""
+
+from collections.abc import Sequence
+
+import msgspec
+from quart import Response, request
+from quart.wrappers.response import ResponseBody
+from werkzeug.datastructures import Headers as WerkzeugHeaders
+
+from ollama_proxy.inbound.answers import STATUS, Headers, error_body, error_headers
+from ollama_proxy.inbound.http.endpoint import JSON, TEXT
+from ollama_proxy.policy.ask import Dialect
+from ollama_proxy.policy.refusal import Refusal
+
+
+def dialect_of(path: str) -> Dialect:
+    """Whose words a path belongs to, whether or not there is anything at it."""
+    if path == "/api" or path.startswith("/api/"):
+        return Dialect.OLLAMA
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return Dialect.ANTHROPIC
+    return Dialect.OPENAI
+
+
+def reply(body: bytes | ResponseBody, status: int, headers: Headers) -> Response:
+    """An answer with exactly these headers, and a length where it is known."""
+    response = Response(
+        body,
+        status,
+        WerkzeugHeaders([(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers]),
+    )
+    if not any(name == b"content-type" for name, _ in headers):
+        del response.headers["content-type"]  # Quart guesses HTML
+    return response
+
+
+def json_reply(value: object, status: int = 200) -> Response:
+    """A value as JSON."""
+    return reply(msgspec.json.encode(value), status, [(b"content-type", JSON.encode())])
+
+
+def text_reply(text: str, status: int = 200) -> Response:
+    """Words for people."""
+    return reply(text.encode(), status, [(b"content-type", TEXT.encode() + b"; charset=utf-8")])
+
+
+def refusal_reply(refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+    """A refusal, with headers besides its own."""
+    return reply(
+        error_body(dialect_of(request.path), refusal),
+        STATUS[refusal.code],
+        [*error_headers(refusal), *more],
+    )
+
+
+def prefers_text() -> bool:
+    """Whether the present request asks for text rather than JSON."""
+    return request.accept_mimetypes.best_match([JSON, TEXT], default=JSON) == TEXT

@@ -1,0 +1,564 @@
+"""The fast way for inference over HTTP/1.1: one connection, one task, one request after the other.
+
+The task reads, parses, submits, and sees the client leave; the worker writes the answer. Every task
+switch saved is a trip through the scheduler and an `epoll_wait`, which is why nothing here waits
+for the worker: the task goes on reading, and is only woken when it has something to do.
+
+Rule 1: what is ambiguous is refused, never guessed (lengths, codings, hosts, forms of the target).
+Rule 2: everything a client sends is bounded in size, everything it must do in time.
+Rule 3: after an answer that could not be given whole, the connection closes.
+"""
+
+import os
+from collections.abc import Callable
+
+import attrs
+import httptools
+import trio
+
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.job import CallerLeft, Head, Job, Tap
+from ollama_proxy.inbound.answers import (
+    REASON_PHRASES,
+    STATUS,
+    Headers,
+    error_body,
+    error_headers,
+    error_piece,
+    routing_headers,
+)
+from ollama_proxy.inbound.reading import RoutingHeaders, read_job
+from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
+from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
+
+HEAD_MAX_BYTES = 32 << 10
+HEADERS_MAX = 100
+PIPELINE_MAX_BYTES = 1 << 20
+LINGER_S = 1.0
+_READ_BYTES = 65536
+_CALLS_BY_TARGET = {path.encode(): call for path, call in CALLS_BY_PATH.items()}
+_LINES: dict[int, bytes] = {}
+
+ByteStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+@attrs.frozen(kw_only=True)
+class LaneLimits:
+    """What a client may take. Seconds and bytes."""
+
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 75.0
+    write_timeout_s: float = 30.0
+    max_body_bytes: int = 64 << 20
+
+
+def call_of(first_line: bytes) -> Call | None:
+    """The inference call that a request's first line makes; None for anything else."""
+    if not first_line.startswith(b"POST /"):
+        return None
+    parts = first_line.split(b" ")
+    if len(parts) != 3 or not parts[2].startswith(b"HTTP/1."):  # noqa: PLR2004 - method, target, version
+        return None
+    return _CALLS_BY_TARGET.get(parts[1].partition(b"?")[0])
+
+
+def is_inference(received: bytes | bytearray) -> bool:
+    """Whether received bytes begin, with a whole first line, a request for the lane."""
+    line, end, _ = received.partition(b"\r\n")
+    return bool(end) and call_of(bytes(line)) is not None
+
+
+@attrs.frozen
+class _Fault(Exception):  # noqa: N818 - a refusal on its way to the client
+    """A request that is answered with an error, after which the connection closes."""
+
+    refusal: Refusal
+
+
+def _bad_request(message: str) -> _Fault:
+    return _Fault(Refusal(Code.INVALID_REQUEST, message))
+
+
+class _Request:
+    """One request's head, as llhttp's strict parser tells it."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: list[bytes] = []
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+    def feed(self, data: bytes | bytearray) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # The offer to upgrade is not taken; the request stands as it is (RFC 9110, 7.8).
+            self.complete = True
+        except httptools.HttpParserError as error:
+            raise _bad_request(f"The request is not valid HTTP: {error}.") from None
+
+
+@attrs.frozen(kw_only=True)
+class _Framing:
+    """What the parsed headers say about the body and the connection."""
+
+    host: bytes
+    origin: bytes | None
+    length: int
+    chunked: bool
+    expects_continue: bool
+
+
+def _read_framing(headers: list[tuple[bytes, bytes]], *, http10: bool) -> _Framing:
+    """Read what rules 1 and 2 need, beyond what the parser refused already."""
+    host: bytes | None = None
+    origin: bytes | None = None
+    length: int | None = None
+    chunked = False
+    expects_continue = False
+    for name, value in headers:
+        if name == b"host":
+            if host is not None:
+                raise _bad_request("The request has two Host headers.")
+            host = value
+        elif name == b"origin":
+            origin = value
+        elif name == b"content-length":
+            if not value.isdigit() or length is not None:
+                raise _bad_request("Content-Length must be one number.")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if http10 or chunked:
+                raise _bad_request("Transfer-Encoding is not understood here.")
+            if value.strip().lower() != b"chunked":
+                raise _Fault(
+                    Refusal(Code.NOT_IMPLEMENTED, "Only the transfer coding chunked is understood.")
+                )
+            chunked = True
+        elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            raise _Fault(
+                Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
+            )
+        elif name == b"expect":
+            expects_continue = value.lower() == b"100-continue"
+    if host is None:
+        raise _bad_request("The request has no Host header.")
+    if chunked and length is not None:
+        raise _bad_request("The request has both Content-Length and Transfer-Encoding.")
+    return _Framing(
+        host=host,
+        origin=origin,
+        length=length or 0,
+        chunked=chunked,
+        expects_continue=expects_continue,
+    )
+
+
+def _status_line(status: int) -> bytes:
+    line = _LINES.get(status)
+    if line is None:
+        phrase = REASON_PHRASES.get(status, b"")
+        line = _LINES[status] = b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+    return line
+
+
+def _head_bytes(status: int, headers: Headers) -> bytes:
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    return _status_line(status) + lines + b"\r\n"
+
+
+class Lane:
+    """One client's connection. It is the `Caller` of the job it has submitted, and its `Tap`."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        limits: LaneLimits,
+        *,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        """Take over a connection; `serve` does the rest."""
+        self._stream = stream
+        self._dispatcher = dispatcher
+        self._gate = gate
+        self._limits = limits
+        self._is_draining = is_draining
+        self._plain = not isinstance(stream, trio.SSLStream)
+        self.descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self._buffer = bytearray()
+        self._job: Job | None = None
+        self._closing = False
+        self._outbox = b""
+        self._wake: trio.CancelScope | None = None
+        # of the present answer
+        self._http10 = False
+        self._chunked = False
+        self._dialect = Dialect.OPENAI
+        self._request_id = ""
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def serve(self, received: bytes) -> bytes | None:
+        """Serve inference requests, the first of which begins with `received`.
+
+        Returns:
+            The first bytes of a request that is not for the lane, or None when the connection is
+            at its end. It is not closed here.
+        """
+        self._buffer = bytearray(received)
+        try:
+            while not self._closing:
+                line = await self._read_first_line()
+                if line is None:
+                    break
+                call = call_of(line)
+                if call is None:
+                    return bytes(self._buffer)
+                await self._serve_one(call)
+        except _Fault as fault:
+            await self._answer_fault(fault.refusal)
+        except (trio.BrokenResourceError, CallerLeft):
+            self._closing = True  # the client reset the connection
+        finally:
+            if self._job is not None:
+                self._dispatcher.withdraw(self._job)
+            # The number may soon be another client's: a worker on its way to its next checkpoint
+            # must not write to it.
+            self.descriptor = -1
+        return None
+
+    async def _serve_one(self, call: Call) -> None:
+        """Serve one request, and wait for the next one's first bytes."""
+        self._dialect = call.dialect
+        try:
+            job = await self._read_request(call)
+        except RequestRefused as refused:
+            # The request was read whole, so the connection may serve another.
+            more = [(b"x-request-id", self._request_id.encode())]
+            await self._send(self._error(refused.refusal, more))
+        else:
+            if job is None:
+                self._closing = True
+                return
+            self._job = job
+            self._dispatcher.submit(job)
+        await self._watch()
+
+    async def _read_first_line(self) -> bytes | None:
+        """Read until the request line is whole. None: the client closed instead."""
+        with trio.move_on_after(self._limits.head_timeout_s) as patience:
+            while True:
+                while self._buffer.startswith(b"\r\n"):
+                    del self._buffer[:2]  # RFC 9112, 2.2: empty lines before a request are ignored
+                line, end, _ = self._buffer.partition(b"\r\n")
+                if end:
+                    return bytes(line)
+                if not await self._read_more():
+                    return None
+        assert patience.cancelled_caught, "the loop above only ends by returning"  # noqa: S101 - it does
+        raise self._head_too_slow()
+
+    async def _read_more(self) -> bool:
+        """Read more of the head; False at the connection's end."""
+        if len(self._buffer) > HEAD_MAX_BYTES:
+            raise self._head_too_large()
+        data = await self._stream.receive_some(_READ_BYTES)
+        self._buffer += data
+        return bool(data)
+
+    async def _read_request(self, call: Call) -> Job | None:
+        """Read one request whole. None: the client closed instead.
+
+        Raises:
+            RequestRefused: it was read whole, and cannot be understood.
+        """
+        with trio.move_on_after(self._limits.head_timeout_s) as patience:
+            while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
+                if not await self._read_more():
+                    return None
+        if patience.cancelled_caught:
+            raise self._head_too_slow()
+        if end > HEAD_MAX_BYTES:
+            raise self._head_too_large()
+        head = bytes(self._buffer[:end])
+        request = _Request()
+        request.feed(head)
+        if len(request.headers) > HEADERS_MAX:
+            raise _Fault(
+                Refusal(Code.HEADERS_TOO_LARGE, f"More than {HEADERS_MAX} headers were sent.")
+            )
+        self._http10 = request.parser.get_http_version() == "1.0"
+        framing = _read_framing(request.headers, http10=self._http10)
+        refusal = self._gate.judge(framing.host, framing.origin)
+        if refusal is not None:
+            raise _Fault(refusal)
+        if framing.length > self._limits.max_body_bytes:
+            raise self._too_large()
+        del self._buffer[:end]
+        # Where a chunked body ends only the parser knows, and it does not tell where the next
+        # request begins: such a connection serves no other.
+        self._closing = (
+            framing.chunked or not request.parser.should_keep_alive() or self._is_draining()
+        )
+        with trio.move_on_after(self._limits.body_timeout_s) as patience:
+            if framing.expects_continue and len(self._buffer) < max(framing.length, 1):
+                await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body = await (
+                self._read_chunked(request) if framing.chunked else self._read_sized(framing.length)
+            )
+        if patience.cancelled_caught:
+            raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
+        if body is None:
+            return None
+        headers = RoutingHeaders(request.headers)
+        self._request_id = headers.request_id
+        return read_job(call, headers, body, caller=self, door="http", arrived=trio.current_time())
+
+    async def _read_sized(self, length: int) -> bytes | bytearray | None:
+        """Read a body of known length, around the parser: each byte is copied once."""
+        if len(self._buffer) >= length:
+            body = bytes(self._buffer[:length])
+            del self._buffer[:length]
+            return body
+        whole = bytearray(length)
+        have = len(self._buffer)
+        whole[:have] = self._buffer
+        self._buffer.clear()
+        view = memoryview(whole)
+        while have < length:
+            if isinstance(self._stream, trio.SocketStream):
+                got = await self._stream.socket.recv_into(view[have:])
+            else:
+                data = await self._stream.receive_some(min(_READ_BYTES, length - have))
+                got = len(data)
+                view[have : have + got] = data
+            if not got:
+                return None
+            have += got
+        view.release()
+        return whole
+
+    async def _read_chunked(self, request: _Request) -> bytes | None:
+        data: bytes | bytearray = bytes(self._buffer)
+        self._buffer.clear()
+        size = fed = 0
+        while True:
+            if data:
+                fed += len(data)
+                request.feed(data)
+            size = sum(map(len, request.body))
+            if size > self._limits.max_body_bytes:
+                raise self._too_large()
+            # A byte a chunk costs six of framing and a callback each: no client means that.
+            if fed > 4 * size + (64 << 10):
+                raise _bad_request("The body's chunks are too small.")
+            if request.complete:
+                return b"".join(request.body)
+            request.body = [b"".join(request.body)]
+            data = await self._stream.receive_some(_READ_BYTES)
+            if not data:
+                return None
+
+    async def _watch(self) -> None:
+        """Read on while a job runs, so that the client's leaving is seen whatever it sent.
+
+        Returns when there is something to do: the next request's bytes are there, or the
+        connection is to end.
+        """
+        while True:
+            if self._outbox:
+                data, self._outbox = self._outbox, b""
+                await self._send(data)
+                continue
+            if self._job is None and (self._buffer or self._closing):
+                return
+            deadline = (
+                trio.current_time() + self._limits.idle_timeout_s
+                if self._job is None
+                else float("inf")
+            )
+            with trio.CancelScope(deadline=deadline) as self._wake:
+                data = bytes(await self._stream.receive_some(_READ_BYTES))
+            if self._wake.cancelled_caught:
+                if self._job is None and trio.current_time() >= self._wake.deadline:
+                    self._closing = True
+                continue
+            if not data or len(self._buffer) > PIPELINE_MAX_BYTES:
+                self._closing = True
+                if self._job is not None:
+                    self._dispatcher.withdraw(self._job)
+                return
+            self._buffer += data
+
+    # -- answering: Caller -------------------------------------------------------------------------
+
+    async def begin(self, job: Job, head: Head, first: bytes, *, complete: bool) -> None:
+        """See `Caller`. Head and first bytes go out in one write."""
+        headers: Headers = [*head.headers, *routing_headers(job)]
+        length = len(first) if complete else head.length
+        self._chunked = False
+        if length is not None:
+            headers.append((b"content-length", b"%d" % length))
+        elif self._http10:
+            self._closing = True
+        else:
+            self._chunked = True
+            headers.append((b"transfer-encoding", b"chunked"))
+            headers.append((b"x-accel-buffering", b"no"))
+        self._add_connection(headers)
+        data = _head_bytes(head.status, headers)
+        data += self.frame([first], complete=complete) if self._chunked else first
+        await self._send(data)
+
+    async def write(self, data: bytes, *, complete: bool) -> None:
+        """See `Caller`."""
+        await self._send(self.frame([data], complete=complete))
+
+    def tap(self) -> Tap | None:
+        """See `Caller`. Under TLS bytes need encoding, so there is no descriptor to give."""
+        return self if self._plain else None
+
+    def refuse(self, job: Job, refusal: Refusal) -> None:
+        """See `Caller`. Written at once if the socket takes it, else by the connection's task."""
+        if job.begun is None:
+            data = self._error(refusal, routing_headers(job))
+        elif self._chunked and job.ask.stream:
+            self._closing = True
+            piece = error_piece(job.ask.call.framing, job.ask.call.dialect, refusal)
+            data = self.frame([piece], complete=True)
+        else:
+            # Part of a whole answer is out: only a broken connection says that it is not whole.
+            self._closing = True
+            return
+        self._outbox += data
+        self._flush_outbox()
+
+    def done(self, job: Job) -> None:
+        """See `Caller`."""
+        if job is self._job:
+            self._job = None
+        if self._is_draining():
+            self._closing = True
+        if self._wake is not None:
+            if self._outbox or self._buffer or self._closing:
+                self._wake.cancel()
+            else:
+                self._wake.deadline = trio.current_time() + self._limits.idle_timeout_s
+
+    def close_when_idle(self) -> None:
+        """The router drains: end the connection once its answer is out."""
+        if self._job is None:
+            self._closing = True
+            if self._wake is not None:
+                self._wake.cancel()
+
+    # -- answering: Tap ----------------------------------------------------------------------------
+
+    def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:
+        """See `Tap`."""
+        if not self._chunked:
+            return b"".join(chunks)
+        framed = b"".join([b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk])
+        return framed + b"0\r\n\r\n" if complete else framed
+
+    async def flush(self, rest: bytes) -> None:
+        """See `Tap`."""
+        await self._send(rest)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def _send(self, data: bytes) -> None:
+        """Write; a client that takes nothing for too long counts as gone."""
+        sent = 0
+        if self._plain:
+            # Nearly always the socket takes it all: no trip through the scheduler.
+            try:
+                sent = os.write(self.descriptor, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise CallerLeft from error
+            if sent == len(data):
+                return
+        try:
+            with trio.move_on_after(self._limits.write_timeout_s) as patience:
+                await self._stream.send_all(data[sent:])
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            raise CallerLeft from error
+        if patience.cancelled_caught:
+            self._closing = True
+            raise CallerLeft
+
+    def _flush_outbox(self) -> None:
+        if not self._plain:
+            return
+        try:
+            sent = os.write(self.descriptor, self._outbox)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The connection's task learns the same from its next read.
+            sent = len(self._outbox)
+        self._outbox = self._outbox[sent:]
+
+    def _add_connection(self, headers: Headers) -> None:
+        if self._closing or self._is_draining():
+            self._closing = True
+            headers.append((b"connection", b"close"))
+        elif self._http10:
+            headers.append((b"connection", b"keep-alive"))
+
+    def _error(self, refusal: Refusal, more: Headers) -> bytes:
+        body = error_body(self._dialect, refusal)
+        headers = [*error_headers(refusal), *more, (b"content-length", b"%d" % len(body))]
+        self._add_connection(headers)
+        return _head_bytes(STATUS[refusal.code], headers) + body
+
+    async def _answer_fault(self, refusal: Refusal) -> None:
+        """Answer and close, but let the client read the answer: unread bytes would reset it."""
+        self._closing = True
+        try:
+            await self._send(self._error(refusal, []))
+            if not isinstance(self._stream, trio.SocketStream):
+                return
+            with trio.move_on_after(LINGER_S):
+                await self._stream.send_eof()
+                while await self._stream.receive_some(_READ_BYTES):
+                    continue
+        except (CallerLeft, OSError, trio.BrokenResourceError):
+            return  # it left before its answer; nothing is owed
+
+    def _head_too_slow(self) -> _Fault:
+        limit_s = self._limits.head_timeout_s
+        return _Fault(
+            Refusal(Code.REQUEST_TIMEOUT, f"The request's head took longer than {limit_s:g} s.")
+        )
+
+    def _head_too_large(self) -> _Fault:
+        limit = HEAD_MAX_BYTES >> 10
+        return _Fault(
+            Refusal(Code.HEADERS_TOO_LARGE, f"The request's head is longer than {limit} KiB.")
+        )
+
+    def _too_large(self) -> _Fault:
+        limit = self._limits.max_body_bytes >> 20
+        return _Fault(
+            Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {limit} MiB (max_body_mib).")
+        )

@@ -1,0 +1,193 @@
+"""An inference request's headers and body, read into a job: the same for every HTTP door.
+
+The body is parsed once, for three fields; everything else in it is skipped, not built.
+"""
+
+import itertools
+import re
+import secrets
+from collections.abc import Iterable
+
+import msgspec
+
+from ollama_proxy.engine.job import Caller, Errand, Job
+from ollama_proxy.policy.ask import Ask, Call, MalformedWish, read_wishes
+from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
+
+_WISHES_BY_HEADER = {
+    b"x-target-backend": "target",
+    b"x-latency-critical": "latency_critical",
+    b"x-power-efficient": "power_efficient",
+    b"x-max-latency-ms": "max_latency_ms",
+    b"x-max-power-watts": "max_power_watts",
+    b"x-priority": "priority",
+    b"x-media-type": "media_type",
+}
+_HEADERS_BY_WISH = {
+    "target": "X-Target-Backend",
+    "latency_critical": "X-Latency-Critical",
+    "power_efficient": "X-Power-Efficient",
+    "max_latency_ms": "X-Max-Latency-Ms",
+    "max_power_watts": "X-Max-Power-Watts",
+    "priority": "X-Priority",
+    "media_type": "X-Media-Type",
+}
+_SLO = b"x-slo-ttft-ms"
+_PASSED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
+_PASSED_PREFIXES = (b"anthropic-", b"openai-")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
+_MADE_UP = secrets.token_hex(4)
+_counter = itertools.count(1)
+
+
+class _Peek(msgspec.Struct):
+    """All that routing needs of a body."""
+
+    model: str
+    stream: bool | None = None
+
+
+class _AnyObject(msgspec.Struct):
+    """Any JSON object."""
+
+
+_peek = msgspec.json.Decoder(_Peek)
+_object = msgspec.json.Decoder(_AnyObject)
+
+
+def make_request_id() -> str:
+    """An id no other request of this process has, nor likely one of another."""
+    return f"req-{_MADE_UP}-{next(_counter):x}"
+
+
+class RoutingHeaders:
+    """The headers of one request that bear on routing, and those that are passed on.
+
+    Attributes:
+        request_id: the caller's, or made up.
+        passed: what goes to the backend.
+        given: wish name to its text.
+        fault: the first malformed header, if one is.
+    """
+
+    __slots__ = ("fault", "given", "passed", "request_id", "slo")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Sort headers (lower-case names)."""
+        self.passed: list[tuple[bytes, bytes]] = []
+        self.given: dict[str, str] = {}
+        self.slo: str | None = None
+        self.fault: Refusal | None = None
+        self.request_id = ""
+        for name, value in headers:
+            if name in _PASSED or name.startswith(_PASSED_PREFIXES):
+                self.passed.append((name, value))
+            elif name.startswith(b"x-"):
+                self._keep(name, value)
+        if not self.request_id:
+            self.request_id = make_request_id()
+        self.passed.append((b"x-request-id", self.request_id.encode()))
+
+    def _keep(self, name: bytes, value: bytes) -> None:
+        wish = _WISHES_BY_HEADER.get(name)
+        if wish is not None:
+            if wish in self.given:
+                self.fault = _invalid_header(_HEADERS_BY_WISH[wish], value, "it once, not twice")
+            self.given[wish] = value.decode("latin-1")
+        elif name == _SLO:
+            self.slo = value.decode("latin-1")
+        elif name == b"x-request-id":
+            if _REQUEST_ID.match(value):
+                self.request_id = value.decode()
+            else:
+                self.fault = _invalid_header("X-Request-ID", value, "1 to 128 letters or digits")
+
+
+def _invalid_header(header: str, value: bytes, expected: str) -> Refusal:
+    shown = value[:100].decode("latin-1")
+    return Refusal(
+        Code.INVALID_HEADER, f"{header}: expected {expected}, got {shown!r}.", param=header
+    )
+
+
+def read_ask(call: Call, body: bytes | bytearray) -> Ask:
+    """Read what is asked from a call's body.
+
+    Raises:
+        RequestRefused: the body is no JSON object with a model's name.
+    """
+    try:
+        peek = _peek.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise RequestRefused(_body_fault(body, error)) from None
+    if not peek.model:
+        raise RequestRefused(
+            Refusal(Code.INVALID_REQUEST, "model: must name a model, is empty.", param="model")
+        )
+    stream = call.streams_by_default if peek.stream is None else peek.stream
+    return Ask(
+        call=call,
+        model=peek.model,
+        stream=stream and not call.embeds,
+        prompt_bytes=len(body),
+    )
+
+
+def _body_fault(body: bytes | bytearray, error: Exception) -> Refusal:
+    """Say what is wrong with a body, for the person who sent it."""
+    if not body.strip():
+        return Refusal(Code.INVALID_REQUEST, "The body is empty; a JSON object is expected.")
+    if isinstance(error, RecursionError):
+        return Refusal(Code.INVALID_REQUEST, "The body's JSON is nested too deeply.")
+    if not isinstance(error, msgspec.ValidationError):
+        return Refusal(Code.INVALID_REQUEST, f"The body is not valid JSON: {error}.")
+    try:
+        _object.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return Refusal(Code.INVALID_REQUEST, "The body must be a JSON object.")
+    text = str(error)
+    if "missing required field" in text:
+        return Refusal(Code.INVALID_REQUEST, "model: is missing.", param="model")
+    field = "stream" if "$.stream" in text else "model"
+    expected = "true or false" if field == "stream" else "a string"
+    return Refusal(Code.INVALID_REQUEST, f"{field}: must be {expected}.", param=field)
+
+
+def read_job(
+    call: Call,
+    headers: RoutingHeaders,
+    body: bytes | bytearray,
+    *,
+    caller: Caller,
+    door: str,
+    arrived: float,
+) -> Job:
+    """Make a job of a request.
+
+    Raises:
+        RequestRefused: a header or the body cannot be understood.
+    """
+    if headers.fault is not None:
+        raise RequestRefused(headers.fault)
+    ask = read_ask(call, body)
+    given = headers.given
+    if headers.slo is not None and ask.stream:
+        given = {"max_latency_ms": headers.slo} | given
+    try:
+        wishes = read_wishes(given)
+    except MalformedWish as wish:
+        header = _HEADERS_BY_WISH[wish.wish]
+        raise RequestRefused(
+            _invalid_header(header, wish.value.encode("latin-1", "replace"), wish.expected)
+        ) from None
+    return Job(
+        errand=Errand(
+            call=call, model=ask.model, body=body, stream=ask.stream, headers=tuple(headers.passed)
+        ),
+        ask=ask,
+        wishes=wishes,
+        caller=caller,
+        request_id=headers.request_id,
+        door=door,
+        arrived=arrived,
+    )

@@ -1,0 +1,82 @@
+"""Who may ask: the Host and Origin of a request, judged the same on every HTTP door.
+
+A proxy launders what its backends refuse: Ollama checks both headers itself, but sees only the
+router's. So a page that rebinds its name to 127.0.0.1, or posts across origins, is stopped here.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from ollama_proxy.policy.refusal import Code, Refusal
+
+
+def _host_of(authority: str) -> str:
+    """The name in `name:port` or `[address]:port`, lower-case; empty if it makes no sense."""
+    try:
+        parts = urlsplit(f"//{authority}")
+        _ = parts.port  # raises when it is no number
+    except ValueError:
+        return ""
+    if parts.username is not None or parts.path or parts.query or parts.fragment:
+        return ""
+    return (parts.hostname or "").rstrip(".")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gate:
+    """Decides by Host and Origin whether a request is heard at all."""
+
+    def __init__(
+        self,
+        *,
+        bound_host: str,
+        allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+    ) -> None:
+        """Allow loopback names, the bound address, and what the owner lists."""
+        self._hosts = {h.lower() for h in allowed_hosts}
+        if bound_host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared with, not bound to
+            self._hosts.add(bound_host.lower())
+        self._origins = {o.lower().rstrip("/") for o in allowed_origins}
+        # Nearly every request carries the same Host: it is judged once.
+        self._known_good: set[bytes] = set()
+
+    def judge(self, host: bytes, origin: bytes | None) -> Refusal | None:
+        """Say why a request is not heard, or None.
+
+        Args:
+            host: the Host header.
+            origin: the Origin header, if there is one: then a browser's page is asking.
+        """
+        if host not in self._known_good:
+            name = _host_of(host.decode("latin-1"))
+            if not name or not (_is_loopback(name) or name in self._hosts):
+                return Refusal(
+                    Code.FORBIDDEN,
+                    "The Host header names a host this router does not answer for. Add it to"
+                    " server.allowed_hosts if it should.",
+                    param="Host",
+                )
+            if len(self._known_good) < 64:  # noqa: PLR2004 - ports and spellings, not a memory for guesses
+                self._known_good.add(host)
+        if origin is None:
+            return None
+        given = origin.decode("latin-1").lower().rstrip("/")
+        authority = host.decode("latin-1").lower()
+        if given in {f"http://{authority}", f"https://{authority}"} or given in self._origins:
+            return None
+        return Refusal(
+            Code.FORBIDDEN,
+            "Pages of this origin may not use the router. Add it to server.allowed_origins if it"
+            " should.",
+            param="Origin",
+        )

@@ -1,0 +1,411 @@
+"""Builds the whole router out of its rooms, and holds the nursery tree that they live in.
+
+Each nursery outlives all that depend on it; leaving the block is the shutdown:
+
+    workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
+    └─ doors   closes first    signals, the front door
+
+Drain: the front takes no more connections, work in flight has `drain_s`, then it is ended and its
+callers told so. Expected trouble becomes a value where it occurs (a dead backend is down); one
+connection's or one request's fault never leaves its own scope; anything else ends the process.
+"""
+
+import contextlib
+import functools
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import attrs
+import trio
+
+import ollama_proxy
+from ollama_proxy.backends.backend import Backend, BackendFailed
+from ollama_proxy.backends.embedded import EmbeddedBackend
+from ollama_proxy.backends.endpoint import Endpoint
+from ollama_proxy.backends.ollama import OllamaBackend
+from ollama_proxy.backends.openai import OpenAIBackend
+from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.server import Server, ServerSettings
+from ollama_proxy.config import BackendConfig, Config, ConfigFaults, Loaded, describe_faults
+from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
+from ollama_proxy.engine.health import HealthSettings, watch_health
+from ollama_proxy.engine.ledger import Ledger
+from ollama_proxy.engine.station import Station
+from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.front import Front, FrontSettings
+from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
+from ollama_proxy.inbound.http.app import Services, create_app
+from ollama_proxy.inbound.lane import LaneLimits
+from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.observe import observe
+from ollama_proxy.policy.fleet import BackendType
+from ollama_proxy.policy.route import RouteSettings
+
+log = logging.getLogger("ollama_proxy")
+
+FIRST_PROBE_S = 0.5
+EMBEDDED_START_S = 300.0
+FAREWELL_S = 1.0
+PROBES_AT_ONCE = 8
+
+
+class CannotServe(Exception):  # noqa: N818 - read as a sentence by the command line
+    """The router cannot start; the message says why and what to do."""
+
+
+# -- backends ----------------------------------------------------------------------------------
+
+
+def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
+    """The backend that a part of the configuration describes."""
+    spec = config.to_spec()
+    settings = ServerSettings(
+        connect_timeout_s=config.connect_timeout_s,
+        api_key=os.environ.get(spec.api_key_env, "") if spec.api_key_env else "",
+    )
+
+    def open_server(url: str) -> Server:
+        return Server(Endpoint.parse(url), settings, pump)
+
+    match spec.type:
+        case BackendType.OLLAMA:
+            return OllamaBackend(spec, open_server(spec.endpoint))
+        case BackendType.OPENAI:
+            return OpenAIBackend(spec, open_server(spec.endpoint))
+        case BackendType.EMBEDDED:
+            return EmbeddedBackend(spec, open_server)
+
+
+class Fleet:
+    """The stations that are open, by the configuration that each came from."""
+
+    def __init__(self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery) -> None:
+        """Begin with none."""
+        self._dispatcher = dispatcher
+        self._pump = pump
+        self._workers = workers
+        self._open: dict[str, tuple[BackendConfig, Station]] = {}
+        self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
+
+    async def apply(self, config: Config) -> None:
+        """Open what is new, close what is gone, replace what has changed.
+
+        A replaced station is closed after its successor was probed, so that those in its line
+        find a place; those at its slots finish on it.
+        """
+        wanted = {backend.id: backend for backend in config.backends}
+        health = HealthSettings(interval_s=config.router.health_interval_s)
+        async with trio.open_nursery() as opening:
+            for backend_id, backend in wanted.items():
+                known = self._open.get(backend_id)
+                if known is None or known[0] != backend:
+                    opening.start_soon(self._replace, backend, health, config)
+        for gone in self._open.keys() - wanted.keys():
+            _, station = self._open.pop(gone)
+            self._dispatcher.remove(station)
+        for _, station in self._open.values():
+            station.line.capacity = config.scheduler.queue_capacity
+
+    async def _replace(
+        self, backend: BackendConfig, health: HealthSettings, config: Config
+    ) -> None:
+        station = Station(
+            _open_backend(backend, self._pump), queue_capacity=config.scheduler.queue_capacity
+        )
+        await self._workers.start(self._run, station, health, name=f"station {backend.id}")
+        known = self._open.get(backend.id)
+        self._open[backend.id] = (backend, station)
+        self._dispatcher.add(station)
+        if known is not None:
+            self._dispatcher.remove(known[1])
+
+    async def _run(
+        self,
+        station: Station,
+        health: HealthSettings,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """One station's life: from its first probe until it is retired and its slots are empty."""
+        backend = station.backend
+        try:
+            async with trio.open_nursery() as life:
+                station.open(life, functools.partial(work, self._dispatcher))
+                if station.spec.enabled:
+                    life.start_soon(backend.run, name=f"backend {station.spec.id}")
+                    with trio.move_on_after(FIRST_PROBE_S):
+                        await self._start_health(life, station, health)
+                task_status.started()
+                await station.wait_retired()
+                life.cancel_scope.cancel()
+        finally:
+            station.close()
+            with trio.move_on_after(FAREWELL_S, shield=True):
+                await backend.aclose()
+
+    async def _start_health(
+        self, life: trio.Nursery, station: Station, health: HealthSettings
+    ) -> None:
+        """Start probing, and wait for the first probe for as long as the caller waits."""
+        probed = trio.Event()
+
+        async def watch() -> None:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(watch_health, self._dispatcher, station, health, self._probes)
+                probed.set()
+
+        life.start_soon(watch, name=f"health {station.spec.id}")
+        await probed.wait()
+
+    async def wait_embedded(self) -> None:
+        """Where nothing but an embedded model can answer, wait until it can, or never will."""
+        enabled = [station for _, station in self._open.values() if station.spec.enabled]
+        embedded = [s.backend for s in enabled if isinstance(s.backend, EmbeddedBackend)]
+        if not embedded or len(embedded) < len(enabled):
+            return
+        log.info("loading the embedded model; the doors open when it can answer")
+        with trio.move_on_after(EMBEDDED_START_S):
+            for backend in embedded:
+                await backend.settled.wait()
+            # It can answer, or never will; the next probe tells the dispatcher so.
+            for station in enabled:
+                await self._probe(station)
+
+    async def _probe(self, station: Station) -> None:
+        try:
+            station.is_well(await station.backend.probe())
+        except BackendFailed as failure:
+            station.is_down(str(failure))
+        self._dispatcher.health_changed(station)
+
+
+async def does_answer(config: BackendConfig) -> bool:
+    """Whether a server answers there, now."""
+    pump = Pump(stall_timeout_s=1.0)
+    backend = _open_backend(config, pump)
+    try:
+        with trio.move_on_after(FIRST_PROBE_S * 2):
+            await backend.probe()
+            return True
+    except BackendFailed:
+        return False
+    finally:
+        await backend.aclose()
+    return False
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def _dispatch_settings(config: Config) -> DispatchSettings:
+    router = config.router
+    return DispatchSettings(
+        route=RouteSettings(
+            power_aware=router.power_aware,
+            auto_optimize=router.auto_optimize,
+            default_backend=router.default_backend,
+        ),
+        retry_before_first_byte=router.retry_before_first_byte,
+        first_byte_timeout_s=router.first_byte_timeout_s,
+        stall_timeout_s=router.stall_timeout_s,
+    )
+
+
+def _lane_limits(config: Config) -> LaneLimits:
+    server = config.server
+    return LaneLimits(
+        head_timeout_s=server.head_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        idle_timeout_s=server.idle_timeout_s,
+        write_timeout_s=server.write_timeout_s,
+        max_body_bytes=server.max_body_mib << 20,
+    )
+
+
+async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
+    except OSError as error:
+        raise CannotServe(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}. Choose another with"
+            " --http-port or server.http_port."
+        ) from error
+    if port == 0 and len(listeners) > 1:
+        # "Any free port" of each address would be different ports; one is what was asked for.
+        for extra in listeners[1:]:
+            extra.socket.close()
+        del listeners[1:]
+    return listeners
+
+
+def _address(listener: trio.SocketListener) -> str:
+    host, port = listener.socket.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# -- telling the service manager -----------------------------------------------------------------
+
+
+def notify_service_manager(state: str) -> None:
+    """Tell systemd `READY=1` and the like, when it started us (sd_notify(3))."""
+    where = os.environ.get("NOTIFY_SOCKET", "")
+    if not where:
+        return
+    if where.startswith("@"):
+        where = "\0" + where[1:]
+    # A manager that does not listen is no fault of ours.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
+        notify.sendto(state.encode(), where)
+
+
+# -- the tree ------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What to serve, and how to read it again.
+
+    Attributes:
+        config: the configuration, complete.
+        reload: reads the configuration anew; raises ConfigFaults.
+        announce: is told one line once every door is open.
+    """
+
+    config: Config
+    reload: Callable[[], Loaded]
+    announce: Callable[[str], None]
+
+
+async def serve(
+    plan: Plan, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the router until SIGTERM or SIGINT. Reports itself started with its HTTP address.
+
+    Raises:
+        CannotServe: a door cannot be opened.
+    """
+    config = plan.config
+    ledger = Ledger()
+    observe(ledger, access_log=config.observability.access_log)
+    dispatcher = Dispatcher(_dispatch_settings(config), ledger)
+    gate = Gate(
+        bound_host=config.server.host,
+        allowed_hosts=config.server.allowed_hosts,
+        allowed_origins=config.server.allowed_origins,
+    )
+    limits = _lane_limits(config)
+    app = create_app(
+        Services(
+            dispatcher=dispatcher,
+            gate=gate,
+            version=ollama_proxy.__version__,
+            max_body_bytes=limits.max_body_bytes,
+        )
+    )
+    guarded = GuardedServer(
+        app,
+        GuardedLimits(
+            write_timeout_s=limits.write_timeout_s,
+            keep_alive_s=limits.idle_timeout_s,
+            head_timeout_s=limits.head_timeout_s,
+        ),
+    )
+    settings = FrontSettings(
+        limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
+    )
+    front = Front(dispatcher, gate, guarded, settings)
+    # A taken port is found before anything was started for it.
+    listeners = await _open_listeners(config.server.host, config.server.http_port)
+
+    async with trio.open_nursery() as workers:
+        pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
+        await workers.start(pump.run)
+        workers.start_soon(dispatcher.keep_deadlines)
+        fleet = Fleet(dispatcher, pump, workers)
+        ending = _Ending()
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as doors:
+                doors.start_soon(_heed, signals, ending, plan, fleet, dispatcher, name="signals")
+                with ending.start:
+                    await fleet.apply(config)
+                    await fleet.wait_embedded()
+                    await doors.start(guarded.run)
+                    await doors.start(front.serve, listeners)
+                    # What exists now lives as long as the process: the collector need not look.
+                    gc.collect()
+                    gc.freeze()
+                    address = _address(listeners[0])
+                    task_status.started(address)
+                    plan.announce(f"ready http={address} grpc=off dbus=off")
+                    notify_service_manager("READY=1")
+                    await trio.sleep_forever()
+                notify_service_manager("STOPPING=1")
+                log.info("stopping: %d requests in flight", len(dispatcher.jobs))
+                with ending.drain:
+                    await _drain(front, dispatcher, config.server.drain_s)
+                doors.cancel_scope.cancel()
+        workers.cancel_scope.cancel()
+    for listener in listeners:
+        listener.socket.close()
+
+
+@attrs.define
+class _Ending:
+    """The two steps of the end: leaving the service, and leaving the drain too."""
+
+    start: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    drain: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def hurry(self) -> None:
+        """Take the next step."""
+        if self.start.cancel_called:
+            self.drain.cancel()
+        self.start.cancel()
+
+
+async def _heed(
+    signals: AsyncIterator[int],
+    ending: _Ending,
+    plan: Plan,
+    fleet: Fleet,
+    dispatcher: Dispatcher,
+) -> None:
+    """Act on signals: SIGHUP reloads, SIGTERM and SIGINT stop, a second one stops at once."""
+    async for number in signals:
+        if number == signal.SIGHUP:
+            await _reload(plan, fleet, dispatcher)
+        else:
+            ending.hurry()
+
+
+async def _reload(plan: Plan, fleet: Fleet, dispatcher: Dispatcher) -> None:
+    """Apply the file anew: all of it, or, if it has a fault, nothing."""
+    try:
+        loaded = plan.reload()
+    except ConfigFaults as faults:
+        log.error("the configuration was not reloaded:\n%s", describe_faults(faults))  # noqa: TRY400 - the faults say it all
+        return
+    config = loaded.config
+    if not config.backends:
+        config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
+    dispatcher.settings = _dispatch_settings(config)
+    await fleet.apply(config)
+    if config.server != plan.config.server:
+        log.warning("changes in [server] take effect when the router is started anew")
+    log.info("the configuration was reloaded: %d backends", len(config.backends))
+
+
+async def _drain(front: Front, dispatcher: Dispatcher, drain_s: float) -> None:
+    """Let work in flight finish, then end what is left and tell its callers."""
+    front.drain()
+    with trio.move_on_after(drain_s):
+        await front.wait_empty()
+        return
+    log.warning("%d requests did not finish in time", len(dispatcher.jobs))
+    dispatcher.stop()
+    with trio.move_on_after(FAREWELL_S):
+        await front.wait_empty()

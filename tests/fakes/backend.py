@@ -1,0 +1,220 @@
+"""A backend that plays a script, on Trio's clock: the story of a test, told to the engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+import attrs
+import trio
+
+from ollama_proxy.backends.backend import (
+    Backend,
+    BackendFailed,
+    CallUnserved,
+    Errand,
+    Fault,
+    Head,
+    ModelMissing,
+    Probe,
+    Reply,
+    Served,
+    Sink,
+)
+from ollama_proxy.policy.ask import Call, Framing
+from ollama_proxy.policy.fleet import BackendSpec
+
+
+def framed(call: Call, text: str, *, stream: bool = True) -> bytes:
+    """What one `say` looks like on the wire: a piece of a stream, or part of a whole answer."""
+    if not stream:
+        return text.encode()
+    return f"data: {text}\n\n".encode() if call.framing is Framing.SSE else f"{text}\n".encode()
+
+
+@attrs.frozen
+class _Say:
+    text: str
+    after: float
+
+
+@attrs.frozen
+class _Fail:
+    failure: Exception
+
+
+@attrs.frozen
+class _Hang:
+    pass
+
+
+@attrs.frozen
+class Scripted:
+    """An answer to a management call."""
+
+    status: int
+    pieces: tuple[bytes, ...]
+    content_type: str
+    after: float
+    broken: bool
+
+
+@attrs.frozen
+class Called:
+    """A management call that was made."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+@attrs.define(eq=False)
+class ScriptedBackend(Backend):
+    """Plays the same script for each exchange; the vocabulary returns the backend, to be chained.
+
+    Attributes:
+        spec: what its owner wrote down.
+        errands: every exchange that was begun.
+        calls: every management call that was made.
+        left: exchanges that were cancelled, or whose caller left.
+        health: what a probe is told, or how it fails.
+    """
+
+    spec: BackendSpec
+    health: Probe | BackendFailed = attrs.field(factory=Probe)
+    errands: list[Errand] = attrs.field(factory=list)
+    calls: list[Called] = attrs.field(factory=list)
+    left: int = 0
+    is_closed: bool = False
+    _script: list[_Say | _Fail | _Hang] = attrs.field(factory=list)
+    _answers: dict[tuple[str, str], Scripted] = attrs.field(factory=dict)
+
+    # -- vocabulary --------------------------------------------------------------------------------
+
+    def say(self, text: str, *, after: float = 0.0) -> Self:
+        """Give a piece of the answer, `after` seconds of silence."""
+        self._script.append(_Say(text, after))
+        return self
+
+    def hang(self) -> Self:
+        """Say nothing any more, for ever."""
+        self._script.append(_Hang())
+        return self
+
+    def refuse(self, status: int = 503) -> Self:
+        """Answer that it cannot."""
+        return self._fail(BackendFailed(Fault.REFUSED, f"it answered {status}", status=status))
+
+    def die_mid_stream(self) -> Self:
+        """Break the connection off."""
+        return self._fail(BackendFailed(Fault.BROKE, "it broke off the answer"))
+
+    def garble(self) -> Self:
+        """Give bytes that are no answer."""
+        return self._fail(BackendFailed(Fault.GARBLED, "its answer makes no sense"))
+
+    def lack_the_model(self) -> Self:
+        """Answer that the model is not there after all."""
+        return self._fail(ModelMissing())
+
+    def not_know_the_call(self) -> Self:
+        """Answer that there is no such path."""
+        return self._fail(CallUnserved())
+
+    def _fail(self, failure: Exception) -> Self:
+        self._script.append(_Fail(failure))
+        return self
+
+    def answer(
+        self,
+        method: str,
+        path: str,
+        *pieces: bytes,
+        status: int = 200,
+        content_type: str = "application/json",
+        after: float = 0.0,
+        broken: bool = False,
+    ) -> Self:
+        """Answer a management call so, each piece after `after` seconds; `broken` breaks it off."""
+        self._answers[method, path] = Scripted(status, pieces, content_type, after, broken)
+        return self
+
+    # -- Backend -----------------------------------------------------------------------------------
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:
+        """Play the script."""
+        self.errands.append(errand)
+        try:
+            return await self._play(errand, sink)
+        except BaseException as ending:
+            self.left += not isinstance(ending, (BackendFailed, CallUnserved, ModelMissing))
+            raise
+
+    async def _play(self, errand: Errand, sink: Sink) -> Served:
+        said = [
+            framed(errand.call, step.text, stream=errand.stream)
+            for step in self._script
+            if isinstance(step, _Say)
+        ]
+        kind = errand.call.framing.value if errand.stream else "application/json"
+        cut = not all(isinstance(step, _Say) for step in self._script)
+        # A whole answer that is cut off had promised more.
+        length = None if errand.stream else sum(map(len, said)) + cut
+        head = Head(status=200, headers=((b"content-type", kind.encode()),), length=length)
+        pieces = iter(said)
+        begun = False
+        for step in [*self._script, *([] if self._script else [_Say("", 0.0)])]:
+            match step:
+                case _Say():
+                    await trio.sleep(step.after)
+                    data = next(pieces, b"")
+                    complete = not cut and step is (self._script or [step])[-1]
+                    if begun:
+                        await sink.write(data, complete=complete)
+                    else:
+                        await sink.begin(head, data, complete=complete)
+                    begun = True
+                case _Fail():
+                    raise step.failure
+                case _Hang():
+                    await trio.sleep_forever()
+        return Served(status=200, tokens=len(said) if errand.stream else None)
+
+    async def probe(self) -> Probe:
+        """Tell `health`."""
+        if isinstance(self.health, BackendFailed):
+            raise self.health
+        return self.health
+
+    @asynccontextmanager
+    async def call(
+        self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None
+    ) -> AsyncIterator[Reply]:
+        """Answer as told by `answer`; a path of which nothing was told fails."""
+        if isinstance(body, bytes) or body is None:
+            sent = body or b""
+        else:
+            sent = b"".join([piece async for piece in body])
+        self.calls.append(Called(method, path, sent))
+        scripted = self._answers.get((method, path))
+        if scripted is None:
+            raise BackendFailed(Fault.UNREACHABLE, "no connection could be made to it")
+        yield Reply(
+            status=scripted.status,
+            headers=((b"content-type", scripted.content_type.encode()),),
+            body=_spoken(scripted),
+        )
+
+    async def run(self) -> None:
+        """Nothing needs doing."""
+
+    async def aclose(self) -> None:
+        """Note that it was closed."""
+        self.is_closed = True
+
+
+async def _spoken(scripted: Scripted) -> AsyncIterator[bytes]:
+    for piece in scripted.pieces:
+        await trio.sleep(scripted.after)
+        yield piece
+    if scripted.broken:
+        raise BackendFailed(Fault.BROKE, "it broke off the answer")

@@ -1,0 +1,54 @@
+"""An app with the whole engine behind it, and scripted backends behind that."""
+
+import functools
+
+import attrs
+import trio
+from quart_trio import QuartTrio
+
+from ollama_proxy.backends.backend import Probe
+from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
+from ollama_proxy.engine.ledger import Fact, Ledger
+from ollama_proxy.engine.station import Station
+from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.http.app import Services, create_app
+from ollama_proxy.inbound.trust import Gate
+from tests.fakes.backend import ScriptedBackend
+from tests.fleet import MODEL
+
+MAX_BODY_BYTES = 1 << 20
+
+
+@attrs.frozen
+class House:
+    """What a test looks at."""
+
+    app: QuartTrio
+    dispatcher: Dispatcher
+    facts: list[Fact]
+
+    def station(self, name: str = "npu") -> Station:
+        """One of its stations."""
+        return self.dispatcher.stations[name]
+
+
+def open_house(
+    nursery: trio.Nursery, *backends: ScriptedBackend, models: frozenset[str] | None = None
+) -> House:
+    """Put every backend to work; all are well and have `models` (by default the fleet's)."""
+    ledger = Ledger()
+    facts: list[Fact] = []
+    ledger.read_by(facts.append)
+    dispatcher = Dispatcher(DispatchSettings(), ledger)
+    for backend in backends:
+        station = Station(backend, queue_capacity=8)
+        station.open(nursery, functools.partial(work, dispatcher))
+        dispatcher.add(station)
+        station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
+    services = Services(
+        dispatcher=dispatcher,
+        gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
+        version="1.2.3",
+        max_body_bytes=MAX_BODY_BYTES,
+    )
+    return House(create_app(services), dispatcher, facts)

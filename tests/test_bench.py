@@ -1,0 +1,38 @@
+"""tools/bench runs as a command and reports every path of every case."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from tests.fakes.ollama import open_fake
+
+COMMAND = Path(__file__).resolve().parents[1] / "tools" / "bench"
+
+
+async def test_peer_is_measured_beside_direct(tmp_path: Path) -> None:
+    """Without a router, direct and a peer get a row for each case, and figures in it."""
+    report = tmp_path / "report.json"
+    with trio.fail_after(60):
+        async with open_fake() as fake:
+            flags = ["--quick", "--router", "", "--cases", "1,prompt", "--json", str(report)]
+            paths = ["--fake", fake.url, "--peer", f"direct2={fake.url}"]
+            done = await trio.run_process(
+                [sys.executable, str(COMMAND), *flags, *paths],
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+
+    assert 0 == done.returncode, done.stdout.decode()
+    rows = json.loads(report.read_text())["rows"]
+    assert [
+        ("1", "direct"),
+        ("1", "direct2"),
+        ("prompt", "direct"),
+        ("prompt", "direct2"),
+    ] == [(row["case"], row["path"]) for row in rows]
+    assert all(row["whole"]["p50_ms"] > 0 for row in rows)
+    assert [False, True] == [row["added_token"] is not None for row in rows[:2]]
