@@ -111,7 +111,12 @@ class Check:
         if not all(map(self.may_show, bad)):
             raise _Wrong(f"must be {self.expected}")
         if bad:
-            raise _wrong(self.expected, *bad)
+            raise _wrong(self.expected, *map(_as_written, bad))
+
+
+def _as_written(value: object) -> object:
+    """Undo the widening of whole numbers: who wrote -3 is not told of -3.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _within(low: float, high: float) -> Check:

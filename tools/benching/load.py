@@ -41,7 +41,6 @@ class Load:
 
     host: str
     port: int
-    headers: dict[str, str] = attrs.field(factory=dict)
     path: str = "/v1/chat/completions"
     model: str = "fake"
     streams: int = 1
@@ -106,7 +105,6 @@ def request(load: Load) -> bytes:
         "Host": f"{load.host}:{load.port}",
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        **load.headers,
     }
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"POST {load.path} HTTP/1.1\r\n{lines}\r\n".encode() + body

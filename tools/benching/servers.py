@@ -139,14 +139,15 @@ def fake_backend() -> Iterator[Server]:
 
 @contextmanager
 def router(
-    command: Sequence[str], backend: Server, *, backends: int, slots: int
+    command: Sequence[str], backend: Server, *, backends: int, slots: int, door: str = ""
 ) -> Iterator[Server]:
-    """A router that knows `backend` under as many names as wanted."""
+    """A router that knows `backend` under as many names as wanted; `door` goes into [server]."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         names = ["fake"] if backends == 1 else [f"fake-{number}" for number in range(backends)]
         config = Path(directory) / "config.toml"
         config.write_text(
             SERVER
+            + door
             + "".join(BACKEND.format(id=name, url=backend.url, slots=slots) for name in names)
         )
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
