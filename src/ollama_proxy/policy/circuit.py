@@ -12,6 +12,7 @@ import attrs
 FAILURES_TO_OPEN = 5
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
+_DOUBLINGS = 16  # more than enough for the longest pause; unbounded, the power overflows in days
 _SHARE_WEIGHT = 0.25
 _SHARE_HALF_LIFE_S = 30.0
 
@@ -72,7 +73,8 @@ class Circuit:
         # Answers to requests sent before the opening tell nothing new: only an attempt reopens.
         if self.openings and not self.trying:
             return attrs.evolve(self, failures=failures, share=share, share_at=now)
-        pause = min(FIRST_PAUSE_S * 2.0**self.openings, LONGEST_PAUSE_S) * (1 + 0.2 * jitter)
+        doubled = FIRST_PAUSE_S * 2.0 ** min(self.openings, _DOUBLINGS)
+        pause = min(doubled, LONGEST_PAUSE_S) * (1 + 0.2 * jitter)
         return Circuit(
             failures=failures,
             openings=self.openings + 1,

@@ -10,6 +10,7 @@ import math
 import attrs
 
 WEIGHT = 0.25  # of one new observation; four or five of them replace what was believed
+MODELS_MAX = 1024  # some servers take any name a caller makes up; the least recently fed goes
 HALF_LIFE_S = 1800.0  # unused for half an hour, half of the trust goes back to the prior
 
 
@@ -69,14 +70,16 @@ class Estimates:
         """Learn from one request that was served."""
         if first_s is not None:
             known = self.first.get(model) or Learned(prior.first_s, now)
-            self.first[model] = known.fed(first_s, now)
+            _keep(self.first, model, known.fed(first_s, now))
         if whole_s is not None:
             known = self.whole.get(model) or Learned(prior.whole_s, now)
-            self.whole[model] = known.fed(whole_s, now)
+            _keep(self.whole, model, known.fed(whole_s, now))
         if tokens_per_s is not None:
             seen = self.decode.get(model)
-            self.decode[model] = (
-                Learned(tokens_per_s, now) if seen is None else seen.fed(tokens_per_s, now)
+            _keep(
+                self.decode,
+                model,
+                Learned(tokens_per_s, now) if seen is None else seen.fed(tokens_per_s, now),
             )
 
     def forget_all_but(self, models: frozenset[str]) -> None:
@@ -84,3 +87,11 @@ class Estimates:
         for table in (self.first, self.whole, self.decode):
             for gone in table.keys() - models:
                 del table[gone]
+
+
+def _keep(table: dict[str, Learned], model: str, learned: Learned) -> None:
+    """Write down what was learned last, in the table's last place."""
+    table.pop(model, None)
+    table[model] = learned
+    if len(table) > MODELS_MAX:
+        del table[next(iter(table))]

@@ -10,6 +10,8 @@ import attrs
 from ollama_proxy.policy.ask import Call
 from ollama_proxy.policy.estimate import Estimates, Prior
 
+ANSWERS_KEPT = 64
+
 
 class BackendType(enum.Enum):
     """Which server software a backend is, hence which dialects it speaks."""
@@ -107,6 +109,7 @@ class BackendView:
         loaded: which of them are in memory now; None where it does not tell.
         in_flight: requests on it now.
         waiting: requests in its line.
+        full: its line takes no more.
         unserved: calls it was seen to refuse as unknown.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
@@ -119,9 +122,23 @@ class BackendView:
     loaded: frozenset[str] | None = None
     in_flight: int = 0
     waiting: int = 0
+    full: bool = False
     unserved: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
+    # Patterns and lists change rarely, and are asked about the same few models all the time.
+    _answers: dict[str, tuple[bool, bool]] = attrs.field(
+        init=False, eq=False, repr=False, factory=dict
+    )
+
+    def suits(self, model: str) -> tuple[bool, bool]:
+        """Whether it may serve `model`, and whether it has it."""
+        known = self._answers.get(model)
+        if known is None:
+            known = (self.spec.may_serve(model), self.has_model(model))
+            if len(self._answers) < ANSWERS_KEPT:
+                self._answers[model] = known
+        return known
 
     def has_model(self, model: str) -> bool:
         """Whether it has `model` installed; a backend that never told its list is trusted."""

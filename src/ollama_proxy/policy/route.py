@@ -3,8 +3,8 @@
 The decision, in the order it is made; the tests carry the same numbers:
 
 (1) target: a named backend or hardware narrows the fleet to it.
-(2) may serve: enabled, healthy, circuit closed, knows the call, owner allows the model, prompt
-    fits, model installed.
+(2) may serve: enabled, healthy, circuit closed, room in its line, knows the call, owner allows the
+    model, prompt fits, model installed.
 (3) caps: power budget, then the deadline against the predicted latency.
 (4) order: a flag in the request dominates. `latency-critical`: least predicted time;
     `power-efficient`: least watts; both: time. Without one, the score.
@@ -35,6 +35,7 @@ from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
 
 BYTES_PER_TOKEN = 4  # of English prose; an estimate until the backend reports counts
+_FULL = "has a full line"
 _RETRY_AFTER_S = 5.0  # one health interval: the soonest that anything can have changed
 
 
@@ -172,7 +173,9 @@ def explain(
         else:
             barred.append(Barred(view.spec.id, obstacle))
     if not able:
-        return Explanation(outcome=_nobody(ask, wishes, meant, tried), barred=tuple(barred))
+        full = [_assess(v, ask, settings, now) for v in meant if _lacks_room_only(v, ask, tried)]
+        refusal = _no_room(full) if full else _nobody(ask, wishes, meant, tried)
+        return Explanation(outcome=refusal, barred=tuple(barred))
 
     # (3) caps
     if (budget := wishes.max_power_watts) is not None:
@@ -239,18 +242,21 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
         return "failed too often lately"
     if ask.call in view.unserved:
         return f"does not serve {ask.call.path}"
-    return _model_obstacle(view, ask)
+    return _model_obstacle(view, ask) or (_FULL if view.full else None)
+
+
+def _lacks_room_only(view: BackendView, ask: Ask, tried: Collection[str]) -> bool:
+    return _obstacle(view, ask, tried) == _FULL
 
 
 def _model_obstacle(view: BackendView, ask: Ask) -> str | None:
-    if not view.spec.may_serve(ask.model):
+    may_serve, has_model = view.suits(ask.model)
+    if not may_serve:
         return f"may not serve {ask.model!r}"
     limit = view.spec.max_prompt_tokens
     if limit and ask.prompt_bytes > limit * BYTES_PER_TOKEN:
         return f"takes prompts of at most {limit} tokens"
-    if not view.has_model(ask.model):
-        return f"does not have {ask.model!r}"
-    return None
+    return None if has_model else f"does not have {ask.model!r}"
 
 
 def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> Candidate:
@@ -266,7 +272,7 @@ def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) ->
     terms = Terms(
         -math.log2(max(alone, 1e-6)),
         -math.log2(spec.power_watts) if settings.power_aware else 0.0,
-        -math.log2(1 + jobs / spec.slots),
+        -math.log2(1 + jobs / spec.slots) if jobs else 0.0,
         -0.5 if loaded is None else 0.0 if loaded else -1.0,
         -8.0 * view.failing,
     )
@@ -338,6 +344,15 @@ def _unknown_target(target: str, fleet: Sequence[BackendView]) -> Refusal:
     )
 
 
+def _no_room(full: Sequence[Candidate]) -> Refusal:
+    soonest = min(candidate.predicted_s for candidate in full)
+    return Refusal(
+        Code.QUEUE_FULL,
+        f"Too many requests wait already for {', '.join(candidate.id for candidate in full)}.",
+        retry_after_s=max(1.0, soonest),
+    )
+
+
 def _nobody(
     ask: Ask, wishes: Wishes, meant: Sequence[BackendView], tried: Collection[str]
 ) -> Refusal:
@@ -367,7 +382,7 @@ def _nobody(
             + ".",
             retry_after_s=_RETRY_AFTER_S,
         )
-    too_long = [v for v in enabled if v.spec.may_serve(ask.model) and v.has_model(ask.model)]
+    too_long = [v for v in enabled if all(v.suits(ask.model))]
     if too_long:
         return Refusal(
             Code.BODY_TOO_LARGE,
