@@ -329,3 +329,38 @@ def test_learning_may_be_turned_off() -> None:
 
     assert isinstance(outcome, Decision)
     assert outcome.backend == "nvidia"
+
+
+class TestMemory:
+    """What was made of a view is kept with it."""
+
+    def test_it_grows_old(self) -> None:
+        """What was learned fades with time, so a view that nothing touches is judged anew."""
+        learned = Estimates()
+        for _ in range(12):
+            learned.observe(MODEL, now=0.0, first_s=60.0, prior=spec("nvidia").prior)
+        fleet = [view("nvidia", estimates=learned), view("igpu")]
+        wishes = Wishes(latency_critical=True)
+        chosen = [
+            choose(ask(), wishes, fleet, SETTINGS, now=now) for now in (0.0, 1.0, 10 * 1800.0)
+        ]
+
+        assert ["igpu", "igpu", "nvidia"] == [c.backend for c in chosen if isinstance(c, Decision)]
+
+    def test_it_is_by_settings(self) -> None:
+        """Settings that were reloaded hold at once."""
+        fleet = laptop()
+        chosen = [
+            choose(ask(), Wishes(), fleet, settings, now=0.0)
+            for settings in (SETTINGS, RouteSettings(power_aware=False))
+        ]
+
+        assert ["npu", "nvidia"] == [c.backend for c in chosen if isinstance(c, Decision)]
+
+    def test_it_is_bounded(self) -> None:
+        """Callers choose the models' names, and must not fill the memory with them."""
+        fleet = [view(models=None)]
+        for number in range(1000):
+            decide(fleet, model=f"model-{number}")
+
+        assert len(fleet[0].memo) <= 64

@@ -4,13 +4,12 @@ import enum
 import fnmatch
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
 from ollama_proxy.policy.ask import Call
 from ollama_proxy.policy.estimate import Estimates, Prior
-
-ANSWERS_KEPT = 64
 
 
 class BackendType(enum.Enum):
@@ -126,19 +125,8 @@ class BackendView:
     unserved: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
-    # Patterns and lists change rarely, and are asked about the same few models all the time.
-    _answers: dict[str, tuple[bool, bool]] = attrs.field(
-        init=False, eq=False, repr=False, factory=dict
-    )
-
-    def suits(self, model: str) -> tuple[bool, bool]:
-        """Whether it may serve `model`, and whether it has it."""
-        known = self._answers.get(model)
-        if known is None:
-            known = (self.spec.may_serve(model), self.has_model(model))
-            if len(self._answers) < ANSWERS_KEPT:
-                self._answers[model] = known
-        return known
+    # What `route` made of it for a model, until the view is replaced: nothing here changes till then.
+    memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     def has_model(self, model: str) -> bool:
         """Whether it has `model` installed; a backend that never told its list is trusted."""

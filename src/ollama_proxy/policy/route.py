@@ -3,8 +3,8 @@
 The decision, in the order it is made; the tests carry the same numbers:
 
 (1) target: a named backend or hardware narrows the fleet to it.
-(2) may serve: enabled, healthy, circuit closed, room in its line, knows the call, owner allows the
-    model, prompt fits, model installed.
+(2) may serve: enabled, healthy, circuit closed, knows the call, owner allows the model, prompt
+    fits, model installed, room in its line.
 (3) caps: power budget, then the deadline against the predicted latency.
 (4) order: a flag in the request dominates. `latency-critical`: least predicted time;
     `power-efficient`: least watts; both: time. Without one, the score.
@@ -25,8 +25,9 @@ any fixed one the ranking of a slow thrifty NPU against a fast hungry card is de
 import difflib
 import enum
 import math
+import operator
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -34,6 +35,8 @@ from ollama_proxy.policy.ask import Ask, Wishes
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
 
+JUDGED_FOR_S = 10.0  # a 180th of the half-life of what was learned
+JUDGED_KEPT = 64
 BYTES_PER_TOKEN = 4  # of English prose; an estimate until the backend reports counts
 _FULL = "has a full line"
 _RETRY_AFTER_S = 5.0  # one health interval: the soonest that anything can have changed
@@ -165,21 +168,34 @@ def explain(
         barred += [Barred(v.spec.id, "is not the target") for v in fleet if v.spec.id not in chosen]
 
     # (2) may serve
-    able: list[tuple[BackendView, Candidate]] = []
+    able: list[_Judged] = []
+    key = f"{ask.call.value} {ask.stream} {ask.model}"
     for view in meant:
-        obstacle = _obstacle(view, ask, tried)
+        judged = view.memo.get(key)
+        if judged is None or judged.until <= now or judged.settings is not settings:
+            judged = _judge(view, ask, settings, now)
+            if len(view.memo) >= JUDGED_KEPT:
+                view.memo.clear()  # callers choose the names: they must not fill the memory
+            view.memo[key] = judged
+        obstacle = judged.obstacle
+        if tried or view.spec.max_prompt_tokens:
+            obstacle = _obstacle(view, ask, tried)
         if obstacle is None:
-            able.append((view, _assess(view, ask, settings, now)))
+            able.append(judged)
         else:
             barred.append(Barred(view.spec.id, obstacle))
     if not able:
-        full = [_assess(v, ask, settings, now) for v in meant if _lacks_room_only(v, ask, tried)]
-        refusal = _no_room(full) if full else _nobody(ask, wishes, meant, tried)
+        full = [v for v in meant if _obstacle(v, ask, tried) == _FULL]
+        refusal = (
+            _no_room([_assess(v, ask, settings, now) for v in full])
+            if full
+            else _nobody(ask, wishes, meant, tried)
+        )
         return Explanation(outcome=refusal, barred=tuple(barred))
 
     # (3) caps
     if (budget := wishes.max_power_watts) is not None:
-        least = min(candidate.watts for _, candidate in able)
+        least = min(judged.candidate.watts for judged in able)
         able = _keep(
             able,
             lambda c: c.watts <= budget,
@@ -195,7 +211,7 @@ def explain(
             )
             return Explanation(outcome=refusal, barred=tuple(barred))
     if (limit := wishes.max_latency_s) is not None:
-        best = min(candidate.predicted_s for _, candidate in able)
+        best = min(judged.candidate.predicted_s for judged in able)
         able = _keep(
             able,
             lambda c: c.predicted_s <= limit,
@@ -212,8 +228,8 @@ def explain(
             return Explanation(outcome=refusal, barred=tuple(barred))
 
     # (4) order, (5) ties
-    able.sort(key=lambda pair: _order(pair[0], pair[1], wishes, settings))
-    candidates = tuple(candidate for _, candidate in able)
+    able.sort(key=_order(wishes))
+    candidates = tuple(judged.candidate for judged in able)
     return Explanation(
         outcome=Decision(
             backend=candidates[0].id,
@@ -245,18 +261,52 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
     return _model_obstacle(view, ask) or (_FULL if view.full else None)
 
 
-def _lacks_room_only(view: BackendView, ask: Ask, tried: Collection[str]) -> bool:
-    return _obstacle(view, ask, tried) == _FULL
-
-
 def _model_obstacle(view: BackendView, ask: Ask) -> str | None:
-    may_serve, has_model = view.suits(ask.model)
-    if not may_serve:
+    if not view.spec.may_serve(ask.model):
         return f"may not serve {ask.model!r}"
     limit = view.spec.max_prompt_tokens
     if limit and ask.prompt_bytes > limit * BYTES_PER_TOKEN:
         return f"takes prompts of at most {limit} tokens"
-    return None if has_model else f"does not have {ask.model!r}"
+    return None if view.has_model(ask.model) else f"does not have {ask.model!r}"
+
+
+class _Judged(NamedTuple):
+    """All that a view means for one kind of request, kept with the view.
+
+    Attributes:
+        obstacle: why it could not serve; None if it could.
+        candidate: it, as it is shown.
+        rank: its place by score and ties, least first.
+        toil: how many attempts an answer is expected to take.
+        settings: those it was judged by.
+        until: when it must be judged anew, as what was learned grows old.
+    """
+
+    obstacle: str | None
+    candidate: Candidate
+    rank: tuple[float, float, bool, str]
+    toil: float
+    settings: RouteSettings
+    until: float
+
+
+def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> _Judged:
+    spec = view.spec
+    candidate = _assess(view, ask, settings, now)
+    return _Judged(
+        obstacle=_obstacle(view, ask, ()),
+        candidate=candidate,
+        rank=(
+            -candidate.score,
+            -spec.preference,
+            spec.id != settings.default_backend,
+            spec.id,
+        ),
+        # A backend that fails every second time is expected to take twice as long.
+        toil=1 / max(1 - view.failing, 0.01),
+        settings=settings,
+        until=now + JUDGED_FOR_S,
+    )
 
 
 def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> Candidate:
@@ -280,38 +330,27 @@ def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) ->
 
 
 def _keep(
-    able: list[tuple[BackendView, Candidate]],
+    able: list[_Judged],
     fits: Callable[[Candidate], bool],
     why_not: Callable[[Candidate], str],
     barred: list[Barred],
-) -> list[tuple[BackendView, Candidate]]:
+) -> list[_Judged]:
     kept = []
-    for view, candidate in able:
-        if fits(candidate):
-            kept.append((view, candidate))
+    for judged in able:
+        if fits(judged.candidate):
+            kept.append(judged)
         else:
-            barred.append(Barred(candidate.id, why_not(candidate)))
+            barred.append(Barred(judged.candidate.id, why_not(judged.candidate)))
     return kept
 
 
-def _order(
-    view: BackendView, candidate: Candidate, wishes: Wishes, settings: RouteSettings
-) -> tuple[float, float, float, bool, str]:
-    spec = view.spec
+def _order(wishes: Wishes) -> Callable[[_Judged], Any]:
+    """What candidates are sorted by, least first: what a flag names, else the rank alone."""
     if wishes.latency_critical:
-        # A backend that fails every second time is expected to take twice as long.
-        first = candidate.predicted_s / max(1 - view.failing, 0.01)
-    elif wishes.power_efficient:
-        first = candidate.watts / max(1 - view.failing, 0.01)
-    else:
-        first = 0.0
-    return (
-        first,
-        -candidate.score,
-        -spec.preference,
-        spec.id != settings.default_backend,
-        spec.id,
-    )
+        return lambda judged: (judged.candidate.predicted_s * judged.toil, judged.rank)
+    if wishes.power_efficient:
+        return lambda judged: (judged.candidate.watts * judged.toil, judged.rank)
+    return operator.attrgetter("rank")
 
 
 def _reason(wishes: Wishes, candidates: tuple[Candidate, ...], *, tried: bool) -> Reason:
@@ -382,7 +421,7 @@ def _nobody(
             + ".",
             retry_after_s=_RETRY_AFTER_S,
         )
-    too_long = [v for v in enabled if all(v.suits(ask.model))]
+    too_long = [v for v in enabled if v.spec.may_serve(ask.model) and v.has_model(ask.model)]
     if too_long:
         return Refusal(
             Code.BODY_TOO_LARGE,
