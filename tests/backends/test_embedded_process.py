@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -72,13 +73,13 @@ def chunk_paths():
     return [Path(__file__).with_name(f"chunk{{n}}") for n in range({count})]
 """
 PARENT = """
-from pathlib import Path
+import psutil
 import trio
 from ollama_proxy.backends.embedded_process import Launch, Ready, serve_model
 def tell(state):
     if isinstance(state, Ready):
-        tasks = Path("/proc/self/task").glob("*/children")  # any thread may have forked
-        print(*(task.read_text().strip() for task in tasks), flush=True)
+        (child,) = psutil.Process().children()
+        print(child.pid, flush=True)
 trio.run(lambda: serve_model(Launch(), on_state=tell))
 """
 
@@ -366,8 +367,8 @@ async def test_health_makes_the_next_start_prompt(
 
 def children() -> list[int]:
     """The processes started by any thread of this one and not yet reaped."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
+    # Not /proc/self/task/*/children: it may leave out a child while another one ends.
+    return [child.pid for child in psutil.Process().children()]
 
 
 def end_children() -> None:

@@ -1,4 +1,4 @@
-"""A backend that plays a script, on Trio's clock: the story of a test, told to the engine."""
+"""A backend that plays scripts, on Trio's clock: the story of a test, told to the engine."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +10,7 @@ import trio
 from ollama_proxy.backends.backend import (
     Backend,
     BackendFailed,
+    CallRejected,
     CallUnserved,
     Errand,
     Fault,
@@ -48,6 +49,14 @@ class _Hang:
 
 
 @attrs.frozen
+class _Pause:
+    seconds: float
+
+
+_Step = _Say | _Fail | _Hang | _Pause
+
+
+@attrs.frozen
 class Scripted:
     """An answer to a management call."""
 
@@ -69,35 +78,56 @@ class Called:
 
 @attrs.define(eq=False)
 class ScriptedBackend(Backend):
-    """Plays the same script for each exchange; the vocabulary returns the backend, to be chained.
+    """Plays its scripts in turn, the last one ever after; the vocabulary can be chained.
 
     Attributes:
         spec: what its owner wrote down.
         errands: every exchange that was begun.
+        busiest: the most exchanges that were under way at once.
+        probed: when it was asked how it is.
         calls: every management call that was made.
         left: exchanges that were cancelled, or whose caller left.
-        health: what a probe is told, or how it fails.
+        health: what a probe is told, or how it fails; None: it says nothing.
     """
 
     spec: BackendSpec
-    health: Probe | BackendFailed = attrs.field(factory=Probe)
+    health: Probe | BackendFailed | None = attrs.field(factory=Probe)
     errands: list[Errand] = attrs.field(factory=list)
+    probed: list[float] = attrs.field(factory=list)
+    busiest: int = 0
     calls: list[Called] = attrs.field(factory=list)
     left: int = 0
     is_closed: bool = False
-    _script: list[_Say | _Fail | _Hang] = attrs.field(factory=list)
+    _scripts: list[list[_Step]] = attrs.field(factory=lambda: [[]])
+    _status: int = 200
+    _under_way: int = 0
     _answers: dict[tuple[str, str], Scripted] = attrs.field(factory=dict)
 
     # -- vocabulary --------------------------------------------------------------------------------
 
     def say(self, text: str, *, after: float = 0.0) -> Self:
         """Give a piece of the answer, `after` seconds of silence."""
-        self._script.append(_Say(text, after))
+        self._scripts[-1].append(_Say(text, after))
+        return self
+
+    def pause(self, seconds: float) -> Self:
+        """Be silent for so long, also where no piece follows."""
+        self._scripts[-1].append(_Pause(seconds))
         return self
 
     def hang(self) -> Self:
         """Say nothing any more, for ever."""
-        self._script.append(_Hang())
+        self._scripts[-1].append(_Hang())
+        return self
+
+    def then(self) -> Self:
+        """Begin the next exchange's script."""
+        self._scripts.append([])
+        return self
+
+    def with_status(self, status: int) -> Self:
+        """Give every answer this status."""
+        self._status = status
         return self
 
     def refuse(self, status: int = 503) -> Self:
@@ -120,8 +150,12 @@ class ScriptedBackend(Backend):
         """Answer that there is no such path."""
         return self._fail(CallUnserved())
 
+    def reject(self, status: int = 400) -> Self:
+        """Answer that the caller is at fault."""
+        return self._fail(CallRejected(status, "it makes no sense"))
+
     def _fail(self, failure: Exception) -> Self:
-        self._script.append(_Fail(failure))
+        self._scripts[-1].append(_Fail(failure))
         return self
 
     def answer(
@@ -141,33 +175,40 @@ class ScriptedBackend(Backend):
     # -- Backend -----------------------------------------------------------------------------------
 
     async def exchange(self, errand: Errand, sink: Sink) -> Served:
-        """Play the script."""
+        """Play the next script."""
+        script = self._scripts[min(len(self.errands), len(self._scripts) - 1)]
         self.errands.append(errand)
+        self._under_way += 1
+        self.busiest = max(self.busiest, self._under_way)
         try:
-            return await self._play(errand, sink)
-        except BaseException as ending:
-            self.left += not isinstance(ending, (BackendFailed, CallUnserved, ModelMissing))
+            return await self._play(script, errand, sink)
+        except (BackendFailed, CallUnserved, ModelMissing, CallRejected):
             raise
+        except BaseException:
+            self.left += 1
+            raise
+        finally:
+            self._under_way -= 1
 
-    async def _play(self, errand: Errand, sink: Sink) -> Served:
+    async def _play(self, script: list[_Step], errand: Errand, sink: Sink) -> Served:
         said = [
             framed(errand.call, step.text, stream=errand.stream)
-            for step in self._script
+            for step in script
             if isinstance(step, _Say)
         ]
         kind = errand.call.framing.value if errand.stream else "application/json"
-        cut = not all(isinstance(step, _Say) for step in self._script)
+        cut = any(isinstance(step, (_Fail, _Hang)) for step in script)
         # A whole answer that is cut off had promised more.
         length = None if errand.stream else sum(map(len, said)) + cut
-        head = Head(status=200, headers=((b"content-type", kind.encode()),), length=length)
+        head = Head(status=self._status, headers=((b"content-type", kind.encode()),), length=length)
         pieces = iter(said)
         begun = False
-        for step in [*self._script, *([] if self._script else [_Say("", 0.0)])]:
+        for step in script or [_Say("", 0.0)]:
             match step:
                 case _Say():
                     await trio.sleep(step.after)
                     data = next(pieces, b"")
-                    complete = not cut and step is (self._script or [step])[-1]
+                    complete = not cut and step is (script or [step])[-1]
                     if begun:
                         await sink.write(data, complete=complete)
                     else:
@@ -175,12 +216,17 @@ class ScriptedBackend(Backend):
                     begun = True
                 case _Fail():
                     raise step.failure
+                case _Pause():
+                    await trio.sleep(step.seconds)
                 case _Hang():
                     await trio.sleep_forever()
-        return Served(status=200, tokens=len(said) if errand.stream else None)
+        return Served(status=self._status, tokens=len(said) if errand.stream else None)
 
     async def probe(self) -> Probe:
         """Tell `health`."""
+        self.probed.append(trio.current_time())
+        if self.health is None:
+            await trio.sleep_forever()
         if isinstance(self.health, BackendFailed):
             raise self.health
         return self.health

@@ -40,12 +40,3 @@ def test_streams_and_whole_answers_are_told_apart() -> None:
 
     assert estimates.predict("m", PRIOR, stream=True, now=0.0) == 1.0
     assert estimates.predict("m", PRIOR, stream=False, now=0.0) == 4.0
-
-
-def test_gone_models_are_forgotten() -> None:
-    """The tables do not grow with every model that ever was."""
-    estimates = Estimates()
-    estimates.observe("a", now=0.0, first_s=1.0, whole_s=1.0, tokens_per_s=1.0, prior=PRIOR)
-    estimates.forget_all_but(frozenset())
-
-    assert [{}, {}, {}] == [estimates.first, estimates.whole, estimates.decode]

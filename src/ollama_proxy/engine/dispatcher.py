@@ -7,6 +7,7 @@ called for whom it concerns. Who is awaited, and for how long, is the workers' b
 import heapq
 import itertools
 import math
+import weakref
 from collections.abc import Callable
 
 import attrs
@@ -26,7 +27,7 @@ from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.ask import Ask, Wishes
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
-from ollama_proxy.policy.route import Decision, Explanation, RouteSettings, choose, explain
+from ollama_proxy.policy.route import Explanation, RouteSettings, choose, explain
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +43,11 @@ class DispatchSettings:
 @attrs.frozen
 class CallerGone:
     """How an attempt ends when its caller has left."""
+
+
+@attrs.frozen
+class CallerStalled:
+    """How an attempt ends when its caller takes nothing of the answer for too long."""
 
 
 @attrs.frozen
@@ -61,11 +67,13 @@ Ending = (
     | ModelMissing
     | CallRejected
     | CallerGone
+    | CallerStalled
     | RouterStopped
     | DeadlinePassed
 )
 
 
+_SWEEP_AT_LEAST = 64
 _STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5.0)
 
 
@@ -86,15 +94,21 @@ class Dispatcher:
         self.jobs: set[Job] = set()
         self._ledger = ledger
         self._now = clock
-        self._deadlines: list[tuple[float, int, Job]] = []
+        # Weak, since most jobs end long before their deadline: nothing takes them out of the heap
+        # then, and it must not keep their bodies.
+        self._deadlines: list[tuple[float, int, weakref.ref[Job]]] = []
+        self._sweep_at = _SWEEP_AT_LEAST
         self._order = itertools.count()
         self._sooner = trio.Event()
 
     # -- stations ----------------------------------------------------------------------------------
 
     def add(self, station: Station) -> None:
-        """A backend joins; its id must be new."""
+        """A backend joins; the one that had its id, if any, leaves."""
+        former = self.stations.get(station.spec.id)
         self.stations[station.spec.id] = station
+        if former is not None and former is not station:
+            self.remove(former)
 
     def remove(self, station: Station) -> None:
         """A backend leaves: those in its line go elsewhere, those at its slots finish."""
@@ -112,7 +126,12 @@ class Dispatcher:
     # -- jobs --------------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Take a job on: it gets a place, or its caller a refusal, before this returns."""
+        """Take a job on: it gets a place, or its caller a refusal, before this returns.
+
+        One that was withdrawn already has ended, and is not taken on.
+        """
+        if job.stage is Stage.DONE:
+            return
         self.jobs.add(job)
         job.stall_timeout_s = self.settings.stall_timeout_s
         if self.is_draining:
@@ -150,24 +169,33 @@ class Dispatcher:
             case BackendFailed():
                 station.has_failed(now, f"{job.errand.model}: {ending}")
                 self._try_elsewhere(station, job, _failed(station, ending))
+                if station.circuit.is_open(now):
+                    # Those behind it would only fail one after the other.
+                    self._replace(station)
             case CallUnserved():
-                station.circuit = station.circuit.released()
+                station.has_proved_nothing(job)
                 station.does_not_serve(job.ask.call)
                 self._try_elsewhere(station, job, _unserved(station, job))
             case ModelMissing():
-                station.circuit = station.circuit.released()
+                station.has_proved_nothing(job)
                 station.lacks(job.ask.model)
                 self._try_elsewhere(station, job, _missing(job))
             case CallRejected():
                 station.has_served(now)
                 self._refuse(job, Refusal(Code.INVALID_REQUEST, str(ending)))
             case CallerGone():
-                station.circuit = station.circuit.released()
+                station.has_proved_nothing(job)
                 self._close(job, Outcome.LEFT)
+            case CallerStalled():
+                station.has_proved_nothing(job)
+                self._refuse(job, _unread(job))
             case RouterStopped():
                 self._refuse(job, _STOPPING)
+                if not job.stopped:
+                    # The workers themselves are ending: nobody will serve those in line.
+                    self.stop()
             case DeadlinePassed():
-                station.circuit = station.circuit.released()
+                station.has_proved_nothing(job)
                 self._refuse(job, _too_late(job))
         self._assign(station)
 
@@ -214,18 +242,28 @@ class Dispatcher:
         )
         if isinstance(outcome, Refusal):
             return outcome
+        if job.deadline <= self._now():
+            return _too_late(job)
         station = self.stations[outcome.backend]
-        if station.line.is_full and not station.has_free_slot:
-            return _full(station, outcome)
         job.decision = outcome
         job.stage = Stage.WAITING
         station.line.add(job)
         station.touch()
         self._assign(station)
         if job.stage is Stage.WAITING and job.deadline < math.inf:
-            heapq.heappush(self._deadlines, (job.deadline, next(self._order), job))
-            self._sooner.set()
+            self._remember_deadline(job)
         return None
+
+    def _remember_deadline(self, job: Job) -> None:
+        if len(self._deadlines) >= self._sweep_at:
+            live = {ref: entry for entry in self._deadlines if _waits(ref := entry[2])}
+            self._deadlines = list(live.values())
+            heapq.heapify(self._deadlines)
+            self._sweep_at = max(2 * len(live), _SWEEP_AT_LEAST)
+        entry = (job.deadline, next(self._order), weakref.ref(job))
+        heapq.heappush(self._deadlines, entry)
+        if self._deadlines[0] is entry:
+            self._sooner.set()
 
     def _assign(self, station: Station) -> None:
         """Give waiting jobs to free slots."""
@@ -241,6 +279,9 @@ class Dispatcher:
 
     def _try_elsewhere(self, station: Station, job: Job, refusal: Refusal) -> None:
         """Before the first byte, each alternative gets one chance within the deadline."""
+        if job.stopped:
+            self._refuse(job, _STOPPING)
+            return
         if job.begun is not None or job.left or not self.settings.retry_before_first_byte:
             self._refuse(job, refusal)
             return
@@ -256,18 +297,21 @@ class Dispatcher:
             station.line.remove(job)
             job.stage = Stage.NEW
             if (refusal := self._place(job)) is not None:
+                self._leave_line(job)
                 self._refuse(job, refusal)
         station.touch()
 
     def _expire(self, now: float) -> None:
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, job = heapq.heappop(self._deadlines)
-            if job.stage is Stage.WAITING:
+            job = heapq.heappop(self._deadlines)[2]()
+            if job is not None and job.stage is Stage.WAITING:
                 self._leave_line(job)
                 self._refuse(job, _too_late(job))
 
     def _leave_line(self, job: Job) -> None:
         if job.decision is not None:
+            if job.assigned is None:
+                job.assigned = self._now()
             station = self.stations.get(job.decision.backend)
             if station is not None:
                 station.line.remove(job)
@@ -292,6 +336,9 @@ class Dispatcher:
         )
 
     def _refuse(self, job: Job, refusal: Refusal) -> None:
+        if job.left:
+            self._close(job, Outcome.LEFT)
+            return
         job.caller.refuse(job, refusal)
         outcome = Outcome.REFUSED if job.begun is None else Outcome.BROKEN
         self._close(job, outcome, code=refusal.code)
@@ -360,10 +407,12 @@ def _too_late(job: Job) -> Refusal:
     return Refusal(Code.DEADLINE_EXCEEDED, f"The {what} was not there within {limit_ms:g} ms.")
 
 
-def _full(station: Station, decision: Decision) -> Refusal:
-    wait_s = decision.predicted_s
+def _unread(job: Job) -> Refusal:
     return Refusal(
-        Code.QUEUE_FULL,
-        f"{len(station.line)} requests wait for backend {station.spec.id} already.",
-        retry_after_s=max(1.0, wait_s),
+        Code.REQUEST_TIMEOUT, f"Nothing of the answer was taken for {job.stall_timeout_s:g} s."
     )
+
+
+def _waits(ref: weakref.ref[Job]) -> bool:
+    job = ref()
+    return job is not None and job.stage is Stage.WAITING

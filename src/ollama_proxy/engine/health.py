@@ -43,8 +43,12 @@ async def watch_health(
             await _probe(dispatcher, station, settings.timeout_s)
         task_status.started()
         task_status = trio.TASK_STATUS_IGNORED
-        pause_s = settings.interval_s if station.healthy else min(pause_s * 2, settings.interval_s)
-        await trio.sleep(pause_s)
+        if station.healthy:
+            pause_s = settings.first_interval_s
+            await trio.sleep(settings.interval_s)
+        else:
+            await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, settings.interval_s)
 
 
 async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> None:

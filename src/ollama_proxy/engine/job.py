@@ -61,8 +61,11 @@ class Job(Sink):
         stage: how far it has come.
         left: the caller is gone, or cancelled.
         stopped: the router ends, and has waited for it as long as it may.
+        assigned: when its wait in line ended; None if it has not, or there was none.
         started: when the present attempt began.
         begun: when the first byte went to the caller.
+        scope: holds the present attempt's deadline and its cancelling.
+        is_giving: bytes are there, and the caller has not taken them yet.
     """
 
     errand: Errand
@@ -82,6 +85,7 @@ class Job(Sink):
     started: float = 0.0
     begun: float | None = None
     scope: trio.CancelScope | None = None
+    is_giving: bool = False
 
     @property
     def priority(self) -> Priority:
@@ -96,28 +100,40 @@ class Job(Sink):
 
     @property
     def queue_s(self) -> float:
-        """Seconds in line, until it was first given to a worker (0 while it waits)."""
+        """Seconds in line, until it was first given to a worker or ended (0 while it waits)."""
         return 0.0 if self.assigned is None else self.assigned - self.arrived
 
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """See `Sink`. From here on a stream has kept its deadline."""
         self.begun = trio.current_time()
         self._watch_for_stall()
+        self.is_giving = True
         await self.caller.begin(self, head, first, complete=complete)
+        self.is_giving = False
+        self._watch_for_stall()
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""
         self._watch_for_stall()
+        self.is_giving = True
         await self.caller.write(data, complete=complete)
+        self.is_giving = False
+        self._watch_for_stall()
 
     def tap(self) -> Tap | None:
         """See `Sink`. The pump watches for silence itself."""
         tap = self.caller.tap()
-        if tap is not None and self.ask.stream and self.scope is not None:
-            self.scope.deadline = math.inf
+        if tap is not None and self.scope is not None:
+            self.scope.deadline = self._last_moment
         return tap
 
+    @property
+    def _last_moment(self) -> float:
+        """The deadline of an answer that was begun."""
+        return math.inf if self.ask.stream else self.deadline
+
     def _watch_for_stall(self) -> None:
+        """Give the caller as long to take a piece, and then the backend as long for the next."""
         if self.scope is not None:
-            last = math.inf if self.ask.stream else self.deadline
-            self.scope.deadline = min(last, trio.current_time() + self.stall_timeout_s)
+            stalled_at = trio.current_time() + self.stall_timeout_s
+            self.scope.deadline = min(self._last_moment, stalled_at)

@@ -79,6 +79,7 @@ class Station:
                 loaded=self.loaded,
                 in_flight=self.in_flight,
                 waiting=len(self.line),
+                full=self.line.is_full and not self.has_free_slot,
                 unserved=self.unserved,
                 failing=circuit.failing(now),
                 estimates=self.estimates,
@@ -160,6 +161,13 @@ class Station:
         """A job was served."""
         self.circuit = self.circuit.succeeded(now)
         self.touch()
+
+    def has_proved_nothing(self, job: Job) -> None:
+        """A job ended and told nothing of the backend: its caller left, say."""
+        # One that was sent before the circuit opened is not the attempt that it waits for.
+        if job.started >= self.circuit.retry_at:
+            self.circuit = self.circuit.released()
+            self.touch()
 
     def has_failed(self, now: float, why: str) -> None:
         """A job failed by the backend's fault."""

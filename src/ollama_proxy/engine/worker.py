@@ -12,6 +12,7 @@ from ollama_proxy.backends.backend import (
 )
 from ollama_proxy.engine.dispatcher import (
     CallerGone,
+    CallerStalled,
     DeadlinePassed,
     Dispatcher,
     Ending,
@@ -45,13 +46,15 @@ async def _attempt(station: Station, job: Job) -> Ending:
     assert scope is not None, "the dispatcher opens a scope for each attempt"  # noqa: S101 - its promise
     try:
         with scope:
-            return await station.backend.exchange(job.errand, job)
+            # What ended on its way through the channel must not reach the backend at all.
+            if not scope.cancel_called:
+                return await station.backend.exchange(job.errand, job)
     except (BackendFailed, CallUnserved, ModelMissing, CallRejected) as ending:
         return ending
     except CallerLeft:
         return CallerGone()
     # The scope was cancelled: the caller left, the router ends, the deadline came, or the
-    # backend fell silent.
+    # caller or the backend kept the other waiting.
     if job.left:
         return CallerGone()
     if job.stopped:
@@ -59,4 +62,6 @@ async def _attempt(station: Station, job: Job) -> Ending:
     past = trio.current_time() >= job.deadline
     if past and (job.begun is None or not job.ask.stream):
         return DeadlinePassed()
+    if job.is_giving:
+        return CallerStalled()
     return BackendFailed(Fault.SILENT, "it sent nothing for too long")

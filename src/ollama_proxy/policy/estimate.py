@@ -82,12 +82,6 @@ class Estimates:
                 Learned(tokens_per_s, now) if seen is None else seen.fed(tokens_per_s, now),
             )
 
-    def forget_all_but(self, models: frozenset[str]) -> None:
-        """Drop what was learned of models that the backend no longer has."""
-        for table in (self.first, self.whole, self.decode):
-            for gone in table.keys() - models:
-                del table[gone]
-
 
 def _keep(table: dict[str, Learned], model: str, learned: Learned) -> None:
     """Write down what was learned last, in the table's last place."""
