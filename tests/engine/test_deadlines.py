@@ -151,9 +151,9 @@ async def test_in_the_line_of_an_alternative(
     )
     floor.submit(target="igpu")
 
-    caller = await floor.ask(max_latency_s=1.5)
+    caller = await floor.ask(max_latency_s=2.0)
 
-    assert [(1.5, "deadline_exceeded"), (1.5, "done")] == caller.heard
+    assert [(2.0, "deadline_exceeded"), (2.0, "done")] == caller.heard
 
 
 @pytest.mark.parametrize("is_busy", [True, False], ids=["busy", "free"])
@@ -273,3 +273,17 @@ class TestTheirHeap:
         gc.collect()
 
         assert kept() is None
+
+
+async def test_an_alternative_must_make_what_is_left(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """One that would have made the whole deadline, but not the rest of it, is passed over."""
+    failing = backend("npu").pause(0.5).refuse()
+    slow = backend("igpu", avg_latency_s=0.9, power_watts=3.0).say("slow")
+    fast = backend("nvidia").say("fast")
+    floor = open_floor(nursery, autojump_clock, failing, slow, fast)
+
+    caller = await floor.ask(max_latency_s=1.0)
+
+    assert ["fast", "done"] == caller.said

@@ -232,18 +232,19 @@ class Dispatcher:
 
     def _place(self, job: Job) -> Refusal | None:
         """Give a job a place in the line of the best backend, or say why there is none."""
+        now = self._now()
+        left_s = job.deadline - now
+        if left_s <= 0:
+            return _too_late(job)
+        wishes = job.wishes
+        if job.assigned is not None and left_s < math.inf:
+            # Not its first attempt: what has passed counts.
+            wishes = attrs.evolve(wishes, max_latency_s=left_s)
         outcome = choose(
-            job.ask,
-            job.wishes,
-            self._views(),
-            self.settings.route,
-            now=self._now(),
-            tried=job.tried,
+            job.ask, wishes, self._views(), self.settings.route, now=now, tried=job.tried
         )
         if isinstance(outcome, Refusal):
             return outcome
-        if job.deadline <= self._now():
-            return _too_late(job)
         station = self.stations[outcome.backend]
         job.decision = outcome
         job.stage = Stage.WAITING
