@@ -96,18 +96,25 @@ def error_body(dialect: Dialect, refusal: Refusal) -> bytes:
     return msgspec.json.encode(error_object(dialect, refusal))
 
 
-def error_piece(framing: Framing, dialect: Dialect, refusal: Refusal) -> bytes:
+def error_piece(framing: Framing, dialect: Dialect, refusal: Refusal, after: bytes) -> bytes:
     """The last piece of a stream that broke off.
 
-    It begins with a line end, so that it stands alone even where the backend stopped in mid-line.
+    Args:
+        framing: of the stream.
+        dialect: of the call.
+        refusal: why it broke off.
+        after: the bytes before it. Where they stop in mid-line, the piece begins with a line's end,
+            so that it stands alone; elsewhere it does not, since an empty line is no JSON.
     """
     content = error_body(dialect, refusal)
     match framing:
         case Framing.SSE:
+            apart = b"" if after.endswith((b"\n\n", b"\r\n\r\n")) else b"\n\n"
             name = b"event: error\n" if dialect is Dialect.ANTHROPIC else b""
-            return b"\n\n" + name + b"data: " + content + b"\n\n"
+            return apart + name + b"data: " + content + b"\n\n"
         case Framing.NDJSON:
-            return b"\n" + content + b"\n"
+            apart = b"" if not after or after.endswith(b"\n") else b"\n"
+            return apart + content + b"\n"
 
 
 def error_headers(refusal: Refusal) -> Headers:

@@ -109,6 +109,8 @@ class Front:
             await self._serve_connection(stream)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             log.debug("a connection broke")
+        except Exception as fault:  # noqa: BLE001 - one connection's fault must not end the others
+            log.error("connection dropped: %s", type(fault).__name__)  # noqa: TRY400 - the traceback may show payload
         finally:
             stream.socket.close()
             self._connections -= 1
@@ -116,7 +118,7 @@ class Front:
                 self._empty.set()
 
     async def _serve_connection(self, stream: ByteStream) -> None:
-        received = await self._read_first(stream)
+        received = None if self.is_draining else await self._read_first(stream)
         while received and not self.is_draining:
             if self._settings.lane and is_inference(received):
                 received = await self._serve_lane(stream, received)
@@ -131,7 +133,7 @@ class Front:
         with trio.move_on_after(self._settings.limits.head_timeout_s) as scope:
             self._waiting.add(scope)
             try:
-                while b"\r\n" not in received and len(received) < _READ_BYTES:
+                while b"\n" not in received and len(received) < _READ_BYTES:
                     data = await stream.receive_some(_READ_BYTES)
                     if not data:
                         break

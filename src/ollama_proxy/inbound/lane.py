@@ -9,7 +9,10 @@ Rule 2: everything a client sends is bounded in size, everything it must do in t
 Rule 3: after an answer that could not be given whole, the connection closes.
 """
 
+import contextlib
 import os
+import socket
+import struct
 from collections.abc import Callable
 
 import attrs
@@ -27,7 +30,7 @@ from ollama_proxy.inbound.answers import (
     error_piece,
     routing_headers,
 )
-from ollama_proxy.inbound.reading import RoutingHeaders, read_job
+from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
@@ -37,6 +40,7 @@ HEADERS_MAX = 100
 PIPELINE_MAX_BYTES = 1 << 20
 LINGER_S = 1.0
 _READ_BYTES = 65536
+_LENGTH_DIGITS_MAX = 18  # int() refuses thousands of them, and leading zeros count
 _CALLS_BY_TARGET = {path.encode(): call for path, call in CALLS_BY_PATH.items()}
 _LINES: dict[int, bytes] = {}
 
@@ -81,36 +85,68 @@ def _bad_request(message: str) -> _Fault:
     return _Fault(Refusal(Code.INVALID_REQUEST, message))
 
 
-class _Request:
-    """One request's head, as llhttp's strict parser tells it."""
+class _Head:
+    """One request's head, as llhttp's strict parser tells it.
 
-    def __init__(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.url = b""
+    Attributes:
+        headers: lower-case names.
+        keeps_alive: the connection may serve another request. It is asked at the head's end: at
+            the message's end llhttp has forgotten it.
+        http10: the version is HTTP/1.0.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Parse a whole head. Raises _Fault."""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.body: list[bytes] = []
-        self.complete = False
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
+        self.keeps_alive = False
+        self._parser = httptools.HttpRequestParser(self)
+        try:
+            # An offer to upgrade is not taken; the request stands as it is (RFC 9110, 7.8).
+            with contextlib.suppress(httptools.HttpParserUpgrade):
+                self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise _bad_request(f"The request is not valid HTTP: {error}.") from None
+        self.http10 = self._parser.get_http_version() == "1.0"
+        del self._parser  # which knows this object: neither shall wait for the collector
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
 
+    def on_headers_complete(self) -> None:
+        self.keeps_alive = self._parser.should_keep_alive()
+
+
+class _ChunkedBody:
+    """A body in chunks, with a parser of its own.
+
+    So its trailers are never taken for headers, nor what follows it for a part of it; and one that
+    comes with an offer to upgrade, at which the head's parser stops, is read like any other.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.complete = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+
     def on_body(self, data: bytes) -> None:
-        self.body.append(data)
+        if not self.complete:
+            self.data += data
 
     def on_message_complete(self) -> None:
         self.complete = True
 
     def feed(self, data: bytes | bytearray) -> None:
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The offer to upgrade is not taken; the request stands as it is (RFC 9110, 7.8).
-            self.complete = True
-        except httptools.HttpParserError as error:
-            raise _bad_request(f"The request is not valid HTTP: {error}.") from None
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.complete:
+                raise _bad_request(f"The request is not valid HTTP: {error}.") from None
+
+    def take(self) -> bytearray:
+        """Give the body away. Nothing is fed afterwards."""
+        del self._parser  # as above: the body may be large
+        return self.data
 
 
 @attrs.frozen(kw_only=True)
@@ -137,9 +173,10 @@ def _read_framing(headers: list[tuple[bytes, bytes]], *, http10: bool) -> _Frami
                 raise _bad_request("The request has two Host headers.")
             host = value
         elif name == b"origin":
-            origin = value
+            # Two are none that is allowed.
+            origin = value if origin is None else origin + b", " + value
         elif name == b"content-length":
-            if not value.isdigit() or length is not None:
+            if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX or length is not None:
                 raise _bad_request("Content-Length must be one number.")
             length = int(value)
         elif name == b"transfer-encoding":
@@ -155,7 +192,7 @@ def _read_framing(headers: list[tuple[bytes, bytes]], *, http10: bool) -> _Frami
                 Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
             )
         elif name == b"expect":
-            expects_continue = value.lower() == b"100-continue"
+            expects_continue = value.lower() == b"100-continue" and not http10
     if host is None:
         raise _bad_request("The request has no Host header.")
     if chunked and length is not None:
@@ -210,6 +247,10 @@ class Lane:
         # of the present answer
         self._http10 = False
         self._chunked = False
+        self._sized = False
+        self._torn = False  # a write was begun, and is not known to have been finished
+        self._last_chunk = b""
+        self._is_last = False  # the client was told, or can see, that no other follows
         self._dialect = Dialect.OPENAI
         self._request_id = ""
 
@@ -224,18 +265,22 @@ class Lane:
         """
         self._buffer = bytearray(received)
         try:
-            while not self._closing:
-                line = await self._read_first_line()
-                if line is None:
-                    break
-                call = call_of(line)
-                if call is None:
-                    return bytes(self._buffer)
-                await self._serve_one(call)
-        except _Fault as fault:
-            await self._answer_fault(fault.refusal)
-        except (trio.BrokenResourceError, CallerLeft):
-            self._closing = True  # the client reset the connection
+            try:
+                while not self._closing:
+                    line = await self._read_first_line()
+                    if line is None:
+                        break
+                    call = call_of(line)
+                    if call is None:
+                        return bytes(self._buffer)
+                    await self._serve_one(call)
+            except _Fault as fault:
+                self._closing = True
+                await self._send(self._error(fault.refusal, self._identity()))
+            if self._is_last:
+                await self._part()
+        except (OSError, trio.BrokenResourceError, CallerLeft):
+            self._closing = True  # the client reset the connection, or takes nothing
         finally:
             if self._job is not None:
                 self._dispatcher.withdraw(self._job)
@@ -251,8 +296,7 @@ class Lane:
             job = await self._read_request(call)
         except RequestRefused as refused:
             # The request was read whole, so the connection may serve another.
-            more = [(b"x-request-id", self._request_id.encode())]
-            await self._send(self._error(refused.refusal, more))
+            await self._send(self._error(refused.refusal, self._identity()))
         else:
             if job is None:
                 self._closing = True
@@ -265,8 +309,7 @@ class Lane:
         """Read until the request line is whole. None: the client closed instead."""
         with trio.move_on_after(self._limits.head_timeout_s) as patience:
             while True:
-                while self._buffer.startswith(b"\r\n"):
-                    del self._buffer[:2]  # RFC 9112, 2.2: empty lines before a request are ignored
+                self._skip_empty_lines()
                 line, end, _ = self._buffer.partition(b"\r\n")
                 if end:
                     return bytes(line)
@@ -274,6 +317,11 @@ class Lane:
                     return None
         assert patience.cancelled_caught, "the loop above only ends by returning"  # noqa: S101 - it does
         raise self._head_too_slow()
+
+    def _skip_empty_lines(self) -> None:
+        """Ignore what may stand before a request (RFC 9112, 2.2)."""
+        while self._buffer.startswith(b"\r\n"):
+            del self._buffer[:2]
 
     async def _read_more(self) -> bool:
         """Read more of the head; False at the connection's end."""
@@ -289,6 +337,7 @@ class Lane:
         Raises:
             RequestRefused: it was read whole, and cannot be understood.
         """
+        self._request_id = ""
         with trio.move_on_after(self._limits.head_timeout_s) as patience:
             while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
                 if not await self._read_more():
@@ -297,15 +346,15 @@ class Lane:
             raise self._head_too_slow()
         if end > HEAD_MAX_BYTES:
             raise self._head_too_large()
-        head = bytes(self._buffer[:end])
-        request = _Request()
-        request.feed(head)
-        if len(request.headers) > HEADERS_MAX:
+        head = _Head(bytes(self._buffer[:end]))
+        if len(head.headers) > HEADERS_MAX:
             raise _Fault(
                 Refusal(Code.HEADERS_TOO_LARGE, f"More than {HEADERS_MAX} headers were sent.")
             )
-        self._http10 = request.parser.get_http_version() == "1.0"
-        framing = _read_framing(request.headers, http10=self._http10)
+        self._http10 = head.http10
+        headers = RoutingHeaders(head.headers)
+        self._request_id = headers.request_id
+        framing = _read_framing(head.headers, http10=self._http10)
         refusal = self._gate.judge(framing.host, framing.origin)
         if refusal is not None:
             raise _Fault(refusal)
@@ -314,21 +363,17 @@ class Lane:
         del self._buffer[:end]
         # Where a chunked body ends only the parser knows, and it does not tell where the next
         # request begins: such a connection serves no other.
-        self._closing = (
-            framing.chunked or not request.parser.should_keep_alive() or self._is_draining()
-        )
+        self._closing = framing.chunked or not head.keeps_alive or self._is_draining()
         with trio.move_on_after(self._limits.body_timeout_s) as patience:
             if framing.expects_continue and len(self._buffer) < max(framing.length, 1):
                 await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = await (
-                self._read_chunked(request) if framing.chunked else self._read_sized(framing.length)
+                self._read_chunked() if framing.chunked else self._read_sized(framing.length)
             )
         if patience.cancelled_caught:
             raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
         if body is None:
             return None
-        headers = RoutingHeaders(request.headers)
-        self._request_id = headers.request_id
         return read_job(call, headers, body, caller=self, door="http", arrived=trio.current_time())
 
     async def _read_sized(self, length: int) -> bytes | bytearray | None:
@@ -355,23 +400,23 @@ class Lane:
         view.release()
         return whole
 
-    async def _read_chunked(self, request: _Request) -> bytes | None:
-        data: bytes | bytearray = bytes(self._buffer)
-        self._buffer.clear()
-        size = fed = 0
+    async def _read_chunked(self) -> bytearray | None:
+        body = _ChunkedBody()
+        data: bytes | bytearray = self._buffer
+        self._buffer = bytearray()
+        fed = 0
         while True:
-            if data:
-                fed += len(data)
-                request.feed(data)
-            size = sum(map(len, request.body))
+            body.feed(data)
+            fed += len(data)
+            size = len(body.data)
             if size > self._limits.max_body_bytes:
                 raise self._too_large()
-            # A byte a chunk costs six of framing and a callback each: no client means that.
-            if fed > 4 * size + (64 << 10):
+            # Each chunk costs a callback and some six bytes of framing: no client means a long
+            # body in small ones.
+            if fed > size + size // 8 + (64 << 10):
                 raise _bad_request("The body's chunks are too small.")
-            if request.complete:
-                return b"".join(request.body)
-            request.body = [b"".join(request.body)]
+            if body.complete:
+                return body.take()
             data = await self._stream.receive_some(_READ_BYTES)
             if not data:
                 return None
@@ -387,8 +432,12 @@ class Lane:
                 data, self._outbox = self._outbox, b""
                 await self._send(data)
                 continue
-            if self._job is None and (self._buffer or self._closing):
-                return
+            if self._job is None:
+                self._skip_empty_lines()
+                if self._buffer or self._closing:
+                    # Who sends many requests at once must not keep the others waiting.
+                    await trio.lowlevel.checkpoint()
+                    return
             deadline = (
                 trio.current_time() + self._limits.idle_timeout_s
                 if self._job is None
@@ -402,6 +451,7 @@ class Lane:
                 continue
             if not data or len(self._buffer) > PIPELINE_MAX_BYTES:
                 self._closing = True
+                self._is_last = False
                 if self._job is not None:
                     self._dispatcher.withdraw(self._job)
                 return
@@ -413,19 +463,20 @@ class Lane:
         """See `Caller`. Head and first bytes go out in one write."""
         headers: Headers = [*head.headers, *routing_headers(job)]
         length = len(first) if complete else head.length
-        self._chunked = False
+        self._sized = length is not None
+        self._chunked = length is None and not self._http10
+        self._last_chunk = b""
         if length is not None:
             headers.append((b"content-length", b"%d" % length))
-        elif self._http10:
-            self._closing = True
         else:
-            self._chunked = True
-            headers.append((b"transfer-encoding", b"chunked"))
-            headers.append((b"x-accel-buffering", b"no"))
+            if self._chunked:
+                headers.append((b"transfer-encoding", b"chunked"))
+            else:
+                self._closing = True
+            if job.ask.stream:
+                headers.append((b"x-accel-buffering", b"no"))
         self._add_connection(headers)
-        data = _head_bytes(head.status, headers)
-        data += self.frame([first], complete=complete) if self._chunked else first
-        await self._send(data)
+        await self._send(_head_bytes(head.status, headers) + self.frame([first], complete=complete))
 
     async def write(self, data: bytes, *, complete: bool) -> None:
         """See `Caller`."""
@@ -439,13 +490,17 @@ class Lane:
         """See `Caller`. Written at once if the socket takes it, else by the connection's task."""
         if job.begun is None:
             data = self._error(refusal, routing_headers(job))
-        elif self._chunked and job.ask.stream:
-            self._closing = True
-            piece = error_piece(job.ask.call.framing, job.ask.call.dialect, refusal)
+        elif job.ask.stream and not self._sized and not self._torn:
+            self._closing = self._is_last = True
+            ask = job.ask.call
+            piece = error_piece(ask.framing, ask.dialect, refusal, self._last_chunk)
             data = self.frame([piece], complete=True)
         else:
-            # Part of a whole answer is out: only a broken connection says that it is not whole.
+            # Part of an answer is out that cannot say itself that it broke off.
             self._closing = True
+            self._is_last = False
+            if not (self._sized or self._chunked):
+                self._reset_when_closed()
             return
         self._outbox += data
         self._flush_outbox()
@@ -473,6 +528,8 @@ class Lane:
 
     def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:
         """See `Tap`."""
+        if chunks and chunks[-1]:
+            self._last_chunk = chunks[-1]
         if not self._chunked:
             return b"".join(chunks)
         framed = b"".join([b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk])
@@ -497,6 +554,7 @@ class Lane:
                 raise CallerLeft from error
             if sent == len(data):
                 return
+        self._torn = True
         try:
             with trio.move_on_after(self._limits.write_timeout_s) as patience:
                 await self._stream.send_all(data[sent:])
@@ -505,6 +563,7 @@ class Lane:
         if patience.cancelled_caught:
             self._closing = True
             raise CallerLeft
+        self._torn = False
 
     def _flush_outbox(self) -> None:
         if not self._plain:
@@ -520,7 +579,7 @@ class Lane:
 
     def _add_connection(self, headers: Headers) -> None:
         if self._closing or self._is_draining():
-            self._closing = True
+            self._closing = self._is_last = True
             headers.append((b"connection", b"close"))
         elif self._http10:
             headers.append((b"connection", b"keep-alive"))
@@ -531,19 +590,22 @@ class Lane:
         self._add_connection(headers)
         return _head_bytes(STATUS[refusal.code], headers) + body
 
-    async def _answer_fault(self, refusal: Refusal) -> None:
-        """Answer and close, but let the client read the answer: unread bytes would reset it."""
-        self._closing = True
-        try:
-            await self._send(self._error(refusal, []))
-            if not isinstance(self._stream, trio.SocketStream):
-                return
+    def _identity(self) -> Headers:
+        """What an answer tells of a request that became no job."""
+        return [(b"x-request-id", (self._request_id or make_request_id()).encode())]
+
+    async def _part(self) -> None:
+        """Let the client read the last answer: bytes of it that stay unread would reset it."""
+        if isinstance(self._stream, trio.SocketStream):
             with trio.move_on_after(LINGER_S):
                 await self._stream.send_eof()
                 while await self._stream.receive_some(_READ_BYTES):
                     continue
-        except (CallerLeft, OSError, trio.BrokenResourceError):
-            return  # it left before its answer; nothing is owed
+
+    def _reset_when_closed(self) -> None:
+        """Where the connection's end is the answer's, only a reset is another end."""
+        if isinstance(self._stream, trio.SocketStream):
+            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _head_too_slow(self) -> _Fault:
         limit_s = self._limits.head_timeout_s

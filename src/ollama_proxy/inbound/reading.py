@@ -33,6 +33,9 @@ _HEADERS_BY_WISH = {
     "media_type": "X-Media-Type",
 }
 _SLO = b"x-slo-ttft-ms"
+_SLO_HEADER = "X-SLO-TTFT-Ms"
+_ID_HEADER = "X-Request-ID"
+_ONCE = "it once, not twice"
 _PASSED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 _PASSED_PREFIXES = (b"anthropic-", b"openai-")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
@@ -92,15 +95,23 @@ class RoutingHeaders:
         wish = _WISHES_BY_HEADER.get(name)
         if wish is not None:
             if wish in self.given:
-                self.fault = _invalid_header(_HEADERS_BY_WISH[wish], value, "it once, not twice")
+                self._blame(_HEADERS_BY_WISH[wish], value, _ONCE)
             self.given[wish] = value.decode("latin-1")
         elif name == _SLO:
+            if self.slo is not None:
+                self._blame(_SLO_HEADER, value, _ONCE)
             self.slo = value.decode("latin-1")
         elif name == b"x-request-id":
-            if _REQUEST_ID.match(value):
+            if self.request_id:
+                self._blame(_ID_HEADER, value, _ONCE)
+            elif _REQUEST_ID.match(value):
                 self.request_id = value.decode()
             else:
-                self.fault = _invalid_header("X-Request-ID", value, "1 to 128 letters or digits")
+                self._blame(_ID_HEADER, value, "1 to 128 letters, digits or ._:@/+=-")
+
+    def _blame(self, header: str, value: bytes, expected: str) -> None:
+        if self.fault is None:
+            self.fault = _invalid_header(header, value, expected)
 
 
 def _invalid_header(header: str, value: bytes, expected: str) -> Refusal:
@@ -118,6 +129,9 @@ def read_ask(call: Call, body: bytes | bytearray) -> Ask:
     """
     try:
         peek = _peek.decode(body)
+        # Strings that are skipped are not looked into: what is no text would only fail later, and
+        # look like a fault of each backend in turn.
+        body.decode()
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise RequestRefused(_body_fault(body, error)) from None
     if not peek.model:
@@ -139,11 +153,15 @@ def _body_fault(body: bytes | bytearray, error: Exception) -> Refusal:
         return Refusal(Code.INVALID_REQUEST, "The body is empty; a JSON object is expected.")
     if isinstance(error, RecursionError):
         return Refusal(Code.INVALID_REQUEST, "The body's JSON is nested too deeply.")
+    if isinstance(error, UnicodeDecodeError):
+        return Refusal(Code.INVALID_REQUEST, f"The body is not UTF-8: {error.reason}.")
     if not isinstance(error, msgspec.ValidationError):
         return Refusal(Code.INVALID_REQUEST, f"The body is not valid JSON: {error}.")
     try:
         _object.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except RecursionError:
+        return Refusal(Code.INVALID_REQUEST, "The body's JSON is nested too deeply.")
+    except msgspec.DecodeError:
         return Refusal(Code.INVALID_REQUEST, "The body must be a JSON object.")
     text = str(error)
     if "missing required field" in text:
@@ -176,7 +194,8 @@ def read_job(
     try:
         wishes = read_wishes(given)
     except MalformedWish as wish:
-        header = _HEADERS_BY_WISH[wish.wish]
+        is_slo = wish.wish == "max_latency_ms" and wish.wish not in headers.given
+        header = _SLO_HEADER if is_slo else _HEADERS_BY_WISH[wish.wish]
         raise RequestRefused(
             _invalid_header(header, wish.value.encode("latin-1", "replace"), wish.expected)
         ) from None

@@ -5,22 +5,19 @@ router's. So a page that rebinds its name to 127.0.0.1, or posts across origins,
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from ollama_proxy.policy.refusal import Code, Refusal
+
+# Stricter than URLs are: `urlsplit` takes "[::1]evil" for ::1.
+_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{0,5})?")
 
 
 def _host_of(authority: str) -> str:
     """The name in `name:port` or `[address]:port`, lower-case; empty if it makes no sense."""
-    try:
-        parts = urlsplit(f"//{authority}")
-        _ = parts.port  # raises when it is no number
-    except ValueError:
-        return ""
-    if parts.username is not None or parts.path or parts.query or parts.fragment:
-        return ""
-    return (parts.hostname or "").rstrip(".")
+    parts = _AUTHORITY.fullmatch(authority.lower())
+    return "" if parts is None else (parts[1] or parts[2]).rstrip(".")
 
 
 def _is_loopback(host: str) -> bool:

@@ -209,7 +209,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         ("path", "start"),
-        [(CHAT, b'\n\ndata: {"error":{'), ("/api/chat", b'\n{"error":"')],
+        [(CHAT, b'data: {"error":{'), ("/api/chat", b'{"error":"')],
         ids=["sse", "ndjson"],
     )
     async def test_a_stream_that_breaks_off_says_so(

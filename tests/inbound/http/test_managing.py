@@ -105,7 +105,7 @@ class TestPassing:
         answer = await fetch(house.app, "POST", "/api/pull", json={"model": "new"})
 
         assert PROGRESS[0] == answer.pieces[0][1]
-        assert answer.pieces[1][1].startswith(b'\n{"error":"')
+        assert answer.pieces[1][1].startswith(b'{"error":"')
         assert answer.ended
 
     async def test_a_whole_answer_that_breaks_off_is_not_finished(

@@ -81,7 +81,7 @@ async def _answer(services: Services, job: Job, pipe: Pipe) -> Response:
         return refusal_reply(first, more)
     # Part of a whole answer is no answer: only a broken connection says that it is not whole.
     last_words = None
-    if job.ask.stream and pipe.head.length is None:
+    if job.ask.stream and pipe.head.length is None and not pipe.is_complete:
         more.append((b"x-accel-buffering", b"no"))
         last_words = partial(error_piece, job.ask.call.framing, job.ask.call.dialect)
     return piped_reply(pipe, first.data, more, last_words)

@@ -85,10 +85,11 @@ class _PipedBody(ResponseBody):
     """What is left of an answer after its first piece."""
 
     def __init__(
-        self, pipe: Pipe, first: bytes, last_words: Callable[[Refusal], bytes] | None
+        self, pipe: Pipe, first: bytes, last_words: Callable[[Refusal, bytes], bytes] | None
     ) -> None:
         self._pipe = pipe
         self._first = first
+        self._last = first
         self._last_words = last_words
         self._ended = False
 
@@ -116,14 +117,15 @@ class _PipedBody(ResponseBody):
                 if self._last_words is None:
                     raise AnswerCut(piece.message)
                 self._ended = True
-                return self._last_words(piece)
+                return self._last_words(piece, self._last)
             if piece.data:
+                self._last = piece.data
                 return piece.data
         raise StopAsyncIteration
 
 
 def piped_reply(
-    pipe: Pipe, first: bytes, more: Headers, last_words: Callable[[Refusal], bytes] | None
+    pipe: Pipe, first: bytes, more: Headers, last_words: Callable[[Refusal, bytes], bytes] | None
 ) -> Response:
     """Answer with what comes through a pipe.
 
@@ -131,7 +133,8 @@ def piped_reply(
         pipe: of which the first piece was taken.
         first: that piece's bytes.
         more: headers besides those of the answer's head.
-        last_words: makes the last piece of an answer that breaks off; None breaks the connection.
+        last_words: makes the last piece of an answer that breaks off, of the refusal and the piece
+            before; None breaks the connection.
     """
     head = pipe.head
     headers = [*head.headers, *more]
