@@ -1,9 +1,11 @@
 """The command `ollama-proxy`: arguments in, exit codes out, and little else."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -33,6 +35,7 @@ from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
 OK = 0
 FAILED = 1
 BAD_CONFIG = 2
+INTERRUPTED = 128 + signal.SIGINT
 
 log = logging.getLogger("ollama_proxy")
 LOCAL_OLLAMA = "http://127.0.0.1:11434"
@@ -40,13 +43,18 @@ LOCAL_OLLAMA = "http://127.0.0.1:11434"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        try:
+            arguments = _parser().parse_args(argv)
+            return int(arguments.run(arguments))
+        finally:
+            sys.stdout.flush()  # at the interpreter's exit nobody could catch what comes of it
     except BrokenPipeError:
         # The reader of our output has seen enough (`ollama-proxy backends | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,7 +154,13 @@ async def _serve_plan(config: Config, read: Callable[[], Loaded]) -> None:
     """Serve, with the defaults filled in where the configuration names no backend."""
     if not config.backends:
         config = attrs.evolve(config, backends=(await _default_backend(),))
-    await serve(Plan(config=config, reload=read, announce=lambda line: print(line, flush=True)))
+    await serve(Plan(config=config, reload=read, announce=_announce))
+
+
+def _announce(line: str) -> None:
+    """Tell whoever started us; that they listen no longer is no reason to stop."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 async def _default_backend() -> BackendConfig:
@@ -186,6 +200,7 @@ def _check_config(arguments: argparse.Namespace) -> int:
 # -- talking to a running router -------------------------------------------------------------------
 
 
+_NOT_OURS = "{} answers, but is no ollama-proxy"
 Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
 
 
@@ -223,24 +238,38 @@ def _ask(
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _Unanswered(f"no router answers on {url}: {error}") from error
     except ValueError as error:
-        raise _Unanswered(f"{url} answers, but is no ollama-proxy") from error
+        raise _Unanswered(_NOT_OURS.format(url)) from error
 
 
 def _report(
-    arguments: argparse.Namespace, call: Callable[[], tuple[int, Any]], show: Callable[[Any], None]
+    arguments: argparse.Namespace,
+    call: Callable[[], tuple[int, Answer]],
+    show: Callable[[Answer], None],
+    *,
+    is_ours: Callable[[Answer], bool],
 ) -> int:
-    """Make a call and show its answer; errors in one sentence."""
+    """Make a call and show its answer; errors in one sentence.
+
+    Args:
+        arguments: the command's.
+        call: asks the router.
+        show: prints an answer for people.
+        is_ours: whether an answer has the shape that `show` knows; other servers answer, too.
+    """
     try:
         status, answer = call()
     except _Unanswered as error:
         print(f"ollama-proxy: {error}", file=sys.stderr)
+        return FAILED
+    if status == HTTPStatus.OK and not is_ours(answer):
+        print(f"ollama-proxy: {_NOT_OURS.format(_url(arguments))}", file=sys.stderr)
         return FAILED
     if arguments.json:
         print(json.dumps(answer, indent=2))
     elif status == HTTPStatus.OK:
         show(answer)
     else:
-        fault = answer.get("error", answer)
+        fault = answer.get("error", answer) if isinstance(answer, dict) else answer
         message = fault.get("message", fault) if isinstance(fault, dict) else fault
         print(f"ollama-proxy: {message}", file=sys.stderr)
     return OK if status == HTTPStatus.OK else FAILED
@@ -259,7 +288,12 @@ def _status(arguments: argparse.Namespace) -> int:
         print(f"{health['status']}: {health['healthy']} of {health['total']} backends healthy")
         _table([("  " + name, state) for name, state in health["backends"].items()] or [("",)])
 
-    return _report(arguments, lambda: _ask(arguments, "GET", "/health"), show)
+    return _report(
+        arguments,
+        lambda: _ask(arguments, "GET", "/health"),
+        show,
+        is_ours=lambda health: isinstance(health, dict) and "backends" in health,
+    )
 
 
 def _backends(arguments: argparse.Namespace) -> int:
@@ -282,7 +316,12 @@ def _backends(arguments: argparse.Namespace) -> int:
             ))
         _table(rows)
 
-    return _report(arguments, lambda: _ask(arguments, "GET", "/backends"), show)
+    return _report(
+        arguments,
+        lambda: _ask(arguments, "GET", "/backends"),
+        show,
+        is_ours=lambda backends: isinstance(backends, list),
+    )
 
 
 def _route(arguments: argparse.Namespace) -> int:
@@ -319,4 +358,5 @@ def _route(arguments: argparse.Namespace) -> int:
             arguments, "POST", "/v1/route", body={"model": arguments.model}, headers=headers
         ),
         show,
+        is_ours=lambda decision: isinstance(decision, dict) and "candidates" in decision,
     )

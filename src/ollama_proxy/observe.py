@@ -6,6 +6,7 @@ No prompt, answer, header or key is ever written: the facts that come here do no
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ollama_proxy.engine.ledger import Fact, Ledger
@@ -28,8 +29,7 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if isinstance(record.args, dict):
-            line |= record.args
+        line |= getattr(record, "facts", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -56,10 +56,19 @@ def set_up_logging(*, level: str, log_format: str) -> None:
 
 
 _LINE = (
-    "%(door)s %(call)s %(model)s -> %(backend)s (%(reason)s) %(outcome)s"
-    " queue=%(queue_ms)sms first=%(first_ms)sms whole=%(whole_ms)sms"
-    " tokens=%(tokens)s priority=%(priority)s id=%(request_id)s"
+    "{door} {call} {model} -> {backend} ({reason}) {outcome}"
+    " queue={queue_ms} first={first_ms} whole={whole_ms}"
+    " tokens={tokens} priority={priority} id={request_id}"
 )
+
+
+def _in_words(facts: Mapping[str, object]) -> str:
+    """The facts as a line for people: `-` where there is nothing to tell, times with their unit."""
+    shown = {
+        name: "-" if fact is None else f"{fact}ms" if name.endswith("_ms") else fact
+        for name, fact in facts.items()
+    }
+    return _LINE.format_map(shown)
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -71,24 +80,22 @@ def log_fact(fact: Fact) -> None:
     if not access.isEnabledFor(logging.INFO):
         return
     ended = fact.outcome.value if fact.code is None else f"{fact.outcome.value}:{fact.code.value}"
-    access.info(
-        _LINE,
-        {
-            "door": fact.door,
-            "call": fact.call.path,
-            "model": _text(fact.model),
-            "backend": fact.backend,
-            "reason": fact.reason.value if fact.reason is not None else None,
-            "outcome": ended,
-            "status": fact.status,
-            "queue_ms": _milliseconds(fact.queue_s),
-            "first_ms": _milliseconds(fact.first_s),
-            "whole_ms": _milliseconds(fact.whole_s),
-            "tokens": fact.tokens,
-            "priority": fact.priority.label,
-            "request_id": fact.request_id,
-        },
-    )
+    facts = {
+        "door": fact.door,
+        "call": fact.call.path,
+        "model": _text(fact.model),
+        "backend": fact.backend,
+        "reason": fact.reason.value if fact.reason is not None else None,
+        "outcome": ended,
+        "status": fact.status,
+        "queue_ms": _milliseconds(fact.queue_s),
+        "first_ms": _milliseconds(fact.first_s),
+        "whole_ms": _milliseconds(fact.whole_s),
+        "tokens": fact.tokens,
+        "priority": fact.priority.label,
+        "request_id": fact.request_id,
+    }
+    access.info("%s", _in_words(facts), extra={"facts": facts})
 
 
 def observe(ledger: Ledger, *, access_log: bool) -> None:

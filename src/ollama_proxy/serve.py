@@ -90,38 +90,45 @@ class Fleet:
         self._workers = workers
         self._open: dict[str, tuple[BackendConfig, Station]] = {}
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
+        self._applying = trio.Lock()  # SIGHUP may come before all is open
 
     async def apply(self, config: Config) -> None:
         """Open what is new, close what is gone, replace what has changed.
 
         A replaced station is closed after its successor was probed, so that those in its line
-        find a place; those at its slots finish on it.
+        find a place; those at its slots finish on it. They join in the owner's order, in which
+        they are shown.
         """
+        async with self._applying:
+            await self._apply(config)
+
+    async def _apply(self, config: Config) -> None:
         wanted = {backend.id: backend for backend in config.backends}
         health = HealthSettings(interval_s=config.router.health_interval_s)
+        capacity = config.scheduler.queue_capacity
+        opened: dict[str, Station] = {}
         async with trio.open_nursery() as opening:
             for backend_id, backend in wanted.items():
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
-                    opening.start_soon(self._replace, backend, health, config)
+                    station = Station(_open_backend(backend, self._pump), queue_capacity=capacity)
+                    opened[backend_id] = station
+                    opening.start_soon(self._start, station, health)
+        for backend_id, station in opened.items():
+            known = self._open.get(backend_id)
+            self._open[backend_id] = (wanted[backend_id], station)
+            self._dispatcher.add(station)
+            if known is not None:
+                self._dispatcher.remove(known[1])
         for gone in self._open.keys() - wanted.keys():
             _, station = self._open.pop(gone)
             self._dispatcher.remove(station)
         for _, station in self._open.values():
-            station.line.capacity = config.scheduler.queue_capacity
+            station.line.capacity = capacity
+        self._pump.stall_timeout_s = config.router.stall_timeout_s
 
-    async def _replace(
-        self, backend: BackendConfig, health: HealthSettings, config: Config
-    ) -> None:
-        station = Station(
-            _open_backend(backend, self._pump), queue_capacity=config.scheduler.queue_capacity
-        )
-        await self._workers.start(self._run, station, health, name=f"station {backend.id}")
-        known = self._open.get(backend.id)
-        self._open[backend.id] = (backend, station)
-        self._dispatcher.add(station)
-        if known is not None:
-            self._dispatcher.remove(known[1])
+    async def _start(self, station: Station, health: HealthSettings) -> None:
+        await self._workers.start(self._run, station, health, name=f"station {station.spec.id}")
 
     async def _run(
         self,
@@ -229,10 +236,11 @@ def _lane_limits(config: Config) -> LaneLimits:
 async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name that could be looked up
+        why = (error.strerror if isinstance(error, OSError) else None) or error
         raise CannotServe(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}. Choose another with"
-            " --http-port or server.http_port."
+            f"cannot listen on {host}:{port}: {why}. Choose others with --host and --http-port, or"
+            " server.host and server.http_port."
         ) from error
     if port == 0 and len(listeners) > 1:
         # "Any free port" of each address would be different ports; one is what was asked for.
@@ -321,7 +329,7 @@ async def serve(
     # A taken port is found before anything was started for it.
     listeners = await _open_listeners(config.server.host, config.server.http_port)
 
-    async with trio.open_nursery() as workers:
+    async with _closing(listeners), trio.open_nursery() as workers:
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_deadlines)
@@ -349,8 +357,16 @@ async def serve(
                     await _drain(front, dispatcher, config.server.drain_s)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
-    for listener in listeners:
-        listener.socket.close()
+
+
+@contextlib.asynccontextmanager
+async def _closing(listeners: list[trio.SocketListener]) -> AsyncIterator[None]:
+    """Let go of the doors' sockets in any case, a fault of our own included."""
+    try:
+        yield
+    finally:
+        for listener in listeners:
+            listener.socket.close()
 
 
 @attrs.define

@@ -2,12 +2,24 @@
 
 import msgspec
 
+from ollama_proxy.backends.backend import CallRejected
+
+# What msgspec raises of JSON that is none; of a string that is not UTF-8 it raises no error of its
+# own, and only where it builds that string.
+NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def with_model(body: bytes | bytearray, model: str) -> bytes:
-    """The same call for another model name; every other value keeps its bytes."""
-    fields = _RAW_OBJECT.decode(body)
+    """The same call for another model name; every other value keeps its bytes.
+
+    Raises:
+        CallRejected: the body is no JSON object, in a place where nobody looked so far.
+    """
+    try:
+        fields = _RAW_OBJECT.decode(body)
+    except NO_JSON as error:
+        raise CallRejected(400, f"The body is not valid JSON: {error}.") from error
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
 
@@ -16,7 +28,7 @@ def error_message(content: bytes) -> str:
     """The sentence in a server's error answer, whatever its dialect; empty if there is none."""
     try:
         decoded = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError):
+    except NO_JSON:
         return ""
     if not isinstance(decoded, dict):
         return ""

@@ -76,7 +76,7 @@ class EmbeddedBackend:
             await self._server.aclose()
 
     def _present(self) -> OpenAIBackend:
-        if self._backend is None:
+        if self._backend is None or not isinstance(self._state, Ready):
             why = self._state.why if isinstance(self._state, Down) else "its model is being loaded"
             raise BackendFailed(Fault.UNREACHABLE, why)
         return self._backend
@@ -84,10 +84,10 @@ class EmbeddedBackend:
     def _note(self, state: EmbeddedState) -> None:
         """The process has come to another state."""
         self._state = state
-        if isinstance(state, Ready):
+        if isinstance(state, Ready) and self._server is None:
+            # Once: the endpoint stays the same over restarts, and connections to the process that
+            # ended are found dead by whoever takes them from the pool.
             self._server = self._open_server(state.endpoint)
             self._backend = OpenAIBackend(self._spec, self._server)
-        else:
-            self._backend = None
         if isinstance(state, Ready) or self.is_hopeless:
             self.settled.set()

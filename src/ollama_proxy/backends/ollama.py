@@ -4,8 +4,6 @@ Such servers mostly know OpenAI's calls too, under `/v1`. Those are passed on un
 server is seen not to know one; from then on that call is translated.
 """
 
-import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
@@ -21,8 +19,8 @@ from ollama_proxy.backends.backend import (
     Served,
     Sink,
 )
-from ollama_proxy.backends.server import Server
-from ollama_proxy.backends.translate import translation
+from ollama_proxy.backends.body import NO_JSON
+from ollama_proxy.backends.server import Server, translated
 from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.policy.fleet import BackendSpec, canonical_model
 
@@ -39,7 +37,7 @@ class _Models(msgspec.Struct):
 def _names(content: bytes) -> frozenset[str]:
     try:
         listed = msgspec.json.decode(content, type=_Models).models or []
-    except (msgspec.DecodeError, RecursionError) as error:
+    except NO_JSON as error:
         raise BackendFailed(Fault.GARBLED, "its list of models makes no sense") from error
     return frozenset(canonical_model(m.name or m.model) for m in listed if m.name or m.model)
 
@@ -69,26 +67,25 @@ class OllamaBackend:
                 if errand.call.dialect is Dialect.OLLAMA:
                     raise
                 self._unknown.add(errand.call)
-        translated = translation(
-            errand.call,
-            Dialect.OLLAMA,
-            bytes(errand.body),
-            model=model,
-            now=time.time(),
-            identity=uuid.uuid4().hex,
-        )
-        if translated is None:
-            raise CallUnserved
+        translation = translated(errand, Dialect.OLLAMA, model=model)
         return await self._server.exchange(
             errand,
             sink,
-            path=self._server.endpoint.base_path + translated.call.path,
+            path=self._server.endpoint.base_path + translation.call.path,
             model=model,
-            translation=translated,
+            translation=translation,
         )
 
     async def probe(self) -> Probe:
         """Ask for the installed models, and for those in memory. See `Backend`."""
+        try:
+            return await self._list()
+        except BackendFailed:
+            # It may be another version when it is back: what it did not know is asked again.
+            self._unknown.clear()
+            raise
+
+    async def _list(self) -> Probe:
         base = self._server.endpoint.base_path
         status, tags = await self._server.fetch(base + "/api/tags")
         if status != 200:  # noqa: PLR2004 - RFC 9110: OK

@@ -3,8 +3,6 @@
 Ollama's own calls are always translated for it.
 """
 
-import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
@@ -12,7 +10,6 @@ import msgspec
 
 from ollama_proxy.backends.backend import (
     BackendFailed,
-    CallUnserved,
     Errand,
     Fault,
     Probe,
@@ -20,8 +17,8 @@ from ollama_proxy.backends.backend import (
     Served,
     Sink,
 )
-from ollama_proxy.backends.server import Server, inference_path
-from ollama_proxy.backends.translate import translation
+from ollama_proxy.backends.body import NO_JSON
+from ollama_proxy.backends.server import Server, inference_path, translated
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.fleet import BackendSpec
 
@@ -54,22 +51,13 @@ class OpenAIBackend:
         if errand.call.dialect is not Dialect.OLLAMA:
             path = inference_path(self._server.endpoint, errand.call)
             return await self._server.exchange(errand, sink, path=path, model=model)
-        translated = translation(
-            errand.call,
-            Dialect.OPENAI,
-            bytes(errand.body),
-            model=model,
-            now=time.time(),
-            identity=uuid.uuid4().hex,
-        )
-        if translated is None:
-            raise CallUnserved
+        translation = translated(errand, Dialect.OPENAI, model=model)
         return await self._server.exchange(
             errand,
             sink,
-            path=inference_path(self._server.endpoint, translated.call),
+            path=inference_path(self._server.endpoint, translation.call),
             model=model,
-            translation=translated,
+            translation=translation,
         )
 
     async def probe(self) -> Probe:
@@ -82,7 +70,7 @@ class OpenAIBackend:
             raise BackendFailed(Fault.REFUSED, f"{base}/models answered {status}", status=status)
         try:
             listed = msgspec.json.decode(content, type=_Models).data or []
-        except (msgspec.DecodeError, RecursionError) as error:
+        except NO_JSON as error:
             raise BackendFailed(Fault.GARBLED, "its list of models makes no sense") from error
         return Probe(models=frozenset(m.id for m in listed if m.id))
 

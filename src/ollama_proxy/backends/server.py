@@ -5,6 +5,10 @@ a backend that fails can be replaced unseen. A whole answer is gathered first fo
 up to a size where holding it back would cost more than it saves.
 """
 
+import contextlib
+import ssl
+import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +16,7 @@ import attrs
 import httpx
 import trio
 
+from ollama_proxy.backends import translate
 from ollama_proxy.backends.backend import (
     BackendFailed,
     CallRejected,
@@ -29,7 +34,8 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.translate import GarbledAnswer, Translation
 from ollama_proxy.backends.wire import Connection, Pool
-from ollama_proxy.policy.ask import Call, Framing
+from ollama_proxy.policy.ask import Call, Dialect, Framing
+from ollama_proxy.policy.refusal import RequestRefused
 
 GATHER_MAX_BYTES = 1 << 20
 TRANSLATE_MAX_BYTES = 64 << 20
@@ -144,7 +150,10 @@ class Server:
         self, connection: Connection, head: bytes, body: bytes | bytearray
     ) -> Connection:
         try:
-            await connection.send(head, body)
+            # Who closes in the middle of a request may have said why: 413, say. If not, the same
+            # failure comes of reading.
+            with contextlib.suppress(BackendFailed):
+                await connection.send(head, body)
             while connection.head is None:
                 await connection.read()
         except BaseException:
@@ -327,15 +336,17 @@ class Server:
         if self._control is None:
             # No limit on connections: cancelling requests while httpcore's pool is full loses its
             # places for ever. No trust in the environment: a proxy variable would send prompts
-            # elsewhere. Without TLS no certificates are loaded, which takes longer than the call.
+            # elsewhere. Trusted are the system's certificates, as on the wire, and not those that
+            # httpx brings along. Without TLS none are loaded: that takes longer than the call.
             self._control = httpx.AsyncClient(
                 trust_env=False,
-                verify=self.endpoint.tls,
                 follow_redirects=False,
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=2),
-                transport=httpx.AsyncHTTPTransport(uds=self.endpoint.unix_path)
-                if self.endpoint.unix_path
-                else None,
+                transport=httpx.AsyncHTTPTransport(
+                    uds=self.endpoint.unix_path or None,
+                    verify=ssl.create_default_context() if self.endpoint.tls else False,
+                    trust_env=False,
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=2),
+                ),
                 headers={"authorization": f"Bearer {self._settings.api_key}"}
                 if self._settings.api_key
                 else None,
@@ -348,6 +359,29 @@ class Server:
         if self._control is not None:
             with trio.move_on_after(1, shield=True):
                 await self._control.aclose()
+
+
+def translated(errand: Errand, target: Dialect, *, model: str) -> Translation:
+    """An errand in the words of a server that speaks `target`, where `model` is its model's name.
+
+    Raises:
+        CallUnserved: those words cannot say it.
+        CallRejected: the caller got a field wrong, or wants what cannot be carried over.
+    """
+    try:
+        translation = translate.translation(
+            errand.call,
+            target,
+            bytes(errand.body),
+            model=model,
+            now=time.time(),
+            identity=uuid.uuid4().hex,
+        )
+    except RequestRefused as error:
+        raise CallRejected(400, error.refusal.message) from error
+    if translation is None:
+        raise CallUnserved
+    return translation
 
 
 def _framing(head: Head) -> Framing | None:

@@ -1,0 +1,560 @@
+"""The command as its users run it: a process with arguments, an environment, output and an exit code."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+import trio
+
+import ollama_proxy
+from ollama_proxy.serve import notify_service_manager
+from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
+
+LIMIT_S = 30.0
+MODULE = ("-m", "ollama_proxy")
+# The same command where the extra `embedded` is not installed, whatever is.
+BARE = (
+    "-c",
+    "import sys; sys.modules['xllamacpp'] = None; from ollama_proxy.cli import main; sys.exit(main())",
+)
+OLLAMA_PORT = 11434
+CHAT = "/v1/chat/completions"
+ASK = {"model": "fake:latest", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def config_for(*fakes: Fake | str, more: str = "") -> str:
+    """A configuration with a backend for each, on any free port."""
+    backends = [
+        f'[[backends]]\nid = "{name}"\nhardware = "{name}"\nslots = 2\n'
+        f'endpoint = "{fake if isinstance(fake, str) else fake.url}"\n'
+        for name, fake in zip(("npu", "cpu"), fakes, strict=False)
+    ]
+    return "\n".join(["[server]\nhttp_port = 0\ndrain_s = 5\n", *backends, more])
+
+
+@attrs.define
+class Desk:
+    """A directory to run the command in, away from everything that this user has configured."""
+
+    directory: Path
+    variables: dict[str, str] = attrs.field(factory=dict)
+
+    def write(self, text: str) -> None:
+        """Put a configuration where the command looks first."""
+        (self.directory / "config.toml").write_text(text)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All the variables that the command sees."""
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(ollama_proxy.__file__).parent.parent),
+            "HOME": str(self.directory),
+        } | self.variables
+
+    async def run(
+        self, *arguments: str, program: Sequence[str] = MODULE
+    ) -> "subprocess.CompletedProcess[bytes]":
+        """Run the command to its end."""
+        with trio.fail_after(LIMIT_S):
+            return await trio.run_process(
+                [sys.executable, *program, *arguments],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                cwd=self.directory,
+                env=self.environment,
+            )
+
+    @asynccontextmanager
+    async def serving(
+        self, *arguments: str, program: Sequence[str] = MODULE
+    ) -> AsyncIterator["Router"]:
+        """A router from its first line to its end."""
+        with trio.fail_after(LIMIT_S):
+            process = await trio.lowlevel.open_process(
+                [sys.executable, *program, "serve", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self.directory,
+                env=self.environment,
+            )
+            router = Router(process)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(router.keep, process.stdout, router.out)
+                    nursery.start_soon(router.keep, process.stderr, router.err)
+                    while b"\n" not in router.out and process.poll() is None:
+                        await router.news.park()
+                    yield router
+                    await router.end()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    with trio.CancelScope(shield=True):
+                        await process.wait()
+
+
+@attrs.define(eq=False)
+class Router:
+    """A running router.
+
+    Attributes:
+        out: what it said on stdout.
+        err: what it said on stderr.
+    """
+
+    process: trio.Process
+    out: bytearray = attrs.field(factory=bytearray)
+    err: bytearray = attrs.field(factory=bytearray)
+    news: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    async def keep(self, stream: trio.abc.ReceiveStream | None, kept: bytearray) -> None:
+        """Keep what it says."""
+        assert stream is not None
+        async with stream:
+            async for data in stream:
+                kept += data
+                self.news.unpark_all()
+        self.news.unpark_all()
+
+    @property
+    def url(self) -> str:
+        """Where it is, as it said itself."""
+        said = re.match(rb"ready http=(127\.0\.0\.1:[0-9]+) grpc=off dbus=off\n", self.out)
+        assert said, (self.out, self.err)
+        return f"http://{said[1].decode()}"
+
+    async def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> int:
+        """Ask for something; returns the status."""
+        async with httpx.AsyncClient(trust_env=False, timeout=LIMIT_S) as client:
+            return (await client.post(self.url + path, json=body, headers=headers)).status_code
+
+    async def said(self, what: bytes) -> None:
+        """Wait until `what` is on stderr."""
+        while what not in self.err:
+            await self.news.park()
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to stop, and wait until it has."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return await self.process.wait()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+# -- serve -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_from_ready_to_exit(desk: Desk, number: signal.Signals) -> None:
+    """The first and only line on stdout says where it is; told to stop, it exits with 0."""
+    async with open_fake() as fake:
+        desk.write(config_for(fake))
+        async with desk.serving() as router:
+            status = await router.post(CHAT, ASK)
+            code = await router.end(number)
+
+    assert (200, 0) == (status, code)
+    assert 1 == router.out.count(b"\n")
+    assert b"Traceback" not in router.err
+
+
+async def test_flags_win_over_variables(desk: Desk) -> None:
+    """And both over the file."""
+    desk.write(config_for("http://127.0.0.1:1", more='[observability]\nlog_level = "debug"'))
+    desk.variables = {"OLLAMA_PROXY_HTTP_PORT": "1", "OLLAMA_PROXY_LOG_LEVEL": "error"}
+    async with desk.serving("--http-port", "0") as router:
+        code = await router.end()
+
+    assert (0, b"") == (code, bytes(router.err))
+    assert not router.url.endswith(":1")
+
+
+async def test_nobody_need_read_what_it_says(desk: Desk) -> None:
+    """A router whose stdout was closed serves all the same."""
+    desk.write(config_for("http://127.0.0.1:1"))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with trio.fail_after(LIMIT_S), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(desk.directory / "notify"))
+        manager.settimeout(LIMIT_S)
+        desk.variables = {"NOTIFY_SOCKET": str(desk.directory / "notify")}
+        process = await trio.lowlevel.open_process(
+            [sys.executable, *MODULE, "serve"],
+            stdout=writing,
+            stderr=subprocess.DEVNULL,
+            cwd=desk.directory,
+            env=desk.environment,
+        )
+        os.close(writing)
+        ready = await trio.to_thread.run_sync(manager.recv, 100)
+        process.terminate()
+        code = await process.wait()
+
+    assert (b"READY=1", 0) == (ready, code)
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (
+            '[[backends]]\nid = "a"\nhardware = "cpu"\nendpoint = "x"\nslots = 0\n',
+            [b"backends[0].slots: must be 1 to 1024 (got 0)", b"backends[0].endpoint: must be"],
+        ),
+        ("[server]\nhttp_prot = 1\n", [b"did you mean http_port"]),
+        ("[server\n", [b"line 1"]),
+    ],
+)
+async def test_a_bad_configuration(desk: Desk, text: str, faults: list[bytes]) -> None:
+    """`serve` and `check-config` exit with 2 and name every fault, without a traceback."""
+    desk.write(text)
+    served = await desk.run("serve")
+    checked = await desk.run("check-config")
+
+    assert [(2, b"")] * 2 == [(done.returncode, done.stdout) for done in (served, checked)]
+    assert served.stderr == checked.stderr
+    assert [] == [fault for fault in faults if fault not in served.stderr]
+    assert b"Traceback" not in served.stderr
+
+
+async def test_a_file_that_is_not_there(desk: Desk) -> None:
+    """A file that was named must exist."""
+    done = await desk.run("serve", "--config", "none.toml")
+
+    assert (2, 1) == (done.returncode, done.stderr.count(b"\n"))
+    assert b"none.toml: there is no such file" in done.stderr
+
+
+async def test_a_taken_port(desk: Desk) -> None:
+    """One line says which, and the exit code is 2."""
+    desk.write(config_for("http://127.0.0.1:1"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = await desk.run("serve", "--http-port", str(port))
+
+    assert (2, b"", 1) == (done.returncode, done.stdout, done.stderr.count(b"\n"))
+    assert f"127.0.0.1:{port}: Address already in use".encode() in done.stderr
+
+
+@asynccontextmanager
+async def no_ollama() -> AsyncIterator[None]:
+    """Ollama's port, held and not listened at: refused for certain."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind(("127.0.0.1", OLLAMA_PORT))
+        except OSError:
+            pytest.skip(f"NOT RUN: port {OLLAMA_PORT} is in use")
+        yield
+
+
+async def test_without_any_backend(desk: Desk) -> None:
+    """With nothing configured, no Ollama and no embedded model, one line says what to do."""
+    async with no_ollama():
+        done = await desk.run("serve", "--http-port", "0", program=BARE)
+
+    assert (2, b"", 1) == (done.returncode, done.stdout, done.stderr.count(b"\n"))
+    assert b"Start Ollama, or install ollama-proxy-router[embedded]" in done.stderr
+
+
+async def test_the_local_ollama_is_found(desk: Desk) -> None:
+    """With nothing configured, an Ollama that answers in its usual place is the backend."""
+    async with no_ollama():
+        pass  # skips if somebody else is there
+    async with (
+        open_fake(port=OLLAMA_PORT),
+        desk.serving("--http-port", "0", program=BARE) as router,
+    ):
+        status = await router.post(CHAT, ASK)
+        code = await router.end()
+
+    assert (200, 0) == (status, code)
+
+
+async def test_the_embedded_model_without_its_extra(desk: Desk) -> None:
+    """Asked for and not installed, it is a backend that is down and says why."""
+    async with desk.serving("--embedded", "--http-port", "0", program=BARE) as router:
+        status = await router.post(CHAT, ASK)
+        shown = await desk.run("backends", "--url", router.url)
+        code = await router.end()
+
+    assert (503, 0) == (status, code)
+    assert b"unhealthy" in shown.stdout
+
+
+async def test_reload(desk: Desk) -> None:
+    """SIGHUP reads the file again; a bad one is named and changes nothing."""
+    async with open_fake() as first, open_fake() as second:
+        desk.write(config_for(first))
+        async with desk.serving() as router:
+            desk.write("[server]\nhttp_port = true\n")
+            router.process.send_signal(signal.SIGHUP)
+            await router.said(b"server.http_port: must be a whole number (got true)")
+            desk.write(config_for(first, second))
+            router.process.send_signal(signal.SIGHUP)
+            await router.said(b"the configuration was reloaded: 2 backends")
+            shown = await desk.run("backends", "--url", router.url, "--json")
+
+    assert ["npu", "cpu"] == [backend["id"] for backend in json.loads(shown.stdout)]
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_the_service_manager_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    """READY=1 goes to NOTIFY_SOCKET, a path or an abstract name."""
+    name = f"{tmp_path}/notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if abstract else name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name if abstract else name)
+        notify_service_manager("READY=1")
+        told = manager.recv(100)
+    notify_service_manager("STOPPING=1")  # a manager that is gone is no fault
+
+    assert b"READY=1" == told
+
+
+async def test_ready_and_stopping_are_told_by_serve(desk: Desk) -> None:
+    """The manager learns of both, and of readiness when the line is out."""
+    where = desk.directory / "notify"
+    desk.variables = {"NOTIFY_SOCKET": str(where)}
+    desk.write(config_for("http://127.0.0.1:1"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(where))
+        manager.settimeout(LIMIT_S)
+        async with desk.serving() as router:
+            ready = await trio.to_thread.run_sync(manager.recv, 100)
+            await router.end()
+            stopping = manager.recv(100)
+
+    assert (b"READY=1", b"STOPPING=1") == (ready, stopping)
+
+
+# -- the access log --------------------------------------------------------------------------------
+
+SECRETS = {"authorization": "Bearer pl4nted", "cookie": "pl4nted", "x-thing": "pl4nted"}
+PLANTED = ASK | {"messages": [{"role": "user", "content": "pl4nted"}]}
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("log_level", ["debug", "info"])
+async def test_nothing_of_a_request_is_written(desk: Desk, log_format: str, log_level: str) -> None:
+    """Neither prompt nor headers come into any log, of calls that are served, fail or are refused."""
+    more = f'[observability]\nlog_format = "{log_format}"\nlog_level = "{log_level}"\n'
+    echo = Script(word="pl4nted", tokens=2)
+    async with open_fake(echo) as fake:
+        desk.write(config_for(fake, more=more))
+        async with desk.serving() as router:
+            statuses = [await router.post(CHAT, PLANTED, SECRETS)]
+            statuses.append(await router.post("/api/chat", PLANTED, SECRETS))
+            fake.script = Script(behaviour=Behaviour.REFUSE, message="no pl4nted here")
+            statuses.append(await router.post(CHAT, PLANTED, SECRETS))
+            fake.script = Script(behaviour=Behaviour.DIE_MID_STREAM)
+            statuses.append(await router.post(CHAT, PLANTED | {"stream": True}, SECRETS))
+            statuses.append(await router.post(CHAT, PLANTED | {"model": "no"}, SECRETS))
+            statuses.append(await router.post("/v1/route", PLANTED, SECRETS))
+
+    assert [200, 200, 502, 200, 404, 200] == statuses
+    assert 5 <= router.err.count(b"\n")
+    assert b"pl4nted" not in router.out + router.err
+
+
+async def test_an_access_line(desk: Desk) -> None:
+    """One line a request says who served it and how; what is not known is a dash."""
+    async with open_fake(Script(tokens=2)) as fake:
+        desk.write(config_for(fake))
+        async with desk.serving() as router:
+            await router.post(CHAT, ASK | {"stream": True}, {"x-request-id": "served"})
+            await router.post(CHAT, ASK | {"model": "no\nsuch"}, {"x-request-id": "refused"})
+
+    served, refused = (
+        next(line for line in router.err.decode().splitlines() if line.endswith(f"id={name}"))
+        for name in ("served", "refused")
+    )
+    assert re.search(
+        r"http /v1/chat/completions fake:latest -> npu \([a-z-]+\) served"
+        r" queue=[0-9.]+ms first=[0-9.]+ms whole=[0-9.]+ms tokens=[0-9]+ priority=normal id=served$",
+        served,
+    )
+    assert re.search(
+        r"http /v1/chat/completions no\\nsuch -> - \(-\) refused:model_not_found"
+        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- priority=normal id=refused$",
+        refused,
+    )
+
+
+async def test_an_access_line_for_machines(desk: Desk) -> None:
+    """The same as JSON: numbers are numbers, and what is not known is null."""
+    async with open_fake() as fake:
+        desk.write(config_for(fake, more='[observability]\nlog_format = "json"'))
+        async with desk.serving() as router:
+            await router.post(CHAT, ASK | {"model": "no"}, {"x-request-id": "refused"})
+
+    facts = next(
+        line
+        for line in map(json.loads, router.err.splitlines())
+        if line.get("request_id") == "refused"
+    )
+    assert ("ollama_proxy.access", "no", None, None) == (
+        facts["logger"],
+        facts["model"],
+        facts["backend"],
+        facts["first_ms"],
+    )
+    assert isinstance(facts["whole_ms"], float)
+
+
+# -- asking a running router -----------------------------------------------------------------------
+
+
+async def test_tables(desk: Desk) -> None:
+    """What is known of a running router, in columns for people."""
+    async with open_fake() as fake:
+        desk.write(config_for(fake, "http://127.0.0.1:1"))
+        async with desk.serving() as router:
+            shown = {
+                name: await desk.run(name, "--url", router.url, *more)
+                for name, more in {
+                    "status": (),
+                    "backends": (),
+                    "route": ("--model", "fake", "--power-efficient", "--max-power-watts", "50"),
+                }.items()
+            }
+
+    out = {name: done.stdout.decode().splitlines() for name, done in shown.items()}
+    assert [(0, b"")] * 3 == [(done.returncode, done.stderr) for done in shown.values()]
+    assert ["degraded: 1 of 2 backends healthy", "  npu  healthy", "  cpu  unhealthy"] == out[
+        "status"
+    ]
+    assert ["ID", "npu", "cpu"] == [line.split()[0] for line in out["backends"]]
+    assert "0/2" in out["backends"][1]
+    assert "npu (power-efficient)" == out["route"][0]
+    assert ["CANDIDATE", "npu", "cpu"] == [line.split()[0] for line in out["route"][1:]]
+
+
+async def test_raw_answers(desk: Desk) -> None:
+    """With --json a command prints what the router said, an error included."""
+    async with open_fake() as fake:
+        desk.write(config_for(fake))
+        async with desk.serving() as router:
+            done = [
+                await desk.run(*command, "--json", "--url", router.url)
+                for command in (
+                    ["status"],
+                    ["backends"],
+                    ["route", "--model", "fake"],
+                    ["route", "--model", "no"],
+                )
+            ]
+
+    status, backends, route, refused = (json.loads(each.stdout) for each in done)
+    assert [0, 0, 0, 1] == [each.returncode for each in done]
+    assert ("ok", "npu", "npu") == (status["status"], backends[0]["id"], route["backend"])
+    assert "model_not_found" == refused["error"]["code"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--model", "no"], b"model 'no'"),
+        (["--model", "fake", "--target", "nobody"], b"nobody"),
+        (["--model", "fake", "--max-latency-ms", "soon"], b"X-Max-Latency-Ms"),
+        (["--model", "fake", "--max-power-watts", "1"], b"ollama-proxy: "),
+    ],
+)
+async def test_a_route_that_there_is_not(desk: Desk, flags: list[str], sentence: bytes) -> None:
+    """One sentence says why, and the exit code is 1."""
+    async with open_fake() as fake:
+        desk.write(config_for(fake))
+        async with desk.serving() as router:
+            done = await desk.run("route", "--url", router.url, *flags)
+
+    assert (1, b"", 1) == (done.returncode, done.stdout, done.stderr.count(b"\n"))
+    assert sentence in done.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["backends"], ["route", "--model", "m"]])
+async def test_nobody_there(desk: Desk, command: list[str]) -> None:
+    """A router that does not answer is one sentence and exit code 1, whoever else may be there."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        desk.write(f"[server]\nhttp_port = {port}\n")
+        nobody = await desk.run(*command)
+    async with open_fake() as ollama:
+        other = await desk.run(*command, "--url", ollama.url)
+    nonsense = await desk.run(*command, "--url", "nonsense")
+
+    for done, word in ((nobody, str(port)), (other, "no ollama-proxy"), (nonsense, "nonsense")):
+        assert (1, b"", 1) == (done.returncode, done.stdout, done.stderr.count(b"\n"))
+        assert word in done.stderr.decode()
+
+
+async def test_a_reader_that_has_seen_enough(desk: Desk) -> None:
+    """Output into a closed pipe, as with `| head`, is no reason to complain."""
+    async with open_fake() as fake:
+        desk.write(config_for(fake))
+        async with desk.serving() as router:
+            done = []
+            for command in (["backends", "--url", router.url], ["check-config"], ["--help"]):
+                reading, writing = os.pipe()
+                os.close(reading)
+                try:
+                    done.append(
+                        await trio.run_process(
+                            [sys.executable, *MODULE, *command],
+                            stdout=writing,
+                            capture_stderr=True,
+                            check=False,
+                            cwd=desk.directory,
+                            env=desk.environment,
+                        )
+                    )
+                finally:
+                    os.close(writing)
+
+    assert [(0, b"")] * 3 == [(each.returncode, each.stderr) for each in done]
+
+
+async def test_a_good_configuration(desk: Desk) -> None:
+    """It is said to be good, and what of it has no effect is noted apart."""
+    desk.write(config_for("http://127.0.0.1:1", more="[thermal]\npoll_s = 1\n"))
+    done = await desk.run("check-config")
+
+    assert (0, b"note: [thermal]: has no effect in this version\n") == (
+        done.returncode,
+        done.stderr,
+    )
+    assert f"{desk.directory}/config.toml: good, 1 backends\n" == done.stdout.decode()
+
+
+async def test_the_version(desk: Desk) -> None:
+    """It is the package's."""
+    done = await desk.run("--version")
+
+    assert f"ollama-proxy {ollama_proxy.__version__}\n" == done.stdout.decode()
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["serve", "--http-port", "x"], ["route"]])
+async def test_arguments_that_are_none(desk: Desk, arguments: list[str]) -> None:
+    """They are named with the usage, and the exit code is 2."""
+    done = await desk.run(*arguments)
+
+    assert (2, b"", True) == (done.returncode, done.stdout, done.stderr.startswith(b"usage: "))
