@@ -312,6 +312,7 @@ async def serve(
             gate=gate,
             version=ollama_proxy.__version__,
             max_body_bytes=limits.max_body_bytes,
+            body_timeout_s=limits.body_timeout_s,
         )
     )
     guarded = GuardedServer(
@@ -353,8 +354,9 @@ async def serve(
                     await trio.sleep_forever()
                 notify_service_manager("STOPPING=1")
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
-                with ending.drain:
-                    await _drain(front, dispatcher, config.server.drain_s)
+                # It may be cancelled already, by a second signal.
+                ending.drain.deadline = trio.current_time() + config.server.drain_s
+                await _drain(front, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
 
@@ -415,10 +417,10 @@ async def _reload(plan: Plan, fleet: Fleet, dispatcher: Dispatcher) -> None:
     log.info("the configuration was reloaded: %d backends", len(config.backends))
 
 
-async def _drain(front: Front, dispatcher: Dispatcher, drain_s: float) -> None:
-    """Let work in flight finish, then end what is left and tell its callers."""
+async def _drain(front: Front, dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
+    """Let work in flight finish until `drain` ends, then end what is left and tell its callers."""
     front.drain()
-    with trio.move_on_after(drain_s):
+    with drain:
         await front.wait_empty()
         return
     log.warning("%d requests did not finish in time", len(dispatcher.jobs))

@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from ollama_proxy.backends.backend import Errand, Served, Sink, Tap
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.policy.refusal import Code
-from tests.engine.floor import Listener, backend, open_floor
+from tests.engine.floor import backend, open_floor
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import spec
 
@@ -197,25 +197,6 @@ async def test_a_whole_answer_that_is_pumped_keeps_its_deadline(
     assert (40.0, "deadline_exceeded") == caller.heard[1]
 
 
-class Faulty(ScriptedBackend):
-    """Has a fault of our own making."""
-
-    async def exchange(self, errand: Errand, sink: Sink) -> Served:  # noqa: ARG002 - as `Backend` has it
-        """Fail as no backend may."""
-        raise ZeroDivisionError
-
-
-async def test_a_fault_of_our_own_goes_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """It ends the workers, and with them the process; every caller hears of the end before."""
-    callers: list[Listener] = []
-    with pytest.RaisesGroup(ZeroDivisionError):
-        async with trio.open_nursery() as workers:
-            floor = open_floor(workers, autojump_clock, Faulty(spec("npu")))
-            callers += [floor.submit() for _ in range(3)]
-
-    assert [["shutting_down", "done"]] * 3 == [caller.said for caller in callers]
-
-
 async def test_an_idle_worker_goes_home_when_its_station_closes(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
@@ -229,3 +210,19 @@ async def test_an_idle_worker_goes_home_when_its_station_closes(
         station.close()
 
     assert [["a", "done"]] * 2 == [caller.said for caller in callers]
+
+
+async def test_a_fault_of_ours_ends_one_request(
+    nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its caller is told, the log says where, quotes nothing, and the next request is served."""
+    clumsy = backend()._fail(KeyError("a secret prompt")).then().say("a")
+    floor = open_floor(nursery, autojump_clock, clumsy)
+
+    unlucky = await floor.ask()
+    next_one = await floor.ask()
+
+    assert ["internal_error", "done"] == unlucky.said
+    assert ["a", "done"] == next_one.said
+    assert "KeyError" in caplog.text
+    assert "secret" not in caplog.text

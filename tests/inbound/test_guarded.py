@@ -32,7 +32,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.connection import ConnectionState as WebSocketState
 from wsproto.events import CloseConnection
 
-from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer, configure, refusal
+from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer, refusal
 from tests.inbound.killers import HANDSHAKE, KILLERS, Pieces, websocket_frame
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -65,7 +65,7 @@ class Witness:
 
 def application(seen: Witness) -> QuartTrio:
     app = QuartTrio(__name__)
-    configure(app, body_bytes=100_000, body_timeout_s=0.3)
+    app.config.update(RESPONSE_TIMEOUT=None, BODY_TIMEOUT=0.3, MAX_CONTENT_LENGTH=100_000)
 
     @app.before_serving
     async def before() -> None:
@@ -87,11 +87,6 @@ def application(seen: Witness) -> QuartTrio:
     @app.post("/drop")
     async def drop() -> str:
         return "dropped"
-
-    @app.post("/json")
-    async def parse() -> str:
-        await request.get_json(force=True)
-        return "parsed"
 
     @app.route("/wait", methods=["GET", "POST"])
     async def wait() -> str:
@@ -598,34 +593,11 @@ async def test_too_much_sent_ahead_ends_the_connection_after_the_answer() -> Non
 # 6: Quart's limits
 
 
-def test_answers_may_take_as_long_as_they_like() -> None:
-    """Quart would cut each stream after 60 s."""
-    app = application(Witness())
-
-    assert app.config["RESPONSE_TIMEOUT"] is None
-
-
 @pytest.mark.parametrize(
     ("asked", "status"),
     [
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n", b"413"),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n", b"408"),
-        (
-            b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b"[" * 90000,
-            b"400",
-        ),
-        (
-            b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b'{"a":' * 18000,
-            b"400",
-        ),
-        (
-            b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b"1" * 90000,
-            b"400",
-        ),
-        (
-            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data\r\n\r\n",
-            b"415",
-        ),
         (
             b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
             + b"1\r\nx\r\n" * 600,
@@ -633,10 +605,10 @@ def test_answers_may_take_as_long_as_they_like() -> None:
         ),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", b"400"),
     ],
-    ids=["large", "slow", "deep list", "deep object", "long number", "form", "dust", "bad chunk"],
+    ids=["large", "slow", "dust", "bad chunk"],
 )
 async def test_bodies_out_of_bounds_are_the_clients_fault(asked: bytes, status: bytes) -> None:
-    """Too large, slow, deep or small in pieces: 4xx, never 5xx, and the server lives."""
+    """Too large, slow or small in pieces: 4xx, never 5xx, and the server lives."""
     async with opened(Witness()) as door, door.client() as client:
         await client.stream.send_all(asked)
         head = await client.until(b"\r\n\r\n")

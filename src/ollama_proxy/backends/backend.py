@@ -46,7 +46,9 @@ class Head:
 class Tap(Protocol):
     """A sink's way out for a stream whose bytes pass unchanged: a socket the pump writes to."""
 
-    descriptor: int
+    @property
+    def descriptor(self) -> int:
+        """The socket's file descriptor; negative once nobody is there."""
 
     def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:
         """Body bytes as they go on the wire; `complete` adds what ends the body."""

@@ -261,7 +261,7 @@ class Server:
         body = await connection.gather(ERROR_MAX_BYTES)
         message = error_message(body)
         status = head.status
-        if status in {404, 405, 501} and not _is_about_model(message):
+        if status in {404, 405, 501} and _knows_no_such_path(status, message, body):
             raise CallUnserved
         if status == 404:  # noqa: PLR2004 - the model is not there
             raise ModelMissing
@@ -392,9 +392,22 @@ def _framing(head: Head) -> Framing | None:
     return None
 
 
-def _is_about_model(message: str) -> bool:
-    """Whether a 404's sentence says that the model is missing, rather than the path."""
-    return "model" in message.lower()
+def _knows_no_such_path(status: int, message: str, body: bytes) -> bool:
+    """Whether an error says that the call itself is unknown, rather than the model.
+
+    Only what servers are known to say counts: taking one missing model for a missing call would
+    keep every model's requests away.
+    """
+    if status in {405, 501}:
+        return True
+    said = (message or body[:200].decode(errors="replace")).strip().lower().rstrip(".")
+    return (
+        not said
+        or said in {"not found", "file not found", "404 not found", '{"detail":"not found"}'}
+        or "page not found" in said
+        or "invalid url" in said
+        or said.startswith("<")
+    )
 
 
 def inference_path(endpoint: Endpoint, call: Call) -> str:

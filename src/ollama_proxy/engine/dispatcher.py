@@ -51,6 +51,11 @@ class CallerStalled:
 
 
 @attrs.frozen
+class RouterFaulted:
+    """How an attempt ends when the router itself made a mistake."""
+
+
+@attrs.frozen
 class RouterStopped:
     """How an attempt ends when the router cannot wait for it any longer."""
 
@@ -68,12 +73,14 @@ Ending = (
     | CallRejected
     | CallerGone
     | CallerStalled
+    | RouterFaulted
     | RouterStopped
     | DeadlinePassed
 )
 
 
 _SWEEP_AT_LEAST = 64
+_FAULTED = Refusal(Code.INTERNAL, "The router made a mistake; its log says which.")
 _STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5.0)
 
 
@@ -189,6 +196,9 @@ class Dispatcher:
             case CallerStalled():
                 station.has_proved_nothing(job)
                 self._refuse(job, _unread(job))
+            case RouterFaulted():
+                station.has_proved_nothing(job)
+                self._refuse(job, _FAULTED)
             case RouterStopped():
                 self._refuse(job, _STOPPING)
                 if not job.stopped:

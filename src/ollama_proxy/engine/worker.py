@@ -1,5 +1,8 @@
 """One worker at one slot of a backend: takes a job, makes the call, reports how it ended."""
 
+import logging
+import traceback
+
 import trio
 
 from ollama_proxy.backends.backend import (
@@ -16,10 +19,13 @@ from ollama_proxy.engine.dispatcher import (
     DeadlinePassed,
     Dispatcher,
     Ending,
+    RouterFaulted,
     RouterStopped,
 )
 from ollama_proxy.engine.job import Job
 from ollama_proxy.engine.station import Station
+
+log = logging.getLogger("ollama_proxy")
 
 
 async def work(
@@ -27,8 +33,8 @@ async def work(
 ) -> None:
     """Serve jobs until the channel closes.
 
-    Error handling: what a backend or a caller may do wrong ends the attempt and is reported; a
-    fault of the router's own goes up and ends the process.
+    Error handling: what a backend or a caller may do wrong ends the attempt and is reported. So
+    does a fault of the router's own: it is logged, its caller is told, and nobody else concerned.
     """
     async with jobs:
         async for job in jobs:
@@ -53,6 +59,11 @@ async def _attempt(station: Station, job: Job) -> Ending:
         return ending
     except CallerLeft:
         return CallerGone()
+    except Exception as fault:  # noqa: BLE001 - one request's fault must not end the others
+        # The text of an exception may quote a prompt; where it was raised does not.
+        where = "".join(traceback.format_tb(fault.__traceback__))
+        log.error("a request failed by a fault of ours: %s\n%s", type(fault).__name__, where)  # noqa: TRY400 - as above
+        return RouterFaulted()
     # The scope was cancelled: the caller left, the router ends, the deadline came, or the
     # caller or the backend kept the other waiting.
     if job.left:

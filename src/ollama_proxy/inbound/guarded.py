@@ -14,8 +14,7 @@ What is mended, and where:
 * the reader never pauses, so that a client's leaving is always seen: `_Exchange`;
 * the application is cancelled when its client leaves, and is never sent `http.disconnect`: Hypercorn
   sends it after complete answers too, and Quart-Trio then cancels the end of that very answer;
-* no permessage-deflate, and a refused or oversized WebSocket closes: `_WebSocket`;
-* Quart's timeouts, limits and JSON parser: `configure`.
+* no permessage-deflate, and a refused or oversized WebSocket closes: `_WebSocket`.
 
 Names of Hypercorn that begin with an underscore are used: it is pinned exactly, and
 `tests/inbound/test_guarded.py` fails when one of them moves.
@@ -50,12 +49,13 @@ from hypercorn.typing import (
     TaskGroup,
 )
 from hypercorn.utils import parse_socket_addr, wrap_app
-from quart import abort, request
-from quart.json.provider import DefaultJSONProvider
-from quart_trio import QuartTrio
 from wsproto.connection import ConnectionState as WebSocketState
 from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason
+
+from ollama_proxy.inbound.answers import error_body
+from ollama_proxy.policy.ask import Dialect
+from ollama_proxy.policy.refusal import Code, Refusal
 
 log = logging.getLogger("ollama_proxy.http")
 
@@ -184,44 +184,11 @@ def refusal(buffer: bytes, limits: GuardedLimits) -> HTTPStatus | None:
     return None
 
 
-def configure(app: QuartTrio, *, body_bytes: int = 8 << 20, body_timeout_s: float = 30.0) -> None:
-    """Give `app` limits that fit a router of endless streams, and a JSON parser that cannot crash.
-
-    Call before the first request.
-
-    Args:
-        app: the application; its `json` and three of its settings are replaced.
-        body_bytes: the largest request body, answered 413 beyond.
-        body_timeout_s: for a whole request body, answered 408 beyond.
-    """
-    app.config["RESPONSE_TIMEOUT"] = None  # 60 s cut streams in their middle, and silently.
-    app.config["BODY_TIMEOUT"] = body_timeout_s
-    app.config["MAX_CONTENT_LENGTH"] = body_bytes
-    app.json = _BoundedJson(app)
-    app.before_request(_refuse_forms)
-
-
-class _BoundedJson(DefaultJSONProvider):
-    """JSON whose depth is the client's fault."""
-
-    def loads(self, s: str | bytes, **kwargs: Any) -> Any:  # noqa: ANN401 - Flask's signature
-        try:
-            return super().loads(s, **kwargs)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-
-
-async def _refuse_forms() -> None:
-    """Forms are how a page of another origin posts without asking; no route here wants one."""
-    if request.mimetype in {"multipart/form-data", "application/x-www-form-urlencoded"}:
-        abort(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
-
-
 class GuardedServer:
     """One application, and what its connections share."""
 
     def __init__(self, app: ASGIFramework, limits: GuardedLimits | None = None) -> None:
-        """Make ready to serve `app`, a Quart-Trio application that went through `configure`."""
+        """Make ready to serve `app`, a Quart-Trio application."""
         self.limits = limits or GuardedLimits()
         self.is_draining = False
         self._idle: set[trio.CancelScope] = set()
@@ -417,7 +384,7 @@ class _Connection:
             else:
                 status = refusal(self._buffer, self._limits)
             if status is not None:
-                await self._wire.send(_answer(status))
+                await self._wire.send(_answer(status, is_head=self._buffer.startswith(b"HEAD ")))
                 break
             rest = await _Exchange(self._server, self._wire).run(self._buffer)
             if rest is None:
@@ -460,14 +427,38 @@ class _Connection:
             self._buffer += data
 
 
-def _answer(status: HTTPStatus) -> bytes:
-    """Say no without a body, which would be wrong after HEAD, and close."""
+_REFUSALS: Final = {
+    HTTPStatus.REQUEST_TIMEOUT: (Code.REQUEST_TIMEOUT, "The request's head took too long."),
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
+        Code.HEADERS_TOO_LARGE,
+        "The request's head is too long, or has too many headers.",
+    ),
+    HTTPStatus.METHOD_NOT_ALLOWED: (Code.METHOD_NOT_ALLOWED, "This method is not served."),
+    HTTPStatus.NOT_IMPLEMENTED: (
+        Code.NOT_IMPLEMENTED,
+        "This method or transfer coding is not understood.",
+    ),
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: (
+        Code.HTTP_VERSION,
+        "Only HTTP/1.1 and HTTP/1.0 are served here.",
+    ),
+}
+
+
+def _answer(status: HTTPStatus, *, is_head: bool) -> bytes:
+    """Say no, and close. What was asked is not known for sure, so the words are OpenAI's."""
+    code, message = _REFUSALS.get(
+        status, (Code.INVALID_REQUEST, "The request is malformed or ambiguous HTTP.")
+    )
+    body = error_body(Dialect.OPENAI, Refusal(code, message))
     allow = "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
-    return (
+    head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         f"{allow if status is HTTPStatus.METHOD_NOT_ALLOWED else ''}"
-        "content-length: 0\r\nconnection: close\r\n\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        "connection: close\r\n\r\n"
     ).encode()
+    return head if is_head else head + body
 
 
 class _Exchange:

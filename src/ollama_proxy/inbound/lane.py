@@ -253,6 +253,7 @@ class Lane:
         self._is_last = False  # the client was told, or can see, that no other follows
         self._dialect = Dialect.OPENAI
         self._request_id = ""
+        self._head_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -303,20 +304,19 @@ class Lane:
                 return
             self._job = job
             self._dispatcher.submit(job)
+            del job  # its body may be large, and this connection may be idle for long
         await self._watch()
 
     async def _read_first_line(self) -> bytes | None:
         """Read until the request line is whole. None: the client closed instead."""
-        with trio.move_on_after(self._limits.head_timeout_s) as patience:
-            while True:
-                self._skip_empty_lines()
-                line, end, _ = self._buffer.partition(b"\r\n")
-                if end:
-                    return bytes(line)
-                if not await self._read_more():
-                    return None
-        assert patience.cancelled_caught, "the loop above only ends by returning"  # noqa: S101 - it does
-        raise self._head_too_slow()
+        self._head_until = trio.current_time() + self._limits.head_timeout_s
+        while True:
+            self._skip_empty_lines()
+            line, end, _ = self._buffer.partition(b"\r\n")
+            if end:
+                return bytes(line)
+            if not await self._read_more():
+                return None
 
     def _skip_empty_lines(self) -> None:
         """Ignore what may stand before a request (RFC 9112, 2.2)."""
@@ -327,9 +327,12 @@ class Lane:
         """Read more of the head; False at the connection's end."""
         if len(self._buffer) > HEAD_MAX_BYTES:
             raise self._head_too_large()
-        data = await self._stream.receive_some(_READ_BYTES)
-        self._buffer += data
-        return bool(data)
+        # Only where there is something to wait for: nearly every request comes in one piece.
+        with trio.move_on_at(self._head_until):
+            data = await self._stream.receive_some(_READ_BYTES)
+            self._buffer += data
+            return bool(data)
+        raise self._head_too_slow()
 
     async def _read_request(self, call: Call) -> Job | None:
         """Read one request whole. None: the client closed instead.
@@ -338,12 +341,9 @@ class Lane:
             RequestRefused: it was read whole, and cannot be understood.
         """
         self._request_id = ""
-        with trio.move_on_after(self._limits.head_timeout_s) as patience:
-            while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
-                if not await self._read_more():
-                    return None
-        if patience.cancelled_caught:
-            raise self._head_too_slow()
+        while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
+            if not await self._read_more():
+                return None
         if end > HEAD_MAX_BYTES:
             raise self._head_too_large()
         head = _Head(bytes(self._buffer[:end]))
@@ -364,24 +364,27 @@ class Lane:
         # Where a chunked body ends only the parser knows, and it does not tell where the next
         # request begins: such a connection serves no other.
         self._closing = framing.chunked or not head.keeps_alive or self._is_draining()
-        with trio.move_on_after(self._limits.body_timeout_s) as patience:
-            if framing.expects_continue and len(self._buffer) < max(framing.length, 1):
-                await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = await (
-                self._read_chunked() if framing.chunked else self._read_sized(framing.length)
-            )
-        if patience.cancelled_caught:
-            raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
+        body = await self._read_body(framing)
         if body is None:
             return None
         return read_job(call, headers, body, caller=self, door="http", arrived=trio.current_time())
 
-    async def _read_sized(self, length: int) -> bytes | bytearray | None:
-        """Read a body of known length, around the parser: each byte is copied once."""
-        if len(self._buffer) >= length:
-            body = bytes(self._buffer[:length])
-            del self._buffer[:length]
+    async def _read_body(self, framing: _Framing) -> bytes | bytearray | None:
+        """Read a body whole. None: the client closed instead."""
+        if not framing.chunked and len(self._buffer) >= framing.length:
+            body = bytes(self._buffer[: framing.length])
+            del self._buffer[: framing.length]
             return body
+        with trio.move_on_after(self._limits.body_timeout_s):
+            if framing.expects_continue and not self._buffer:
+                await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if framing.chunked:
+                return await self._read_chunked()
+            return await self._read_sized(framing.length)
+        raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
+
+    async def _read_sized(self, length: int) -> bytearray | None:
+        """Read a body of known length, around the parser: each byte is copied once."""
         whole = bytearray(length)
         have = len(self._buffer)
         whole[:have] = self._buffer

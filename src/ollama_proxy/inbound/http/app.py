@@ -15,7 +15,6 @@ from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
 
-BODY_TIMEOUT_S = 60
 _CODES = {
     404: Code.NOT_FOUND,
     405: Code.METHOD_NOT_ALLOWED,
@@ -60,7 +59,7 @@ def create_app(services: Services) -> QuartTrio:
     # A path is one thing or another: neither a slash more nor two for one leads elsewhere.
     app.url_map.merge_slashes = False
     app.config.update(
-        BODY_TIMEOUT=BODY_TIMEOUT_S,
+        BODY_TIMEOUT=services.body_timeout_s,
         MAX_CONTENT_LENGTH=services.max_body_bytes,
         RESPONSE_TIMEOUT=None,
     )

@@ -22,12 +22,14 @@ class Services:
         gate: says who may ask.
         version: of the router.
         max_body_bytes: the largest body that is read whole.
+        body_timeout_s: how long a body may take to come.
     """
 
     dispatcher: Dispatcher
     gate: Gate
     version: str
     max_body_bytes: int
+    body_timeout_s: float = 60.0
 
     @property
     def enabled_stations(self) -> list[Station]:
