@@ -506,7 +506,8 @@ class _Exchange:
                     await self._read(received)
             except trio.Cancelled:
                 if not self._is_ended:
-                    await self._protocol.go_away()
+                    with trio.move_on_after(self.server.limits.write_timeout_s, shield=True):
+                        await self._protocol.go_away()
                     self._wire.cut()  # also ends a write that a client is not taking
                 raise
         if not self._is_reusable or self.must_close:
