@@ -19,6 +19,7 @@ import trio
 import ollama_proxy
 from ollama_proxy.serve import notify_service_manager
 from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
+from tests.real.parts import require
 
 LIMIT_S = 30.0
 MODULE = ("-m", "ollama_proxy")
@@ -261,7 +262,7 @@ async def no_ollama() -> AsyncIterator[None]:
         try:
             held.bind(("127.0.0.1", OLLAMA_PORT))
         except OSError:
-            pytest.skip(f"NOT RUN: port {OLLAMA_PORT} is in use")
+            require(condition=False, what=f"port {OLLAMA_PORT} is in use")
         yield
 
 
@@ -288,8 +289,11 @@ async def test_the_local_ollama_is_found(desk: Desk) -> None:
     assert (200, 0) == (status, code)
 
 
-async def test_the_embedded_model_without_its_extra(desk: Desk) -> None:
+async def test_the_embedded_model_without_its_extra(desk: Desk, tmp_path: Path) -> None:
     """Asked for and not installed, it is a backend that is down and says why."""
+    # For the child; BARE is for the router.
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('not installed')\n")
+    desk.variables["PYTHONPATH"] = f"{tmp_path}:{desk.environment['PYTHONPATH']}"
     async with desk.serving("--embedded", "--http-port", "0", program=BARE) as router:
         status = await router.post(CHAT, ASK)
         shown = await desk.run("backends", "--url", router.url)
