@@ -611,7 +611,6 @@ class TestLaterVersions:
             ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
             ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
-            ("[scheduler]\naging_s = 1", "scheduler.aging_s"),
             ("[scheduler]\nreserve_critical_slots = 1", "scheduler.reserve_critical_slots"),
             ("[scheduler]\npreempt = true", "scheduler.preempt"),
             ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),

@@ -312,6 +312,7 @@ class Scheduler:
     """The lines in front of the backends."""
 
     queue_capacity: int = attrs.field(default=256, validator=_within(0, 1_000_000))
+    aging_s: float = attrs.field(default=10.0, validator=_SECONDS)
 
 
 @attrs.frozen(kw_only=True)
@@ -561,7 +562,6 @@ _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "tls"),
     ("server", "auth"),
     ("server", "rate_limit"),
-    ("scheduler", "aging_s"),
     ("scheduler", "reserve_critical_slots"),
     ("scheduler", "preempt"),
     ("observability", "otlp_endpoint"),

@@ -105,13 +105,17 @@ class Fleet:
     async def _apply(self, config: Config) -> None:
         wanted = {backend.id: backend for backend in config.backends}
         health = HealthSettings(interval_s=config.router.health_interval_s)
-        capacity = config.scheduler.queue_capacity
+        lines = config.scheduler
         opened: dict[str, Station] = {}
         async with trio.open_nursery() as opening:
             for backend_id, backend in wanted.items():
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
-                    station = Station(_open_backend(backend, self._pump), queue_capacity=capacity)
+                    station = Station(
+                        _open_backend(backend, self._pump),
+                        queue_capacity=lines.queue_capacity,
+                        aging_s=lines.aging_s,
+                    )
                     opened[backend_id] = station
                     opening.start_soon(self._start, station, health)
         for backend_id, station in opened.items():
@@ -124,7 +128,8 @@ class Fleet:
             _, station = self._open.pop(gone)
             self._dispatcher.remove(station)
         for _, station in self._open.values():
-            station.line.capacity = capacity
+            station.line.capacity = lines.queue_capacity
+            station.line.aging_s = lines.aging_s
         self._pump.stall_timeout_s = config.router.stall_timeout_s
 
     async def _start(self, station: Station, health: HealthSettings) -> None:

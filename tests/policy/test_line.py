@@ -1,5 +1,8 @@
 """Who waits for a backend, in which order."""
 
+import itertools
+import math
+
 import attrs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,39 +11,149 @@ from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.line import Line
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class Person:
     """Somebody who waits."""
 
-    priority: Priority
-    arrival: int = 0
+    priority: Priority = Priority.NORMAL
+    arrived: float = 0.0
+    deadline: float = math.inf
+    client: str = ""
+    cost: float = 1.0
 
 
-@given(st.lists(st.sampled_from(Priority)))
-def test_priority_then_arrival(priorities: list[Priority]) -> None:
-    """The most urgent come first, and among equals who came first."""
-    line: Line[Person] = Line(capacity=1000)
-    people = [Person(p, i) for i, p in enumerate(priorities)]
+def served(line: Line[Person]) -> list[Person]:
+    """Everybody, in the order they are served when nobody comes any more."""
+    order = []
+    while (who := line.next()) is not None:
+        order.append(who)
+    return order
+
+
+def line_of(*people: Person, aging_s: float = 10.0) -> Line[Person]:
+    """A line they joined in this order."""
+    line: Line[Person] = Line(capacity=1000, aging_s=aging_s)
     for person in people:
         line.add(person)
+    return line
 
-    served = [line.next() for _ in people]
 
-    assert served == sorted(people, key=lambda p: (-p.priority, p.arrival))
-    assert line.next() is None
+@given(st.lists(st.sampled_from(Priority), max_size=30))
+def test_priority_then_arrival(priorities: list[Priority]) -> None:
+    """The most urgent come first, and among equals who came first."""
+    people = [Person(priority=p, arrived=i / 100) for i, p in enumerate(priorities)]
+
+    assert sorted(people, key=lambda p: (-p.priority, p.arrived)) == served(line_of(*people))
+
+
+def test_within_a_priority_the_earliest_deadline_first() -> None:
+    """Those without a deadline come after those with one."""
+    none, late, soon = (Person(arrived=i, deadline=d) for i, d in enumerate((math.inf, 9.0, 5.0)))
+
+    assert [soon, late, none] == served(line_of(none, late, soon))
+
+
+def test_a_deadline_is_worth_no_priority() -> None:
+    """A normal request in a hurry waits for a high one that has none."""
+    hurried = Person(deadline=0.1)
+    high = Person(priority=Priority.HIGH, arrived=1.0)
+
+    assert [high, hurried] == served(line_of(hurried, high))
+
+
+def test_waiting_is_worth_a_priority_each_aging_s() -> None:
+    """Best effort goes before a critical one that came thirty seconds after it, not before."""
+    old = Person(priority=Priority.BEST_EFFORT)
+    before = Person(priority=Priority.CRITICAL, arrived=29.9)
+    after = Person(priority=Priority.CRITICAL, arrived=30.1)
+
+    assert [before, old, after] == served(line_of(old, before, after))
+
+
+def test_a_deadline_cannot_push_back_for_ever() -> None:
+    """Who has none goes before hurried ones of its own client that came long after."""
+    patient = Person()
+    hurried = [Person(arrived=i, deadline=i + 1.0) for i in (5.0, 15.0)]
+
+    assert [hurried[0], patient, hurried[1]] == served(line_of(patient, *hurried))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(Priority), st.floats(0, 1), st.sampled_from("abc")),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_nobody_starves(arrivals: list[tuple[Priority, float, str]]) -> None:
+    """Under an endless stream of critical ones, everybody is served within a known time.
+
+    One is served a second and one arrives a second: whoever waits goes before all who came thirty
+    seconds after it, so at most those who were there and thirty more are served before.
+    """
+    line = line_of(*(Person(priority=p, arrived=a, client=c) for p, a, c in arrivals))
+    waiting = set(line.everybody())
+    rounds = 0
+    for rounds in itertools.count(1):
+        line.add(Person(priority=Priority.CRITICAL, arrived=1.0 + rounds, client="flood"))
+        who = line.next()
+        if who is not None:
+            waiting.discard(who)
+        if not waiting:
+            break
+
+    assert rounds <= 2 * len(arrivals) + 33
+
+
+def test_clients_take_turns() -> None:
+    """A flood of one client does not delay another's single request."""
+    flood = [Person(client="flood", arrived=i / 1000) for i in range(100)]
+    single = Person(client="single", arrived=0.5)
+
+    assert 1 == served(line_of(*flood, single)).index(single)
+
+
+def test_turns_are_shares_of_time() -> None:
+    """Who asks for ten times as much gets a tenth of the turns."""
+    costly = [Person(client="costly", arrived=i / 1000, cost=10.0) for i in range(20)]
+    cheap = [Person(client="cheap", arrived=i / 1000, cost=1.0) for i in range(100)]
+    first = served(line_of(*costly, *cheap))[:55]
+
+    assert 5 == sum(who.client == "costly" for who in first)
+
+
+def test_who_was_idle_has_saved_up_nothing() -> None:
+    """A client that comes back takes turns, as one that was there all the time."""
+    line = line_of(*(Person(client="a", arrived=i / 1000) for i in range(50)))
+    for _ in range(20):
+        line.next()
+    for i in range(20):
+        line.add(Person(client="b", arrived=1 + i / 1000))
+    turns = "".join(who.client for who in served(line)[:10])
+
+    assert turns.count("b") in {5, 6}
+
+
+def test_who_is_put_back_has_its_old_place() -> None:
+    """One that was taken out and comes back is before those who came after it."""
+    first, second = Person(arrived=1.0), Person(arrived=2.0)
+    line = line_of(first, second)
+    line.next()
+    line.add(first)
+
+    assert [first, second] == served(line)
 
 
 def test_leaving_is_harmless() -> None:
     """Who leaves is not served; leaving twice, or without having come, does nothing."""
-    line: Line[Person] = Line(capacity=2)
-    first, second = Person(Priority.NORMAL), Person(Priority.NORMAL)
-    line.add(first)
-    line.add(second)
-    line.remove(first)
-    line.remove(first)
+    first, second = Person(), Person(arrived=1.0)
+    line = line_of(first, second)
+    for who in (first, first, Person()):
+        line.remove(who)
 
     assert first not in line
-    assert line.everybody() == [second]
+    assert [second] == line.everybody()
+    assert [second] == served(line)
 
 
 def test_a_line_knows_when_it_is_full() -> None:
@@ -48,11 +161,31 @@ def test_a_line_knows_when_it_is_full() -> None:
     line: Line[Person] = Line(capacity=2)
     fullness = []
     for priority in (Priority.CRITICAL, Priority.BEST_EFFORT):
-        line.add(Person(priority))
+        line.add(Person(priority=priority))
         fullness.append(line.is_full)
 
     assert [False, True] == fullness
-    assert {p: n for p, n in line.depths.items() if n} == {
-        Priority.CRITICAL: 1,
-        Priority.BEST_EFFORT: 1,
+    assert {Priority.CRITICAL: 1, Priority.BEST_EFFORT: 1} == {
+        p: n for p, n in line.depths.items() if n
     }
+
+
+@given(st.lists(st.tuples(st.sampled_from("arn"), st.integers(0, 9), st.sampled_from(Priority))))
+def test_nobody_is_lost_nor_served_twice(steps: list[tuple[str, int, Priority]]) -> None:
+    """Whatever the order of coming, leaving and serving."""
+    line: Line[Person] = Line(capacity=1000)
+    people = [Person(arrived=float(i), priority=p, client=str(i % 3)) for _, i, p in steps]
+    inside: set[Person] = set()
+    for (step, i, _), person in zip(steps, people, strict=True):
+        if step == "a":
+            line.add(person)
+            inside.add(person)
+        elif step == "r":
+            line.remove(people[i % len(people)])
+            inside.discard(people[i % len(people)])
+        else:
+            who = line.next()
+            assert (who is None) == (not inside)
+            inside.discard(who)
+
+    assert inside == set(line.everybody()) == set(served(line))

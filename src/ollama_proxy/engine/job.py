@@ -56,6 +56,7 @@ class Job(Sink):
         request_id: the caller's, or made up.
         door: which door it came through, for the books.
         arrived: when its last byte was read; all its times count from here.
+        client: who asks; those of one client share its turns in line.
         decision: the latest choice of a backend.
         tried: backends that failed it.
         stage: how far it has come.
@@ -75,6 +76,7 @@ class Job(Sink):
     request_id: str
     door: str
     arrived: float
+    client: str = ""
     stall_timeout_s: float = math.inf
     decision: Decision | None = None
     tried: list[str] = attrs.field(factory=list)
@@ -91,6 +93,11 @@ class Job(Sink):
     def priority(self) -> Priority:
         """How urgent it is."""
         return self.wishes.priority
+
+    @property
+    def cost(self) -> float:
+        """Seconds that serving it takes, as far as is known."""
+        return self.decision.candidates[0].alone_s if self.decision is not None else 1.0
 
     @property
     def deadline(self) -> float:

@@ -12,7 +12,7 @@ from ollama_proxy.policy.ask import Call
 from ollama_proxy.policy.circuit import Circuit
 from ollama_proxy.policy.estimate import Estimates
 from ollama_proxy.policy.fleet import BackendSpec, BackendView
-from ollama_proxy.policy.line import Line
+from ollama_proxy.policy.line import AGING_S, Line
 
 
 class Work(Protocol):
@@ -29,11 +29,16 @@ class Station:
     """
 
     def __init__(
-        self, backend: Backend, *, queue_capacity: int, jitter: Callable[[], float] | None = None
+        self,
+        backend: Backend,
+        *,
+        queue_capacity: int,
+        aging_s: float = AGING_S,
+        jitter: Callable[[], float] | None = None,
     ) -> None:
         """Make ready, closed: nothing is known yet, and nobody works."""
         self.backend = backend
-        self.line: Line[Job] = Line(queue_capacity)
+        self.line: Line[Job] = Line(queue_capacity, aging_s=aging_s)
         self.estimates = Estimates()
         self.healthy = False
         self.last_error: str | None = None

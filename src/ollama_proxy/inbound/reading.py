@@ -39,6 +39,7 @@ _ONCE = "it once, not twice"
 _PASSED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 _PASSED_PREFIXES = (b"anthropic-", b"openai-")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
+CLIENT_MAX = 128
 _MADE_UP = secrets.token_hex(4)
 _counter = itertools.count(1)
 
@@ -70,10 +71,11 @@ class RoutingHeaders:
         request_id: the caller's, or made up.
         passed: what goes to the backend.
         given: wish name to its text.
+        client: who asks, for taking turns in line; empty for whoever does not say.
         fault: the first malformed header, if one is.
     """
 
-    __slots__ = ("fault", "given", "passed", "request_id", "slo")
+    __slots__ = ("client", "fault", "given", "passed", "request_id", "slo")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sort headers (lower-case names)."""
@@ -82,6 +84,7 @@ class RoutingHeaders:
         self.slo: str | None = None
         self.fault: Refusal | None = None
         self.request_id = ""
+        self.client = ""
         for name, value in headers:
             if name in _PASSED or name.startswith(_PASSED_PREFIXES):
                 self.passed.append((name, value))
@@ -101,6 +104,8 @@ class RoutingHeaders:
             if self.slo is not None:
                 self._blame(_SLO_HEADER, value, _ONCE)
             self.slo = value.decode("latin-1")
+        elif name == b"x-client-id":
+            self.client = value[:CLIENT_MAX].decode("latin-1")
         elif name == b"x-request-id":
             if self.request_id:
                 self._blame(_ID_HEADER, value, _ONCE)
@@ -209,4 +214,5 @@ def read_job(
         request_id=headers.request_id,
         door=door,
         arrived=arrived,
+        client=headers.client,
     )

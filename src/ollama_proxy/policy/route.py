@@ -76,13 +76,19 @@ class Terms(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A backend that could serve, with what is expected of it. Seconds, watts."""
+    """A backend that could serve, with what is expected of it. Seconds, watts.
+
+    Attributes:
+        predicted_s: to the answer, the wait in line included.
+        alone_s: to the answer, once it is its turn.
+    """
 
     id: str
     score: float
     terms: Terms
     predicted_s: float
     watts: float
+    alone_s: float
 
 
 class Barred(NamedTuple):
@@ -326,7 +332,7 @@ def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) ->
         -0.5 if loaded is None else 0.0 if loaded else -1.0,
         -8.0 * view.failing,
     )
-    return Candidate(spec.id, sum(terms), terms, alone * (1 + ahead), spec.power_watts)
+    return Candidate(spec.id, sum(terms), terms, alone * (1 + ahead), spec.power_watts, alone)
 
 
 def _keep(
