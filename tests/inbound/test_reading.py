@@ -102,6 +102,11 @@ class TestHeaders:
         """The error is not an echo."""
         assert len(refusal_of(("x-priority", "x" * 10_000)).message) < 300
 
+    @pytest.mark.parametrize(("given", "client"), [("indexer", "indexer"), ("x" * 999, "x" * 128)])
+    def test_a_client_may_name_itself(self, given: str, client: str) -> None:
+        """Those of one name share its turns in line; a name is no place to keep data."""
+        assert client == read(("x-client-id", given)).client
+
     def test_only_a_few_are_passed_on(self) -> None:
         """No key, no cookie, nothing of the connection; the id always."""
         passed = [
