@@ -1,5 +1,7 @@
 """How an attempt ends when one side keeps the other waiting, or makes a mistake."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -226,3 +228,19 @@ async def test_a_fault_of_ours_ends_one_request(
     assert ["a", "done"] == next_one.said
     assert "KeyError" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_what_was_served_is_let_go(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """An idle worker does not keep its last job, whose body may be large."""
+    floor = open_floor(nursery, autojump_clock, backend(slots=3).say("a", after=1.0))
+    callers = [floor.submit() for _ in range(3)]
+    jobs = [weakref.ref(caller.job) for caller in callers]
+    for caller in callers:
+        await caller.ended.wait()
+    await wait_all_tasks_blocked()
+
+    floor.callers.clear()
+    del caller, callers
+    gc.collect()
+
+    assert [None] * 3 == [job() for job in jobs]

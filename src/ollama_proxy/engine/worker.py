@@ -44,6 +44,7 @@ async def work(
             finally:
                 # Also when the worker itself is cancelled: the books are balanced, the caller told.
                 dispatcher.finished(station, job, ending)
+            del job  # its body may be large, and this worker idle for long
 
 
 async def _attempt(station: Station, job: Job) -> Ending:
