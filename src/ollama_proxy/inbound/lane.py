@@ -430,6 +430,7 @@ class Lane:
         Returns when there is something to do: the next request's bytes are there, or the
         connection is to end.
         """
+        waited = False
         while True:
             if self._outbox:
                 data, self._outbox = self._outbox, b""
@@ -438,9 +439,11 @@ class Lane:
             if self._job is None:
                 self._skip_empty_lines()
                 if self._buffer or self._closing:
-                    # Who sends many requests at once must not keep the others waiting.
-                    await trio.lowlevel.checkpoint()
+                    if not waited:
+                        # Who sends many requests at once must not keep the others waiting.
+                        await trio.lowlevel.checkpoint()
                     return
+            waited = True
             deadline = (
                 trio.current_time() + self._limits.idle_timeout_s
                 if self._job is None
