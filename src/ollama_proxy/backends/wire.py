@@ -228,10 +228,17 @@ class Connection:
             BackendFailed: as `feed`.
         """
         try:
-            data = await self._stream.receive_some(READ_BYTES)
-        except (trio.BrokenResourceError, ssl.SSLError) as error:
+            if self.descriptor is None:
+                data = bytes(await self._stream.receive_some(READ_BYTES))
+            else:
+                # Straight to the poller: the answer is never there yet.
+                await trio.lowlevel.wait_readable(self.descriptor)
+                data = os.read(self.descriptor, READ_BYTES)
+        except BlockingIOError:
+            return  # woken for nothing
+        except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
             raise BackendFailed(Fault.BROKE, "it reset the connection") from error
-        self.feed(bytes(data))
+        self.feed(data)
 
     async def gather(self, limit: int) -> bytes:
         """The body so far: up to its end, or until it is longer than `limit` bytes."""

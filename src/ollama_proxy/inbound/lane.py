@@ -329,10 +329,23 @@ class Lane:
             raise self._head_too_large()
         # Only where there is something to wait for: nearly every request comes in one piece.
         with trio.move_on_at(self._head_until):
-            data = await self._stream.receive_some(_READ_BYTES)
+            data = await self._receive()
             self._buffer += data
             return bool(data)
         raise self._head_too_slow()
+
+    async def _receive(self) -> bytes:
+        """What the client sends next; empty at the connection's end."""
+        if not self._plain:
+            return bytes(await self._stream.receive_some(_READ_BYTES))
+        # Straight to the poller, without trying first: there is nearly always nothing yet, and a
+        # worker stands ready to make the call that was just submitted.
+        while True:
+            await trio.lowlevel.wait_readable(self.descriptor)
+            try:
+                return os.read(self.descriptor, _READ_BYTES)
+            except BlockingIOError:
+                continue
 
     async def _read_request(self, call: Call) -> Job | None:
         """Read one request whole. None: the client closed instead.
@@ -450,7 +463,7 @@ class Lane:
                 else float("inf")
             )
             with trio.CancelScope(deadline=deadline) as self._wake:
-                data = bytes(await self._stream.receive_some(_READ_BYTES))
+                data = await self._receive()
             if self._wake.cancelled_caught:
                 if self._job is None and trio.current_time() >= self._wake.deadline:
                     self._closing = True
