@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ollama_proxy.backends.backend import Probe
+from ollama_proxy.backends.backend import Errand, Head, Probe, Served, Sink
 from ollama_proxy.engine.dispatcher import Dispatcher, Ending
 from ollama_proxy.engine.job import Job
 from ollama_proxy.engine.ledger import Outcome
@@ -20,7 +20,7 @@ from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Reason
 from tests.engine.floor import Floor, Listener, backend, open_floor
 from tests.fakes.backend import ScriptedBackend
-from tests.fleet import MODEL
+from tests.fleet import MODEL, spec
 
 
 class TestPlaces:
@@ -594,6 +594,15 @@ async def fail_at(floor: Floor, target: str, times: int) -> None:
         await floor.ask(target=target)
 
 
+class Ready(ScriptedBackend):
+    """Has its answer ready, and computes nothing."""
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:  # noqa: ARG002 - as `Backend` has it
+        """Answer at once."""
+        await sink.begin(Head(status=200, headers=()), b"ready", complete=True)
+        return Served(status=200, computed=False)
+
+
 class TestLearning:
     """Only an answer teaches how fast a backend answers."""
 
@@ -646,7 +655,7 @@ class TestLearning:
             backend().pause(0.1).lack_the_model(),
             backend().pause(0.1).not_know_the_call(),
             backend().say("a", after=0.1).hang(),
-            backend().hang(),
+            backend(avg_latency_s=2.0).hang(),
         ],
         ids=["4xx", "failed", "broke", "rejected", "no-model", "no-call", "left", "left-early"],
     )
@@ -663,6 +672,56 @@ class TestLearning:
         learned = floor.station().estimates
         assert ({}, {}, {}) == (learned.first, learned.whole, learned.decode)
         await floor.assert_at_rest()
+
+    @pytest.mark.parametrize("wanted", [{}, {"max_latency_s": 0.9}], ids=["left", "deadline"])
+    async def test_a_silence_that_is_overdue_teaches(
+        self, nursery: trio.Nursery, autojump_clock: MockClock, wanted: dict[str, Any]
+    ) -> None:
+        """A backend that hangs stops being chosen for what it was believed to be."""
+        hung = backend("npu", avg_latency_s=0.1).hang()
+        floor = open_floor(nursery, autojump_clock, hung, backend("igpu").say("a"))
+        for _ in range(12):
+            caller = floor.submit(**wanted)
+            await trio.sleep(1.0)
+            floor.dispatcher.withdraw(caller.job)
+            await wait_all_tasks_blocked()
+
+        learned = floor.station("npu").estimates.first[MODEL].value
+        assert learned > 0.9
+        assert len(hung.errands) < 12
+
+    async def test_what_no_server_computed_teaches_nothing(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """An answer that the router had ready would make the server look fast."""
+        floor = open_floor(nursery, autojump_clock, Ready(spec("npu")))
+
+        await floor.ask()
+
+        assert {} == floor.station().estimates.first
+
+    async def test_vectors_teach_nothing_of_answers(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """An embedding takes milliseconds where an answer of the same model takes seconds."""
+        floor = open_floor(nursery, autojump_clock, backend().say("a", after=0.01))
+
+        await floor.ask(call=Call.OPENAI_EMBEDDING, stream=False)
+
+        assert MODEL not in floor.station().estimates.whole
+
+    async def test_one_requests_500_shuts_nobody_out(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """An image for a model without eyes is answered 500 by a server that is well."""
+        played = backend().refuse(500)
+        for _ in range(6):
+            played.then().refuse(500)
+        played.then().say("a")
+        floor = open_floor(nursery, autojump_clock, played)
+        callers = [await floor.ask() for _ in range(8)]
+
+        assert ["a", "done"] == callers[-1].said
 
     async def test_an_error_passed_on_is_an_answer(
         self, nursery: trio.Nursery, autojump_clock: MockClock

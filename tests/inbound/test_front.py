@@ -135,6 +135,22 @@ class TestWays:
 
         assert (200, None) == (answer.status, answer.header("date"))
 
+    @pytest.mark.parametrize(
+        ("origin", "status"), [(b"", 404), (b"Origin: https://evil.example\r\n", 403)]
+    )
+    async def test_a_websocket_nobody_serves_is_refused(self, origin: bytes, status: int) -> None:
+        """In words, and not to a page that has no business here."""
+        offer = (
+            b"GET /nope HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        )
+        async with Entrance.open() as entrance:
+            client = await entrance.connect()
+            answer = await client.ask(offer + origin + b"\r\n")
+
+        assert status == answer.status
+
     async def test_the_lane_can_be_closed(self) -> None:
         """Then Quart serves the same calls."""
         async with Entrance.open(lane=False) as entrance:

@@ -51,6 +51,7 @@ class TestHosts:
             "evil.example",
             "127.0.0.1.evil.example",
             "localhost.evil.example",
+            "localhost..",
             "evillocalhost",
             "evil-localhost",
             "xai.example",

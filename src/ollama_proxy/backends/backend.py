@@ -72,10 +72,17 @@ class Sink(Protocol):
 
 @attrs.frozen(kw_only=True)
 class Served:
-    """What a backend can tell of an answer it gave to the end. `tokens` counts streamed pieces."""
+    """What a backend can tell of an answer it gave to the end.
+
+    Attributes:
+        status: HTTP's.
+        tokens: streamed pieces; None for a whole answer.
+        computed: the server worked for it, so that its time tells something of the server.
+    """
 
     status: int
     tokens: int | None = None
+    computed: bool = True
 
 
 @attrs.frozen(kw_only=True)

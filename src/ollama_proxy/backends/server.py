@@ -105,7 +105,7 @@ class Server:
         if translation is not None and translation.ready is not None:
             head = Head(status=200, headers=_JSON_HEADERS, length=len(translation.ready))
             await sink.begin(head, translation.ready, complete=True)
-            return Served(status=200)
+            return Served(status=200, computed=False)
         if translation is not None:
             body: bytes | bytearray = translation.request()
         elif model != errand.model:

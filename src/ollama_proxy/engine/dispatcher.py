@@ -174,7 +174,10 @@ class Dispatcher:
                 self._learn(station, job, ending, now)
                 self._close(job, Outcome.SERVED, served=ending)
             case BackendFailed():
-                station.has_failed(now, f"{job.errand.model}: {ending}")
+                # A 500 may be one request's fault (an image for a model without eyes) and comes
+                # from a server that is there: it tells against it, but shuts nobody else out.
+                why = f"{job.errand.model}: {ending}"
+                station.has_failed(now, why, is_general=ending.status != 500)  # noqa: PLR2004 - RFC 9110
                 self._try_elsewhere(station, job, _failed(station, ending))
                 if station.circuit.is_open(now):
                     # Those behind it would only fail one after the other.
@@ -192,6 +195,7 @@ class Dispatcher:
                 self._refuse(job, Refusal(Code.INVALID_REQUEST, str(ending)))
             case CallerGone():
                 station.has_proved_nothing(job)
+                self._learn_silence(station, job, now)
                 self._close(job, Outcome.LEFT)
             case CallerStalled():
                 station.has_proved_nothing(job)
@@ -206,6 +210,7 @@ class Dispatcher:
                     self.stop()
             case DeadlinePassed():
                 station.has_proved_nothing(job)
+                self._learn_silence(station, job, now)
                 self._refuse(job, _too_late(job))
         self._assign(station)
 
@@ -330,13 +335,14 @@ class Dispatcher:
 
     def _learn(self, station: Station, job: Job, served: Served, now: float) -> None:
         station.has_served(now)
-        if served.status >= 400 or job.begun is None:  # noqa: PLR2004 - an error is not an answer
+        is_answer = served.status < 400 and served.computed  # noqa: PLR2004 - an error is none
+        if job.begun is None or not is_answer:
             return
         streamed = job.begun - job.started
         whole = now - job.started
         decoding = now - job.begun
         station.estimates.observe(
-            job.ask.model,
+            job.ask.subject,
             now=now,
             prior=station.spec.prior,
             first_s=streamed if job.ask.stream else None,
@@ -345,6 +351,25 @@ class Dispatcher:
             if served.tokens is not None and served.tokens > 1 and decoding > 0
             else None,
         )
+
+    def _learn_silence(self, station: Station, job: Job, now: float) -> None:
+        """Nobody waits any more for an answer that is overdue: it would have taken longer yet.
+
+        How much longer is not known. Twice the wait is assumed, or a backend that hangs would go
+        on being chosen for what it is believed to be.
+        """
+        waited = now - job.started
+        ask, spec = job.ask, station.spec
+        known = station.estimates.predict(ask.subject, spec.prior, stream=ask.stream, now=now)
+        if job.begun is None and waited > known:
+            station.estimates.observe(
+                ask.subject,
+                now=now,
+                prior=spec.prior,
+                first_s=2 * waited if ask.stream else None,
+                whole_s=None if ask.stream else 2 * waited,
+            )
+            station.touch()
 
     def _refuse(self, job: Job, refusal: Refusal) -> None:
         if job.left:

@@ -174,11 +174,11 @@ class Station:
             self.circuit = self.circuit.released()
             self.touch()
 
-    def has_failed(self, now: float, why: str) -> None:
-        """A job failed by the backend's fault."""
+    def has_failed(self, now: float, why: str, *, is_general: bool = True) -> None:
+        """A job failed by the backend's fault; `is_general`: any other would have failed too."""
         self.errors_total += 1
         self.last_error = why
-        self.circuit = self.circuit.failed(now, jitter=self._jitter())
+        self.circuit = self.circuit.failed(now, jitter=self._jitter(), is_general=is_general)
         self.touch()
 
     def does_not_serve(self, call: Call) -> None:

@@ -17,7 +17,7 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{0,5})?")
 def _host_of(authority: str) -> str:
     """The name in `name:port` or `[address]:port`, lower-case; empty if it makes no sense."""
     parts = _AUTHORITY.fullmatch(authority.lower())
-    return "" if parts is None else (parts[1] or parts[2]).rstrip(".")
+    return "" if parts is None else (parts[1] or parts[2]).removesuffix(".")
 
 
 def _is_loopback(host: str) -> bool:

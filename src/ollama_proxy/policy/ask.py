@@ -124,6 +124,11 @@ class Ask:
     stream: bool
     prompt_bytes: int = 0
 
+    @property
+    def subject(self) -> str:
+        """What a speed is learned for: vectors take milliseconds where an answer takes seconds."""
+        return f"{self.model} (embedding)" if self.call.embeds else self.model
+
 
 @attrs.frozen(kw_only=True)
 class Wishes:

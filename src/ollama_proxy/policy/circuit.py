@@ -58,15 +58,19 @@ class Circuit:
         share = self.failing(now) * (1 - _SHARE_WEIGHT)
         return Circuit(share=share if share > 0.01 else 0.0, share_at=now)  # noqa: PLR2004 - one percent is nothing
 
-    def failed(self, now: float, *, jitter: float) -> "Circuit":
+    def failed(self, now: float, *, jitter: float, is_general: bool = True) -> "Circuit":
         """A request failed by the backend's fault.
 
         Args:
             now: seconds.
             jitter: -1 to 1, spreads the next attempts of many backends by a fifth.
+            is_general: any other request would have failed too. If not, it only counts into the
+                share of failures.
         """
         share = self.failing(now)
         share += _SHARE_WEIGHT * (1 - share)
+        if not is_general:
+            return attrs.evolve(self, trying=False, share=share, share_at=now)
         failures = self.failures + 1
         if failures < FAILURES_TO_OPEN:
             return Circuit(failures=failures, share=share, share_at=now)

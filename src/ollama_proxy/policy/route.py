@@ -318,7 +318,7 @@ def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> 
 def _assess(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> Candidate:
     spec = view.spec
     alone = (
-        view.estimates.predict(ask.model, spec.prior, stream=ask.stream, now=now)
+        view.estimates.predict(ask.subject, spec.prior, stream=ask.stream, now=now)
         if settings.auto_optimize
         else spec.avg_latency_s
     )
@@ -434,11 +434,16 @@ def _nobody(
             f"The prompt is too long for every backend that has {ask.model!r}: at most"
             f" {max(v.spec.max_prompt_tokens for v in too_long)} tokens.",
         )
-    known = {name for v in enabled for name in (*(v.models or ()), *v.spec.aliases)}
+    known = {
+        name
+        for v in enabled
+        for name in (*(v.models or ()), *v.spec.aliases)
+        if v.spec.may_serve(name)
+    }
     near = difflib.get_close_matches(ask.model, sorted(known), n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return Refusal(
         Code.MODEL_NOT_FOUND,
-        f"model {ask.model!r} not found {where or 'on any backend'}.{hint}".replace("  ", " "),
+        f"model {ask.model!r} not found {where.strip() or 'on any backend'}.{hint}",
         param="model",
     )

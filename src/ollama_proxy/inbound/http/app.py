@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ollama_proxy.inbound.http import control, inference, listing, managing
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
-from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, raw_headers
+from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
@@ -74,6 +74,7 @@ def create_app(services: Services) -> QuartTrio:
 
     # Asynchronous though they wait for nothing: Quart runs plain functions in threads.
     @app.before_request
+    @app.before_websocket
     async def judge() -> Response | None:
         refusal = _judged(services)
         return None if refusal is None else refusal_reply(refusal)
@@ -106,7 +107,7 @@ def _refusal_of(error: HTTPException, services: Services) -> Refusal:
     code = _CODES.get(status, Code.INVALID_REQUEST if status < 500 else Code.INTERNAL)  # noqa: PLR2004 - RFC 9110: 5xx
     match code:
         case Code.NOT_FOUND:
-            message = f"There is nothing at {request.path}."
+            message = f"There is nothing at {asked().path}."
         case Code.METHOD_NOT_ALLOWED:
             message = f"{request.path} does not take {request.method}."
         case Code.REQUEST_TIMEOUT:

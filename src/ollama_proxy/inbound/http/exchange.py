@@ -13,8 +13,8 @@ from typing import cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-from quart import request
-from quart.wrappers import Request
+from quart import has_websocket_context, request, websocket
+from quart.wrappers import Request, Websocket
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
@@ -36,9 +36,14 @@ def holding() -> AsyncExitStack:
     return cast("HoldingRequest", request).held
 
 
+def asked() -> Request | Websocket:
+    """What is being answered: a request, or one to open a WebSocket."""
+    return websocket if has_websocket_context() else request
+
+
 def raw_headers() -> list[tuple[bytes, bytes]]:
     """The present request's headers as they came, with lower-case names."""
-    return list(request.scope["headers"])
+    return list(asked().scope["headers"])
 
 
 class PassingBody(TrioBody):

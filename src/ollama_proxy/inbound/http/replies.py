@@ -9,7 +9,7 @@ from werkzeug.datastructures import Headers as WerkzeugHeaders
 
 from ollama_proxy.inbound.answers import STATUS, Headers, error_body, error_headers
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT
-from ollama_proxy.inbound.http.exchange import raw_headers
+from ollama_proxy.inbound.http.exchange import asked, raw_headers
 from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Dialect
 from ollama_proxy.policy.refusal import Refusal
@@ -49,11 +49,12 @@ def text_reply(text: str, status: int = 200) -> Response:
 def refusal_reply(refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:
     """A refusal, with headers besides its own; every inference answer tells the request's id."""
     headers = [*error_headers(refusal), *more]
-    if request.path in CALLS_BY_PATH and not any(name == b"x-request-id" for name, _ in more):
+    path = asked().path
+    if path in CALLS_BY_PATH and not any(name == b"x-request-id" for name, _ in more):
         request_id = RoutingHeaders(raw_headers()).request_id
         headers.append((b"x-request-id", request_id.encode()))
     return reply(
-        error_body(dialect_of(request.path), refusal),
+        error_body(dialect_of(path), refusal),
         STATUS[refusal.code],
         headers,
     )
