@@ -353,21 +353,21 @@ class Dispatcher:
         )
 
     def _learn_silence(self, station: Station, job: Job, now: float) -> None:
-        """Nobody waits any more for an answer that is overdue: it would have taken longer yet.
+        """Nobody waits any more for an answer that had not begun: it would have taken longer yet.
 
         How much longer is not known. Twice the wait is assumed, or a backend that hangs would go
         on being chosen for what it is believed to be.
         """
-        waited = now - job.started
+        likely_s = 2 * (now - job.started)
         ask, spec = job.ask, station.spec
         known = station.estimates.predict(ask.subject, spec.prior, stream=ask.stream, now=now)
-        if job.begun is None and waited > known:
+        if job.begun is None and likely_s > known:
             station.estimates.observe(
                 ask.subject,
                 now=now,
                 prior=spec.prior,
-                first_s=2 * waited if ask.stream else None,
-                whole_s=None if ask.stream else 2 * waited,
+                first_s=likely_s if ask.stream else None,
+                whole_s=None if ask.stream else likely_s,
             )
             station.touch()
 
