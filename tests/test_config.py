@@ -611,8 +611,6 @@ class TestLaterVersions:
             ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
             ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
-            ("[scheduler]\nreserve_critical_slots = 1", "scheduler.reserve_critical_slots"),
-            ("[scheduler]\npreempt = true", "scheduler.preempt"),
             ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
             ("[observability]\ndashboard = true", "observability.dashboard"),
             (backend('device = "0000:00:0b.0"'), "backends[0].device"),

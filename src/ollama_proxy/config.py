@@ -26,6 +26,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, Hardware
+from ollama_proxy.policy.preempt import Started
 
 SYSTEM_PATH = Path("/etc/ollama-proxy/config.toml")
 MAX_FILE_BYTES = 1 << 20
@@ -313,6 +314,11 @@ class Scheduler:
 
     queue_capacity: int = attrs.field(default=256, validator=_within(0, 1_000_000))
     aging_s: float = attrs.field(default=10.0, validator=_SECONDS)
+    reserve_critical_slots: int = attrs.field(default=0, validator=_within(0, 1024))
+    preempt: bool = True
+    preempt_started: Started = Started.KEEP
+    hedge: bool = False
+    hedge_budget: float = attrs.field(default=0.05, validator=_within(0, 1))
 
 
 @attrs.frozen(kw_only=True)
@@ -562,8 +568,6 @@ _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "tls"),
     ("server", "auth"),
     ("server", "rate_limit"),
-    ("scheduler", "reserve_critical_slots"),
-    ("scheduler", "preempt"),
     ("observability", "otlp_endpoint"),
     ("observability", "dashboard"),
     ("efficiency",),

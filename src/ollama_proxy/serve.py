@@ -30,7 +30,15 @@ from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.server import Server, ServerSettings
-from ollama_proxy.config import BackendConfig, Config, ConfigFaults, Loaded, describe_faults
+from ollama_proxy.config import (
+    BackendConfig,
+    Config,
+    ConfigFaults,
+    Loaded,
+    Scheduler,
+    describe_faults,
+)
+from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.health import HealthSettings, watch_health
 from ollama_proxy.engine.ledger import Ledger
@@ -112,9 +120,7 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend, self._pump),
-                        queue_capacity=lines.queue_capacity,
-                        aging_s=lines.aging_s,
+                        _open_backend(backend, self._pump), queue_capacity=lines.queue_capacity
                     )
                     opened[backend_id] = station
                     opening.start_soon(self._start, station, health)
@@ -128,8 +134,7 @@ class Fleet:
             _, station = self._open.pop(gone)
             self._dispatcher.remove(station)
         for _, station in self._open.values():
-            station.line.capacity = lines.queue_capacity
-            station.line.aging_s = lines.aging_s
+            _set_scheduler(station, lines)
         self._pump.stall_timeout_s = config.router.stall_timeout_s
 
     async def _start(self, station: Station, health: HealthSettings) -> None:
@@ -146,7 +151,14 @@ class Fleet:
         backend = station.backend
         try:
             async with trio.open_nursery() as life:
-                station.open(life, functools.partial(work, self._dispatcher))
+                station.open(
+                    Workers(
+                        life,
+                        functools.partial(work, self._dispatcher, station),
+                        slots=station.spec.slots,
+                        name=station.spec.id,
+                    )
+                )
                 if station.spec.enabled:
                     life.start_soon(backend.run, name=f"backend {station.spec.id}")
                     with trio.move_on_after(FIRST_PROBE_S):
@@ -213,6 +225,14 @@ async def does_answer(config: BackendConfig) -> bool:
 # -- settings ----------------------------------------------------------------------------------
 
 
+def _set_scheduler(station: Station, scheduler: Scheduler) -> None:
+    station.line.capacity = scheduler.queue_capacity
+    station.line.aging_s = scheduler.aging_s
+    station.reserve_critical_slots = scheduler.reserve_critical_slots
+    station.preempts = scheduler.preempt_started if scheduler.preempt else None
+    station.touch()
+
+
 def _dispatch_settings(config: Config) -> DispatchSettings:
     router = config.router
     return DispatchSettings(
@@ -222,6 +242,7 @@ def _dispatch_settings(config: Config) -> DispatchSettings:
             default_backend=router.default_backend,
         ),
         retry_before_first_byte=router.retry_before_first_byte,
+        hedge_budget=config.scheduler.hedge_budget if config.scheduler.hedge else 0.0,
         first_byte_timeout_s=router.first_byte_timeout_s,
         stall_timeout_s=router.stall_timeout_s,
     )
@@ -338,7 +359,7 @@ async def serve(
     async with _closing(listeners), trio.open_nursery() as workers:
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
-        workers.start_soon(dispatcher.keep_deadlines)
+        workers.start_soon(dispatcher.keep_time)
         fleet = Fleet(dispatcher, pump, workers)
         ending = _Ending()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

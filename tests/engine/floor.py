@@ -9,12 +9,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import CallerLeft, Errand, Head, Probe, Tap
+from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Caller, Job
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.policy.ask import Ask, Call, Wishes
+from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.refusal import Refusal
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL, spec
@@ -93,11 +95,22 @@ class Floor:
     nursery: trio.Nursery
     facts: list[Fact] = attrs.field(factory=list)
     callers: list[Listener] = attrs.field(factory=list)
+    preempts: Started | None = Started.KEEP
+    reserve_critical_slots: int = 0
 
     def open(self, played: ScriptedBackend, *, capacity: int = 8, healthy: bool = True) -> Station:
         """Put a backend to work, well and with the fleet's model."""
         station = Station(played, queue_capacity=capacity, jitter=lambda: 0.0)
-        station.open(self.nursery, functools.partial(work, self.dispatcher))
+        station.preempts = self.preempts
+        station.reserve_critical_slots = self.reserve_critical_slots
+        station.open(
+            Workers(
+                self.nursery,
+                functools.partial(work, self.dispatcher, station),
+                slots=played.spec.slots,
+                name=played.spec.id,
+            )
+        )
         if healthy:
             station.is_well(Probe(models=frozenset({MODEL})))
         self.dispatcher.add(station)
@@ -174,14 +187,18 @@ def open_floor(
     clock: MockClock,
     *played: ScriptedBackend,
     capacity: int = 8,
+    preempts: Started | None = Started.KEEP,
+    reserve_critical_slots: int = 0,
     **changes: Any,
 ) -> Floor:
     """Put backends to work; `changes` are the dispatcher's settings."""
     ledger = Ledger()
     dispatcher = Dispatcher(DispatchSettings(**changes), ledger, clock=clock.current_time)
-    floor = Floor(dispatcher, nursery)
+    floor = Floor(
+        dispatcher, nursery, preempts=preempts, reserve_critical_slots=reserve_critical_slots
+    )
     ledger.read_by(floor.facts.append)
-    nursery.start_soon(floor.dispatcher.keep_deadlines)
+    nursery.start_soon(floor.dispatcher.keep_time)
     for each in played:
         floor.open(each, capacity=capacity)
     return floor

@@ -210,7 +210,7 @@ class TestTheirHeap:
             floor.callers.clear()
             callers = [floor.submit(max_latency_s=1e6) for _ in range(100)]
             await callers[-1].ended.wait()
-            largest = max(largest, len(floor.dispatcher._deadlines))
+            largest = max(largest, len(floor.dispatcher.alarms))
 
         assert 10_000 == len(floor.facts)
         assert largest <= 2 * 100
@@ -224,7 +224,7 @@ class TestTheirHeap:
         for _ in range(10_000):
             floor.dispatcher.withdraw(floor.submit(max_latency_s=1e6).job)
 
-        assert len(floor.dispatcher._deadlines) <= 64
+        assert len(floor.dispatcher.alarms) <= 64
 
     async def test_those_who_wait_are_not_swept_out(
         self, nursery: trio.Nursery, autojump_clock: MockClock
@@ -256,7 +256,7 @@ class TestTheirHeap:
             floor.station(gone).is_down("it flaps")
             floor.dispatcher.health_changed(floor.station(gone))
 
-        assert len(floor.dispatcher._deadlines) <= 64
+        assert len(floor.dispatcher.alarms) <= 64
         await caller.ended.wait()
         assert [(5000.0, "deadline_exceeded"), (5000.0, "done")] == caller.heard
 

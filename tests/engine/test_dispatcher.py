@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import Errand, Head, Probe, Served, Sink
+from ollama_proxy.engine.attempt import Attempt
 from ollama_proxy.engine.dispatcher import Dispatcher, Ending
-from ollama_proxy.engine.job import Job
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.ask import Call, Priority
@@ -56,7 +56,7 @@ class TestPlaces:
         self, nursery: trio.Nursery, autojump_clock: MockClock
     ) -> None:
         """Who is more urgent overtakes those in line, among equals the first comes first."""
-        floor = open_floor(nursery, autojump_clock, backend().say("a", after=1.0))
+        floor = open_floor(nursery, autojump_clock, backend().say("a", after=1.0), preempts=None)
         order: list[str] = []
         for priority in [0, 0, 1, 3, 1, 3, 2]:
             caller = floor.submit(priority=Priority(priority))
@@ -616,9 +616,12 @@ class TestLearning:
         await floor.ask()
 
         learned = floor.station().estimates
-        assert learned.first[MODEL].value == pytest.approx(0.8 + 0.25 * (0.4 - 0.8))
-        assert learned.decode[MODEL].value == pytest.approx(4.0)
-        assert {} == learned.whole
+        floor_s, decode = learned.subjects[MODEL].floor_s, learned.subjects[MODEL].decode
+        assert floor_s is not None
+        assert floor_s.value == pytest.approx(0.8 + 0.25 * (0.4 - 0.8))
+        assert decode is not None
+        assert decode.value == pytest.approx(4.0)
+        assert learned.subjects[MODEL].whole_s is None
 
     async def test_a_whole_answer_teaches_its_whole_time(
         self, nursery: trio.Nursery, autojump_clock: MockClock
@@ -631,8 +634,10 @@ class TestLearning:
         await floor.ask(stream=False)
 
         learned = floor.station().estimates
-        assert learned.whole[MODEL].value == pytest.approx(0.8 + 0.25 * (1.2 - 0.8))
-        assert ({}, {}) == (learned.first, learned.decode)
+        whole_s = learned.subjects[MODEL].whole_s
+        assert whole_s is not None
+        assert whole_s.value == pytest.approx(0.8 + 0.25 * (1.2 - 0.8))
+        assert (None, None) == (learned.subjects[MODEL].floor_s, learned.subjects[MODEL].decode)
 
     async def test_waiting_is_not_the_backends_slowness(
         self, nursery: trio.Nursery, autojump_clock: MockClock
@@ -643,7 +648,9 @@ class TestLearning:
 
         await callers[-1].ended.wait()
 
-        assert floor.station().estimates.first[MODEL].value == pytest.approx(0.8)
+        floor_s = floor.station().estimates.subjects[MODEL].floor_s
+        assert floor_s is not None
+        assert floor_s.value == pytest.approx(0.8)
 
     @pytest.mark.parametrize(
         "played",
@@ -669,8 +676,7 @@ class TestLearning:
         floor.dispatcher.withdraw(caller.job)
         await wait_all_tasks_blocked()
 
-        learned = floor.station().estimates
-        assert ({}, {}, {}) == (learned.first, learned.whole, learned.decode)
+        assert {} == floor.station().estimates.subjects
         await floor.assert_at_rest()
 
     @pytest.mark.parametrize("wanted", [{}, {"max_latency_s": 0.9}], ids=["left", "deadline"])
@@ -686,8 +692,9 @@ class TestLearning:
             floor.dispatcher.withdraw(caller.job)
             await wait_all_tasks_blocked()
 
-        learned = floor.station("npu").estimates.first[MODEL].value
-        assert learned > 0.9
+        learned = floor.station("npu").estimates.subjects[MODEL].floor_s
+        assert learned is not None
+        assert learned.value > 0.9
         assert len(hung.errands) < 12
 
     async def test_what_no_server_computed_teaches_nothing(
@@ -698,7 +705,7 @@ class TestLearning:
 
         await floor.ask()
 
-        assert {} == floor.station().estimates.first
+        assert {} == floor.station().estimates.subjects
 
     async def test_vectors_teach_nothing_of_answers(
         self, nursery: trio.Nursery, autojump_clock: MockClock
@@ -708,7 +715,7 @@ class TestLearning:
 
         await floor.ask(call=Call.OPENAI_EMBEDDING, stream=False)
 
-        assert MODEL not in floor.station().estimates.whole
+        assert MODEL not in floor.station().estimates.subjects
 
     async def test_one_requests_500_shuts_nobody_out(
         self, nursery: trio.Nursery, autojump_clock: MockClock
@@ -744,7 +751,7 @@ class TestLearning:
         for number in [*range(MODELS_MAX), 0, *range(MODELS_MAX, MODELS_MAX + 10)]:
             await floor.ask(model=f"made-up-{number}")
 
-        known = floor.station().estimates.first
+        known = floor.station().estimates.subjects
         kept = [number for number in (0, 1, 10, 11) if f"made-up-{number}" in known]
         assert (MODELS_MAX, [0, 11]) == (len(known), kept)
 
@@ -830,9 +837,9 @@ class TestEnding:
         class Stopping(Dispatcher):
             """Stops just before it hears of the failure."""
 
-            def finished(self, station: Station, job: Job, ending: Ending) -> None:
+            def finished(self, station: Station, attempt: Attempt, ending: Ending) -> None:
                 self.stop()
-                super().finished(station, job, ending)
+                super().finished(station, attempt, ending)
 
         floor.dispatcher.__class__ = Stopping
         await caller.ended.wait()
@@ -985,7 +992,7 @@ async def test_explaining_changes_nothing(nursery: trio.Nursery, autojump_clock:
     floor = open_floor(nursery, autojump_clock, backend("npu"), backend("igpu"))
     job = floor.job().job
 
-    outcomes = [floor.dispatcher.explain(job.ask, job.wishes).outcome for _ in range(3)]
+    outcomes = [floor.dispatcher.explain(job).outcome for _ in range(3)]
 
     assert outcomes[0] == outcomes[2]
     assert (0, []) == (floor.station().in_flight, floor.facts)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.line import Line
+from ollama_proxy.policy.line import CRITICAL_RUN, Line
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -62,10 +62,10 @@ def test_a_deadline_is_worth_no_priority() -> None:
 
 
 def test_waiting_is_worth_a_priority_each_aging_s() -> None:
-    """Best effort goes before a critical one that came thirty seconds after it, not before."""
+    """Best effort goes before a high one that came twenty seconds after it, not before."""
     old = Person(priority=Priority.BEST_EFFORT)
-    before = Person(priority=Priority.CRITICAL, arrived=29.9)
-    after = Person(priority=Priority.CRITICAL, arrived=30.1)
+    before = Person(priority=Priority.HIGH, arrived=19.9)
+    after = Person(priority=Priority.HIGH, arrived=20.1)
 
     assert [before, old, after] == served(line_of(old, before, after))
 
@@ -88,8 +88,8 @@ def test_a_deadline_cannot_push_back_for_ever() -> None:
 def test_nobody_starves(arrivals: list[tuple[Priority, float, str]]) -> None:
     """Under an endless stream of critical ones, everybody is served within a known time.
 
-    One is served a second and one arrives a second: whoever waits goes before all who came thirty
-    seconds after it, so at most those who were there and thirty more are served before.
+    One is served a second and one arrives a second: after thirty seconds all who were there are due,
+    and each of them lets at most eight critical ones go before it.
     """
     line = line_of(*(Person(priority=p, arrived=a, client=c) for p, a, c in arrivals))
     waiting = set(line.everybody())
@@ -102,7 +102,7 @@ def test_nobody_starves(arrivals: list[tuple[Priority, float, str]]) -> None:
         if not waiting:
             break
 
-    assert rounds <= 2 * len(arrivals) + 33
+    assert rounds <= (CRITICAL_RUN + 1) * (len(arrivals) + 1) + 33
 
 
 def test_clients_take_turns() -> None:
@@ -156,15 +156,43 @@ def test_leaving_is_harmless() -> None:
     assert [second] == served(line)
 
 
-def test_a_line_knows_when_it_is_full() -> None:
-    """Its capacity counts all priorities together."""
-    line: Line[Person] = Line(capacity=2)
-    fullness = []
-    for priority in (Priority.CRITICAL, Priority.BEST_EFFORT):
-        line.add(Person(priority=priority))
-        fullness.append(line.is_full)
+def test_critical_ones_go_before_the_due_but_not_for_ever() -> None:
+    """However long a batch job has waited, a voice goes first; after eight of them it is let in."""
+    old = [Person(priority=Priority.BEST_EFFORT, arrived=float(i)) for i in range(2)]
+    voices = [Person(priority=Priority.CRITICAL, arrived=1000.0 + i) for i in range(20)]
+    order = served(line_of(*old, *voices))
 
-    assert [False, True] == fullness
+    assert [CRITICAL_RUN, 2 * CRITICAL_RUN + 1] == [order.index(who) for who in old]
+
+
+def test_slots_for_the_critical_alone_count_for_nobody() -> None:
+    """Who takes a reserved slot passes nobody over, and only the critical take one."""
+    old = Person(priority=Priority.BEST_EFFORT)
+    voices = [Person(priority=Priority.CRITICAL, arrived=1000.0 + i) for i in range(20)]
+    line = line_of(old, *voices)
+    reserved = [line.next(Priority.CRITICAL) for _ in range(11)]
+    rest = served(line)
+
+    assert voices[:11] == reserved
+    assert CRITICAL_RUN == rest.index(old)
+    assert line_of(old).next(Priority.CRITICAL) is None
+
+
+def test_a_line_knows_for_whom_it_is_full() -> None:
+    """Its capacity counts those who would be served before the next one, or with it."""
+    line: Line[Person] = Line(capacity=2)
+    for _ in range(2):
+        line.add(Person(priority=Priority.NORMAL))
+
+    full = [line.is_full_for(priority) for priority in Priority]
+    assert [True, True, False, False] == full
+
+
+def test_a_line_counts_its_priorities() -> None:
+    """How many wait, by priority."""
+    line = line_of(Person(priority=Priority.CRITICAL), Person(priority=Priority.BEST_EFFORT))
+
+    assert (1, 0) == (line.depth(Priority.CRITICAL), line.depth(Priority.NORMAL))
     assert {Priority.CRITICAL: 1, Priority.BEST_EFFORT: 1} == {
         p: n for p, n in line.depths.items() if n
     }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_proxy.policy.ask import Call, Wishes
-from ollama_proxy.policy.estimate import Estimates
+from ollama_proxy.policy.estimate import Estimates, Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import Decision, Reason, RouteSettings, choose, explain
@@ -239,7 +239,7 @@ class TestOrder:
         """A backend that was seen to be slow is no longer the fastest."""
         learned = Estimates()
         for _ in range(12):
-            learned.observe(MODEL, now=0.0, first_s=5.0, prior=spec("nvidia").prior)
+            learned.observe(ask(), Seen(first_s=5.0, whole_s=5.0), spec("nvidia").prior, now=0.0)
         fleet = [view("nvidia", estimates=learned), view("igpu")]
 
         assert decide(fleet, Wishes(latency_critical=True)).backend == "igpu"
@@ -320,7 +320,7 @@ def test_power_may_be_no_concern() -> None:
 def test_learning_may_be_turned_off() -> None:
     """With `auto_optimize` off, the owner's figures stand."""
     learned = Estimates()
-    learned.observe(MODEL, now=0.0, first_s=60.0, prior=spec("nvidia").prior)
+    learned.observe(ask(), Seen(first_s=60.0, whole_s=60.0), spec("nvidia").prior, now=0.0)
     fleet = [view("nvidia", estimates=learned), view("igpu")]
 
     outcome = choose(
@@ -338,7 +338,7 @@ class TestMemory:
         """What was learned fades with time, so a view that nothing touches is judged anew."""
         learned = Estimates()
         for _ in range(12):
-            learned.observe(MODEL, now=0.0, first_s=60.0, prior=spec("nvidia").prior)
+            learned.observe(ask(), Seen(first_s=60.0, whole_s=60.0), spec("nvidia").prior, now=0.0)
         fleet = [view("nvidia", estimates=learned), view("igpu")]
         wishes = Wishes(latency_critical=True)
         chosen = [

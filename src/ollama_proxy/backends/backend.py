@@ -87,11 +87,19 @@ class Served:
 
 @attrs.frozen(kw_only=True)
 class Probe:
-    """What a backend says of itself. None: it does not tell."""
+    """What a backend says of itself. None: it does not tell.
+
+    Attributes:
+        models: the names of those it has.
+        loaded: those of them that are in memory.
+        version: its software's.
+        computing: how many requests it is computing now.
+    """
 
     models: frozenset[str] | None = None
     loaded: frozenset[str] | None = None
     version: str | None = None
+    computing: int | None = None
 
 
 class Fault(enum.Enum):

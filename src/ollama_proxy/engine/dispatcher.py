@@ -1,14 +1,12 @@
 """Which worker gets which job, and what becomes of a job that failed.
 
 Every method is synchronous and ends with nothing left undone: whatever changed, `_assign` was
-called for whom it concerns. Who is awaited, and for how long, is the workers' business.
+called for whom it concerns, and whoever waits elsewhere was asked whether here is better now. Who
+is awaited, and for how long, is the workers' business.
 """
 
-import heapq
-import itertools
 import math
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import trio
@@ -21,23 +19,36 @@ from ollama_proxy.backends.backend import (
     ModelMissing,
     Served,
 )
+from ollama_proxy.engine.alarms import Alarm, Alarms
+from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station
-from ollama_proxy.policy.ask import Ask, Wishes
+from ollama_proxy.policy.affinity import Affinity
+from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.hedge import Budget, hedge_at
 from ollama_proxy.policy.refusal import Code, Refusal
-from ollama_proxy.policy.route import Explanation, RouteSettings, choose, explain
+from ollama_proxy.policy.route import Decision, Explanation, RouteSettings, choose, explain
+
+# How many lines are asked, when a slot finds nobody in its own, whether somebody would rather go
+# there: each costs a choice, and the other lines are asked at the next change.
+INVITED_MAX = 4
 
 
 @attrs.frozen(kw_only=True)
 class DispatchSettings:
-    """How jobs are placed. Times in seconds."""
+    """How jobs are placed. Times in seconds.
+
+    Attributes:
+        hedge_budget: second attempts' share of all work; 0: there are none.
+    """
 
     route: RouteSettings = attrs.field(factory=RouteSettings)
     retry_before_first_byte: bool = True
     first_byte_timeout_s: float = 300.0
     stall_timeout_s: float = 120.0
+    hedge_budget: float = 0.0
 
 
 @attrs.frozen
@@ -65,6 +76,16 @@ class DeadlinePassed:
     """How an attempt ends when the job's deadline came first."""
 
 
+@attrs.frozen
+class PutBack:
+    """How an attempt ends when a more urgent job took its slot."""
+
+
+@attrs.frozen
+class Beaten:
+    """How an attempt ends when another at the same job was faster, or the job is over."""
+
+
 Ending = (
     Served
     | BackendFailed
@@ -76,12 +97,18 @@ Ending = (
     | RouterFaulted
     | RouterStopped
     | DeadlinePassed
+    | PutBack
+    | Beaten
 )
 
 
-_SWEEP_AT_LEAST = 64
 _FAULTED = Refusal(Code.INTERNAL, "The router made a mistake; its log says which.")
 _STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5.0)
+_PREEMPTED = Refusal(
+    Code.PREEMPTED,
+    "A more urgent request took this one's place; ask again, with a higher priority if need be.",
+    retry_after_s=5.0,
+)
 
 
 class Dispatcher:
@@ -95,18 +122,27 @@ class Dispatcher:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         """Begin with no stations; `add` them."""
-        self.settings = settings
         self.stations: dict[str, Station] = {}
         self.is_draining = False
         self.jobs: set[Job] = set()
+        self.affinity = Affinity()
+        self.alarms = Alarms()
         self._ledger = ledger
         self._now = clock
-        # Weak, since most jobs end long before their deadline: nothing takes them out of the heap
-        # then, and it must not keep their bodies.
-        self._deadlines: list[tuple[float, int, weakref.ref[Job]]] = []
-        self._sweep_at = _SWEEP_AT_LEAST
-        self._order = itertools.count()
+        self._hedging = Budget(0.0)
+        self._crowded: dict[Station, None] = {}  # whose line may hold somebody
         self._sooner = trio.Event()
+        self.settings = settings
+
+    @property
+    def settings(self) -> DispatchSettings:
+        """How jobs are placed; those placed already stay where they are."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: DispatchSettings) -> None:
+        self._settings = settings
+        self._hedging.share = settings.hedge_budget
 
     # -- stations ----------------------------------------------------------------------------------
 
@@ -116,6 +152,7 @@ class Dispatcher:
         self.stations[station.spec.id] = station
         if former is not None and former is not station:
             self.remove(former)
+        self._invite(station)
 
     def remove(self, station: Station) -> None:
         """A backend leaves: those in its line go elsewhere, those at its slots finish."""
@@ -123,9 +160,10 @@ class Dispatcher:
         if self.stations.get(station.spec.id) is station:
             del self.stations[station.spec.id]
         self._replace(station)
+        self._crowded.pop(station, None)
 
     def health_changed(self, station: Station) -> None:
-        """A probe found a station up or down."""
+        """A probe found a station up or down, or one that it had kept busy at rest."""
         if not station.healthy:
             self._replace(station)
         self._assign(station)
@@ -140,15 +178,24 @@ class Dispatcher:
         if job.stage is Stage.DONE:
             return
         self.jobs.add(job)
-        job.stall_timeout_s = self.settings.stall_timeout_s
+        job.stall_timeout_s = self._settings.stall_timeout_s
         if self.is_draining:
             self._refuse(job, _STOPPING)
         elif (refusal := self._place(job)) is not None:
             self._refuse(job, refusal)
 
-    def explain(self, ask: Ask, wishes: Wishes) -> Explanation:
-        """What would be decided now, with everything that was weighed; nothing happens."""
-        return explain(ask, wishes, self._views(), self.settings.route, now=self._now())
+    def explain(self, job: Job) -> Explanation:
+        """What would be decided for a job now, with everything that was weighed; nothing happens."""
+        ask, now = job.ask, self._now()
+        return explain(
+            ask,
+            job.wishes,
+            self._views(),
+            self._settings.route,
+            now=now,
+            client=job.client,
+            warm=self.affinity.find(ask.prefix, ask.prompt_bytes),
+        )
 
     def withdraw(self, job: Job) -> None:
         """The caller has left. No harm at any stage, nor twice."""
@@ -156,63 +203,94 @@ class Dispatcher:
             return
         job.left = True
         if job.stage is Stage.RUNNING:
-            # The worker hears of it and ends the attempt; a scope may be cancelled before it is
-            # entered, so a job on its way through the channel is stopped as well.
-            if job.scope is not None:
-                job.scope.cancel()
+            # The worker hears of it and ends the attempt.
+            for attempt in job.attempts:
+                attempt.halt(Halt.CALLER_LEFT)
             return
         self._leave_line(job)
         self._close(job, Outcome.LEFT)
 
-    def finished(self, station: Station, job: Job, ending: Ending) -> None:
+    def finished(self, station: Station, attempt: Attempt, ending: Ending) -> None:
         """A worker has ended an attempt: book it, then try elsewhere or end the job."""
         now = self._now()
-        station.free()
-        station.requests_total += 1
+        job = attempt.job
+        job.attempts.remove(attempt)
+        station.free(attempt, now, lingers=_may_linger(attempt, ending))
+        self._book(station, attempt, ending, now)
+        # The job's fate may be sealed already, or hang on another attempt.
+        is_moot = job.stage is Stage.DONE or (bool(job.attempts) and not attempt.answered)
+        is_put_back = not is_moot and isinstance(ending, PutBack)
+        if not is_moot and not is_put_back:
+            self._settle(station, job, ending)
+        elif is_moot and isinstance(ending, BackendFailed | CallUnserved | ModelMissing):
+            job.tried.append(station.spec.id)
+        if isinstance(ending, RouterStopped) and not job.stopped:
+            # The workers themselves are ending: nobody will serve those in line.
+            self.stop()
+        if isinstance(ending, BackendFailed) and station.circuit.is_open(now):
+            # Those behind it would only fail one after the other.
+            self._replace(station)
+        self._assign(station)
+        if is_put_back:
+            # Only now: the slot is for whom it was cleared.
+            self._put_back(station, job)
+        self._invite(station)
+
+    def _book(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
+        """Note what the end of an attempt tells of the backend."""
+        job = attempt.job
         match ending:
             case Served():
-                self._learn(station, job, ending, now)
-                self._close(job, Outcome.SERVED, served=ending)
+                self._learn(station, attempt, ending, now)
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
                 why = f"{job.errand.model}: {ending}"
                 station.has_failed(now, why, is_general=ending.status != 500)  # noqa: PLR2004 - RFC 9110
-                self._try_elsewhere(station, job, _failed(station, ending))
-                if station.circuit.is_open(now):
-                    # Those behind it would only fail one after the other.
-                    self._replace(station)
-            case CallUnserved():
-                station.has_proved_nothing(job)
-                station.does_not_serve(job.ask.call)
-                self._try_elsewhere(station, job, _unserved(station, job))
-            case ModelMissing():
-                station.has_proved_nothing(job)
-                station.lacks(job.ask.model)
-                self._try_elsewhere(station, job, _missing(job))
             case CallRejected():
                 station.has_served(now)
+            case CallUnserved():
+                station.has_proved_nothing(attempt)
+                station.does_not_serve(job.ask.call)
+            case ModelMissing():
+                station.has_proved_nothing(attempt)
+                station.lacks(job.ask.model)
+            case CallerGone() | DeadlinePassed():
+                station.has_proved_nothing(attempt)
+                self._learn_silence(station, attempt, now)
+            case Beaten():
+                station.has_proved_nothing(attempt)
+                self._hedging.settle(job.hedge_s, now - attempt.started)
+            case CallerStalled() | RouterFaulted() | RouterStopped() | PutBack():
+                station.has_proved_nothing(attempt)
+        if not isinstance(ending, PutBack | Beaten):
+            station.requests_total += 1
+
+    def _settle(self, station: Station, job: Job, ending: Ending) -> None:
+        """Decide what becomes of a job whose only attempt, or the one that answers it, has ended."""
+        match ending:
+            case Served():
+                self._close(job, Outcome.SERVED, served=ending, station=station)
+            case BackendFailed():
+                self._try_elsewhere(station, job, _failed(station, ending))
+            case CallUnserved():
+                self._try_elsewhere(station, job, _unserved(station, job))
+            case ModelMissing():
+                self._try_elsewhere(station, job, _missing(job))
+            case CallRejected():
                 self._refuse(job, Refusal(Code.INVALID_REQUEST, str(ending)))
             case CallerGone():
-                station.has_proved_nothing(job)
-                self._learn_silence(station, job, now)
                 self._close(job, Outcome.LEFT)
             case CallerStalled():
-                station.has_proved_nothing(job)
                 self._refuse(job, _unread(job))
             case RouterFaulted():
-                station.has_proved_nothing(job)
                 self._refuse(job, _FAULTED)
             case RouterStopped():
                 self._refuse(job, _STOPPING)
-                if not job.stopped:
-                    # The workers themselves are ending: nobody will serve those in line.
-                    self.stop()
             case DeadlinePassed():
-                station.has_proved_nothing(job)
-                self._learn_silence(station, job, now)
                 self._refuse(job, _too_late(job))
-        self._assign(station)
+            case PutBack() | Beaten():
+                raise AssertionError("the former goes back into line, the latter has a rival")
 
     def drain(self) -> None:
         """Take no more jobs; those in line and at work go on."""
@@ -224,20 +302,33 @@ class Dispatcher:
         for job in list(self.jobs):
             if job.stage is Stage.RUNNING:
                 job.stopped = True
-                if job.scope is not None:
-                    job.scope.cancel()
+                for attempt in job.attempts:
+                    attempt.halt(Halt.ROUTER_STOPS)
             else:
                 self._leave_line(job)
                 self._refuse(job, _STOPPING)
 
-    async def keep_deadlines(self) -> None:
-        """End the jobs whose deadline passes while they wait. Runs until cancelled."""
+    async def keep_time(self) -> None:
+        """Do what is due at its time: deadlines of those who wait, above all. Until cancelled."""
         while True:
-            next_deadline = self._deadlines[0][0] if self._deadlines else math.inf
-            with trio.move_on_at(next_deadline):
+            with trio.move_on_at(self.alarms.next_at):
                 await self._sooner.wait()
             self._sooner = trio.Event()
-            self._expire(self._now())
+            self.ring(self._now())
+
+    def ring(self, now: float) -> None:
+        """Do what is due."""
+        for job, alarm in self.alarms.take_due(now):
+            match alarm:
+                case Alarm.DEADLINE:
+                    if job.stage is Stage.WAITING:
+                        self._leave_line(job)
+                        self._refuse(job, _too_late(job))
+                case Alarm.LAST_MOMENT:
+                    if job.stage is Stage.WAITING:
+                        self._reconsider(job, self._views())
+                case Alarm.HEDGE:
+                    self._hedge(job, now)
 
     # -- how ---------------------------------------------------------------------------------------
 
@@ -245,66 +336,147 @@ class Dispatcher:
         now = self._now()
         return [station.view(now) for station in self.stations.values()]
 
+    def _choose(self, job: Job, fleet: Sequence[BackendView], now: float) -> Decision | Refusal:
+        ask, wishes = job.ask, job.wishes
+        if job.promised_s is not None and wishes.max_latency_s is not None:
+            # Not its first choice: what has passed counts.
+            wishes = attrs.evolve(wishes, max_latency_s=job.deadline - now)
+        return choose(
+            ask,
+            wishes,
+            fleet,
+            self._settings.route,
+            now=now,
+            client=job.client,
+            warm=self.affinity.find(ask.prefix, ask.prompt_bytes) if ask.prefix else None,
+            tried=job.tried,
+        )
+
     def _place(self, job: Job) -> Refusal | None:
         """Give a job a place in the line of the best backend, or say why there is none."""
         now = self._now()
-        left_s = job.deadline - now
-        if left_s <= 0:
+        if job.deadline <= now:
             return _too_late(job)
-        wishes = job.wishes
-        if job.assigned is not None and left_s < math.inf:
-            # Not its first attempt: what has passed counts.
-            wishes = attrs.evolve(wishes, max_latency_s=left_s)
-        outcome = choose(
-            job.ask, wishes, self._views(), self.settings.route, now=now, tried=job.tried
-        )
+        outcome = self._choose(job, self._views(), now)
         if isinstance(outcome, Refusal):
             return outcome
-        station = self.stations[outcome.backend]
-        job.decision = outcome
-        job.stage = Stage.WAITING
-        station.line.add(job)
-        station.touch()
-        self._assign(station)
-        if job.stage is Stage.WAITING and job.deadline < math.inf:
-            self._remember_deadline(job)
+        if job.promised_s is None:
+            job.promised_s = outcome.predicted_s
+        self._queue(job, outcome)
         return None
 
-    def _remember_deadline(self, job: Job) -> None:
-        if len(self._deadlines) >= self._sweep_at:
-            live = {ref: entry for entry in self._deadlines if _waits(ref := entry[2])}
-            self._deadlines = list(live.values())
-            heapq.heapify(self._deadlines)
-            self._sweep_at = max(2 * len(live), _SWEEP_AT_LEAST)
-        entry = (job.deadline, next(self._order), weakref.ref(job))
-        heapq.heappush(self._deadlines, entry)
-        if self._deadlines[0] is entry:
+    def _queue(self, job: Job, decision: Decision) -> None:
+        """Put a job in the line of the backend that was chosen."""
+        station = self.stations[decision.backend]
+        job.decision = decision
+        job.stage = Stage.WAITING
+        station.line.add(job)
+        self._assign(station)
+        if job.attempts:
+            return
+        station.touch()
+        self._crowded[station] = None
+        victim = station.victim()
+        if victim is not None:
+            victim.halt(Halt.PUT_BACK)
+            station.touch()
+        if job.deadline < math.inf:
+            best = decision.candidates[0]
+            self._remind(job, job.deadline - best.alone_s - best.off_s, Alarm.LAST_MOMENT)
+            self._remind(job, job.deadline, Alarm.DEADLINE)
+
+    def _remind(self, job: Job, when: float, alarm: Alarm) -> None:
+        is_sooner = when < self.alarms.next_at
+        self.alarms.set(job, when, alarm)
+        if is_sooner:
             self._sooner.set()
 
     def _assign(self, station: Station) -> None:
         """Give waiting jobs to free slots."""
-        while station.has_free_slot and (job := station.line.next()) is not None:
-            now = self._now()
-            job.stage = Stage.RUNNING
-            if job.assigned is None:
-                job.assigned = now
-            job.started = now
-            limit = min(job.deadline, now + self.settings.first_byte_timeout_s)
-            job.scope = trio.CancelScope(deadline=limit)
-            station.hand(job)
+        while (job := station.next()) is not None:
+            assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
+            self._start(job, station, job.decision)
+
+    def _start(
+        self, job: Job, station: Station, decision: Decision, *, is_hedge: bool = False
+    ) -> None:
+        now = self._now()
+        best = decision.candidates[0]
+        job.stage = Stage.RUNNING
+        if job.assigned is None:
+            job.assigned = now
+        warm = self.affinity.find(job.ask.prefix, job.ask.prompt_bytes) if job.ask.prefix else None
+        attempt = Attempt(
+            job=job,
+            decision=decision,
+            started=now,
+            ends=now + best.whole_s,
+            scope=trio.CancelScope(
+                deadline=min(job.deadline, now + self._settings.first_byte_timeout_s)
+            ),
+            is_hedge=is_hedge,
+            cold=station.must_load(job.ask.model),
+            uncached=1 - warm.share
+            if warm is not None and warm.backend == station.spec.id
+            else 1.0,
+        )
+        job.attempts.append(attempt)
+        station.hand(attempt)
+        if self._hedging.share and not is_hedge:
+            self._hedging.earn(best.whole_s)
+            when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
+            if when is not None and when < job.deadline and len(self.stations) > 1:
+                self._remind(job, when, Alarm.HEDGE)
+
+    def _hedge(self, job: Job, now: float) -> None:
+        """Make a second attempt at a job whose first is likely to miss."""
+        if len(job.attempts) != 1 or job.left or job.stopped:
+            return
+        busy_with = job.attempts[0].decision.backend
+        others = [view for view in self._views() if view.spec.id != busy_with]
+        outcome = self._choose(job, others, now)
+        if isinstance(outcome, Refusal):
+            return
+        station = self.stations[outcome.backend]
+        if not station.view(now).has_room(job.priority):
+            return  # a hedge that waits is none, and would make others wait
+        work_s = outcome.candidates[0].alone_s
+        if self._hedging.spend(work_s):
+            job.hedge_s = work_s
+            self._start(job, station, outcome, is_hedge=True)
 
     def _try_elsewhere(self, station: Station, job: Job, refusal: Refusal) -> None:
         """Before the first byte, each alternative gets one chance within the deadline."""
         if job.stopped:
             self._refuse(job, _STOPPING)
             return
-        if job.begun is not None or job.left or not self.settings.retry_before_first_byte:
+        if job.begun is not None or job.left or not self._settings.retry_before_first_byte:
             self._refuse(job, refusal)
             return
         job.tried.append(station.spec.id)
         job.stage = Stage.NEW
         if self._place(job) is not None:
             # What the last backend said is more use to the caller than that nobody is left.
+            self._refuse(job, refusal)
+
+    def _put_back(self, station: Station, job: Job) -> None:
+        """One whose slot was taken waits again, at its old place or where it is better now."""
+        if job.begun is not None or job.left:
+            self._refuse(job, _PREEMPTED)
+            return
+        if job.stopped:
+            self._refuse(job, _STOPPING)
+            return
+        job.put_back += 1
+        job.stage = Stage.NEW
+        refusal = self._place(job)
+        if refusal is None:
+            return
+        if self.stations.get(station.spec.id) is station and job.deadline > self._now():
+            # It was admitted: that every place is taken by now is not its loss.
+            assert job.decision is not None, "it had a place"  # noqa: S101 - as above
+            self._queue(job, job.decision)
+        else:
             self._refuse(job, refusal)
 
     def _replace(self, station: Station) -> None:
@@ -317,12 +489,40 @@ class Dispatcher:
                 self._refuse(job, refusal)
         station.touch()
 
-    def _expire(self, now: float) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            job = heapq.heappop(self._deadlines)[2]()
-            if job is not None and job.stage is Stage.WAITING:
-                self._leave_line(job)
-                self._refuse(job, _too_late(job))
+    def _invite(self, station: Station) -> None:
+        """A slot that finds nobody in its own line: would somebody in another rather go there?"""
+        if not self._crowded or len(station.line) or station.in_flight >= station.spec.slots:
+            return
+        now = self._now()
+        if not station.view(now).healthy:
+            return
+        for other in list(self._crowded)[:INVITED_MAX]:
+            del self._crowded[other]
+            job = other.line.peek()
+            if job is None:
+                continue
+            self._crowded[other] = None  # to the end: the next one asks the others first
+            if other is not station:
+                self._reconsider(job, [station.view(now), other.view(now)])
+                if not station.has_free_slot:
+                    return
+
+    def _reconsider(self, job: Job, fleet: Sequence[BackendView]) -> None:
+        """Let a job that waits go to another of `fleet`, if that is better by now."""
+        assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
+        station = self.stations[job.decision.backend]
+        # It must not find itself before itself.
+        station.line.remove(job)
+        station.touch()
+        now = self._now()
+        fleet = [station.view(now) if view.spec.id == station.spec.id else view for view in fleet]
+        outcome = self._choose(job, fleet, now)
+        if isinstance(outcome, Refusal) or outcome.backend == station.spec.id:
+            # Also where it can hardly be in time any more: it was promised, so it is tried.
+            station.line.add(job)
+            station.touch()
+        else:
+            self._queue(job, outcome)
 
     def _leave_line(self, job: Job) -> None:
         if job.decision is not None:
@@ -333,41 +533,34 @@ class Dispatcher:
                 station.line.remove(job)
                 station.touch()
 
-    def _learn(self, station: Station, job: Job, served: Served, now: float) -> None:
+    def _learn(self, station: Station, attempt: Attempt, served: Served, now: float) -> None:
         station.has_served(now)
+        job = attempt.job
         is_answer = served.status < 400 and served.computed  # noqa: PLR2004 - an error is none
         if job.begun is None or not is_answer:
             return
-        streamed = job.begun - job.started
-        whole = now - job.started
-        decoding = now - job.begun
+        station.has_loaded(job.ask.model)
+        if job.ask.prefix:
+            self.affinity.note(job.ask.prefix, station.spec.id)
         station.estimates.observe(
-            job.ask.subject,
+            job.ask,
+            Seen(
+                first_s=job.begun - attempt.started if job.ask.stream else None,
+                whole_s=now - attempt.started,
+                pieces=served.tokens,
+                cold=attempt.cold,
+                uncached=attempt.uncached,
+            ),
+            station.spec.prior,
             now=now,
-            prior=station.spec.prior,
-            first_s=streamed if job.ask.stream else None,
-            whole_s=None if job.ask.stream else whole,
-            tokens_per_s=(served.tokens - 1) / decoding
-            if served.tokens is not None and served.tokens > 1 and decoding > 0
-            else None,
         )
+        station.touch()
 
-    def _learn_silence(self, station: Station, job: Job, now: float) -> None:
-        """Nobody waits any more for an answer that had not begun: it would have taken longer yet.
-
-        How much longer is not known. Twice the wait is assumed, or a backend that hangs would go
-        on being chosen for what it is believed to be.
-        """
-        likely_s = 2 * (now - job.started)
-        ask, spec = job.ask, station.spec
-        known = station.estimates.predict(ask.subject, spec.prior, stream=ask.stream, now=now)
-        if job.begun is None and likely_s > known:
-            station.estimates.observe(
-                ask.subject,
-                now=now,
-                prior=spec.prior,
-                first_s=likely_s if ask.stream else None,
-                whole_s=None if ask.stream else likely_s,
+    def _learn_silence(self, station: Station, attempt: Attempt, now: float) -> None:
+        """Nobody waits any more for an answer that had not begun."""
+        if attempt.job.begun is None:
+            station.estimates.keep_waiting(
+                attempt.job.ask, now - attempt.started, station.spec.prior, now=now
             )
             station.touch()
 
@@ -385,12 +578,19 @@ class Dispatcher:
         outcome: Outcome,
         *,
         served: Served | None = None,
+        station: Station | None = None,
         code: Code | None = None,
     ) -> None:
         now = self._now()
         job.stage = Stage.DONE
         self.jobs.discard(job)
+        for attempt in job.attempts:
+            attempt.halt(Halt.BEATEN)
         decision = job.decision
+        if decision is not None and outcome is not Outcome.LEFT:
+            station = station or self.stations.get(decision.backend)
+            if station is not None:
+                _calibrate(station, job, outcome, now)
         self._ledger.record(
             Fact(
                 request_id=job.request_id,
@@ -405,12 +605,42 @@ class Dispatcher:
                 backend=decision.backend if decision is not None else None,
                 reason=decision.reason if decision is not None else None,
                 queue_s=job.queue_s,
+                promised_s=job.promised_s,
                 first_s=None if job.begun is None else job.begun - job.arrived,
                 whole_s=now - job.arrived,
                 tokens=served.tokens if served is not None else None,
+                put_back=job.put_back,
+                hedged=job.hedge_s > 0,
             )
         )
         job.caller.done(job)
+
+
+def _calibrate(station: Station, job: Job, outcome: Outcome, now: float) -> None:
+    """Hold what was promised at a job's admission against what came of it."""
+    if job.promised_s is None:
+        return
+    if outcome is Outcome.SERVED and job.begun is not None and not job.put_back:
+        took_s = (job.begun if job.ask.stream else now) - job.arrived
+        station.calibration.compare(job.promised_s, took_s, now)
+    if job.deadline < math.inf:
+        if job.ask.stream:
+            met = job.begun is not None and job.begun <= job.deadline
+        else:
+            met = outcome is Outcome.SERVED and now <= job.deadline
+        station.calibration.settle(met=met)
+
+
+def _may_linger(attempt: Attempt, ending: Ending) -> bool:
+    """Whether a backend may still compute what nobody waits for any more.
+
+    Closing the connection ends a stream that has begun; a prefill and a whole answer are computed to
+    their end by many a server.
+    """
+    is_cut = isinstance(ending, CallerGone | DeadlinePassed | PutBack | Beaten | RouterStopped) or (
+        isinstance(ending, BackendFailed) and ending.fault is Fault.SILENT
+    )
+    return is_cut and not (attempt.answered and attempt.job.ask.stream)
 
 
 def _failed(station: Station, failure: BackendFailed) -> Refusal:
@@ -447,8 +677,3 @@ def _unread(job: Job) -> Refusal:
     return Refusal(
         Code.REQUEST_TIMEOUT, f"Nothing of the answer was taken for {job.stall_timeout_s:g} s."
     )
-
-
-def _waits(ref: weakref.ref[Job]) -> bool:
-    job = ref()
-    return job is not None and job.stage is Stage.WAITING

@@ -10,6 +10,8 @@ from ollama_proxy.backends.backend import BackendFailed
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
 
+LINGER_INTERVAL_S = 0.05
+
 log = logging.getLogger("ollama_proxy.health")
 
 
@@ -33,26 +35,31 @@ async def watch_health(
     """Probe a backend until cancelled. Reports itself started after the first probe.
 
     A backend that is down is asked soon at first, then ever less often up to the interval, so that
-    one that is just starting joins at once.
+    one that is just starting joins at once. One that may still compute what was cancelled is asked
+    at once, and again soon, until it answers that it does not.
 
     Error handling: a probe that fails makes the backend unhealthy; nothing goes up.
     """
     pause_s = settings.first_interval_s
     while True:
+        doubted = trio.Event()
+        station.watch = doubted.set
         async with limiter:
             await _probe(dispatcher, station, settings.timeout_s)
         task_status.started()
         task_status = trio.TASK_STATUS_IGNORED
-        if station.healthy:
-            pause_s = settings.first_interval_s
-            await trio.sleep(settings.interval_s)
-        else:
+        if not station.healthy:
             await trio.sleep(pause_s)
             pause_s = min(pause_s * 2, settings.interval_s)
+            continue
+        pause_s = settings.first_interval_s
+        with trio.move_on_after(LINGER_INTERVAL_S if station.lingering else settings.interval_s):
+            await doubted.wait()
 
 
 async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> None:
     was_healthy, had_models = station.healthy, station.models
+    lingered = station.lingering
     try:
         with trio.fail_after(timeout_s):
             probe = await station.backend.probe()
@@ -64,7 +71,8 @@ async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> 
         station.is_well(probe)
         if not was_healthy:
             log.info("backend %s is up", station.spec.id)
-        if not was_healthy or had_models != station.models:
+        station.settle(probe.computing, lingered, trio.current_time())
+        if not was_healthy or had_models != station.models or lingered != station.lingering:
             dispatcher.health_changed(station)
         return
     if was_healthy or station.last_error is None:

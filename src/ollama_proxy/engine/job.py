@@ -2,15 +2,17 @@
 
 import enum
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
-import trio
 
-from ollama_proxy.backends.backend import BackendFailed, CallerLeft, Errand, Head, Sink, Tap
+from ollama_proxy.backends.backend import BackendFailed, CallerLeft, Errand, Head, Tap
 from ollama_proxy.policy.ask import Ask, Priority, Wishes
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import Decision
+
+if TYPE_CHECKING:
+    from ollama_proxy.engine.attempt import Attempt
 
 # Doors speak of jobs in these words, and import them from here: the room of backends is not theirs.
 __all__ = ["BackendFailed", "Caller", "CallerLeft", "Errand", "Head", "Job", "Stage", "Tap"]
@@ -45,8 +47,8 @@ class Caller(Protocol):
 
 
 @attrs.define(kw_only=True, eq=False)
-class Job(Sink):
-    """One request. The worker's sink: it notes the times on the way to the caller.
+class Job:
+    """One request, from its arrival to its end.
 
     Attributes:
         errand: what a backend is to do.
@@ -57,16 +59,18 @@ class Job(Sink):
         door: which door it came through, for the books.
         arrived: when its last byte was read; all its times count from here.
         client: who asks; those of one client share its turns in line.
+        stall_timeout_s: how long backend and caller may keep each other waiting.
         decision: the latest choice of a backend.
+        promised_s: the forecast that it was admitted on; None if it was not.
+        attempts: those under way: none while it waits, two where it is hedged.
         tried: backends that failed it.
+        put_back: how often a more urgent one took its slot.
+        hedge_s: the work that was set aside for its second attempt; 0 if there was none.
         stage: how far it has come.
         left: the caller is gone, or cancelled.
         stopped: the router ends, and has waited for it as long as it may.
         assigned: when its wait in line ended; None if it has not, or there was none.
-        started: when the present attempt began.
         begun: when the first byte went to the caller.
-        scope: holds the present attempt's deadline and its cancelling.
-        is_giving: bytes are there, and the caller has not taken them yet.
     """
 
     errand: Errand
@@ -79,15 +83,16 @@ class Job(Sink):
     client: str = ""
     stall_timeout_s: float = math.inf
     decision: Decision | None = None
+    promised_s: float | None = None
+    attempts: list["Attempt"] = attrs.field(factory=list, repr=False)
     tried: list[str] = attrs.field(factory=list)
+    put_back: int = 0
+    hedge_s: float = 0.0
     stage: Stage = Stage.NEW
     left: bool = False
     stopped: bool = False
     assigned: float | None = None
-    started: float = 0.0
     begun: float | None = None
-    scope: trio.CancelScope | None = None
-    is_giving: bool = False
 
     @property
     def priority(self) -> Priority:
@@ -96,8 +101,8 @@ class Job(Sink):
 
     @property
     def cost(self) -> float:
-        """Seconds that serving it takes, as far as is known."""
-        return self.decision.candidates[0].alone_s if self.decision is not None else 1.0
+        """Seconds that it takes a slot for, as far as is known."""
+        return self.decision.candidates[0].whole_s if self.decision is not None else 1.0
 
     @property
     def deadline(self) -> float:
@@ -109,38 +114,3 @@ class Job(Sink):
     def queue_s(self) -> float:
         """Seconds in line, until it was first given to a worker or ended (0 while it waits)."""
         return 0.0 if self.assigned is None else self.assigned - self.arrived
-
-    async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
-        """See `Sink`. From here on a stream has kept its deadline."""
-        self.begun = trio.current_time()
-        self._watch_for_stall()
-        self.is_giving = True
-        await self.caller.begin(self, head, first, complete=complete)
-        self.is_giving = False
-        self._watch_for_stall()
-
-    async def write(self, data: bytes, *, complete: bool = False) -> None:
-        """See `Sink`."""
-        self._watch_for_stall()
-        self.is_giving = True
-        await self.caller.write(data, complete=complete)
-        self.is_giving = False
-        self._watch_for_stall()
-
-    def tap(self) -> Tap | None:
-        """See `Sink`. The pump watches for silence itself."""
-        tap = self.caller.tap()
-        if tap is not None and self.scope is not None:
-            self.scope.deadline = self._last_moment
-        return tap
-
-    @property
-    def _last_moment(self) -> float:
-        """The deadline of an answer that was begun."""
-        return math.inf if self.ask.stream else self.deadline
-
-    def _watch_for_stall(self) -> None:
-        """Give the caller as long to take a piece, and then the backend as long for the next."""
-        if self.scope is not None:
-            stalled_at = trio.current_time() + self.stall_timeout_s
-            self.scope.deadline = min(self._last_moment, stalled_at)

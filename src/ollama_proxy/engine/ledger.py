@@ -35,9 +35,12 @@ class Fact:
     backend: str | None = None
     reason: Reason | None = None
     queue_s: float = 0.0
+    promised_s: float | None = None
     first_s: float | None = None
     whole_s: float = 0.0
     tokens: int | None = None
+    put_back: int = 0
+    hedged: bool = False
 
 
 @attrs.define

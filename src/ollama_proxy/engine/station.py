@@ -1,31 +1,33 @@
-"""A backend at work: what is known of it, its line, and the workers at its slots."""
+"""A backend at work: what is known of it, its line, and what is at its slots."""
 
 import random
 from collections.abc import Callable
-from typing import Protocol
 
 import trio
 
 from ollama_proxy.backends.backend import Backend, Probe
+from ollama_proxy.engine.attempt import Attempt
+from ollama_proxy.engine.crew import Crew
 from ollama_proxy.engine.job import Job
-from ollama_proxy.policy.ask import Call
+from ollama_proxy.policy.ask import Call, Priority
+from ollama_proxy.policy.calibration import Calibration
 from ollama_proxy.policy.circuit import Circuit
-from ollama_proxy.policy.estimate import Estimates
-from ollama_proxy.policy.fleet import BackendSpec, BackendView
+from ollama_proxy.policy.estimate import Estimates, Learned
+from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
+from ollama_proxy.policy.preempt import Started, choose_victim, may_yield
 
-
-class Work(Protocol):
-    """A worker's life: take jobs from the channel until it closes."""
-
-    async def __call__(self, station: "Station", jobs: trio.MemoryReceiveChannel[Job]) -> None:
-        """Serve."""
+LINGERS_MAX_S = 60.0
 
 
 class Station:
-    """One backend, live. Only the dispatcher, its workers and its health task change it.
+    """One backend, live. Only the dispatcher, its crew and its health task change it.
 
     `view` is what decisions are made on: a frozen value, built anew when something changed.
+
+    Attributes:
+        preempts: whether critical requests may have best effort put back; None: they may not.
+        watch: is called when the backend should be probed soon; None where nobody probes it.
     """
 
     def __init__(
@@ -34,31 +36,35 @@ class Station:
         *,
         queue_capacity: int,
         aging_s: float = AGING_S,
+        reserve_critical_slots: int = 0,
+        preempts: Started | None = None,
         jitter: Callable[[], float] | None = None,
     ) -> None:
         """Make ready, closed: nothing is known yet, and nobody works."""
         self.backend = backend
         self.line: Line[Job] = Line(queue_capacity, aging_s=aging_s)
+        self.reserve_critical_slots = reserve_critical_slots
+        self.preempts = preempts
         self.estimates = Estimates()
+        self.calibration = Calibration()
         self.healthy = False
         self.last_error: str | None = None
         self.models: frozenset[str] | None = None
         self.loaded: frozenset[str] | None = None
         self.unserved: frozenset[Call] = frozenset()
         self.circuit = Circuit()
-        self.in_flight = 0
+        self.running: dict[Attempt, None] = {}
         self.requests_total = 0
         self.errors_total = 0
+        self.watch: Callable[[], None] | None = None
+        self._lingering: list[Attempt] = []
+        self._off_whole_s: Learned | None = None
         self._retiring = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
         self._jitter = jitter or (lambda: random.uniform(-1, 1))  # noqa: S311 - spreads retries, guards nothing
         self._view: BackendView | None = None
-        self._workers = 0
-        self._nursery: trio.Nursery | None = None
-        self._work: Work | None = None
-        # As many places as slots: a job is only handed over when a slot is free.
-        self._jobs_in, self._jobs_out = trio.open_memory_channel[Job](backend.spec.slots)
+        self._crew: Crew | None = None
 
     def __repr__(self) -> str:
         state = "healthy" if self.healthy else "down"
@@ -76,18 +82,26 @@ class Station:
         """What a decision may look at."""
         circuit = self.circuit
         if self._view is None or circuit.failures or circuit.openings:
+            busy = [*self.running, *self._lingering]
+            preempts = self.preempts
             self._view = BackendView(
                 spec=self.spec,
                 healthy=self.healthy and not self._retiring.is_set(),
                 circuit_open=circuit.is_open(now),
                 models=self.models,
                 loaded=self.loaded,
-                in_flight=self.in_flight,
+                in_flight=len(busy),
+                ends=tuple([attempt.ends for attempt in busy]),
                 waiting=len(self.line),
-                full=self.line.is_full and not self.has_free_slot,
+                line=self.line,
+                reserved=self.reserved,
+                yielding=sum(may_yield(attempt, preempts) for attempt in self.running)
+                if preempts is not None
+                else 0,
                 unserved=self.unserved,
                 failing=circuit.failing(now),
                 estimates=self.estimates,
+                off_whole_s=self._off_whole_s.value if self._off_whole_s is not None else 0.0,
             )
         return self._view
 
@@ -98,36 +112,103 @@ class Station:
     # -- slots -----------------------------------------------------------------------------------
 
     @property
+    def in_flight(self) -> int:
+        """How many slots are taken; one that may still compute what was cancelled is."""
+        return len(self.running) + len(self._lingering)
+
+    @property
+    def reserved(self) -> int:
+        """How many slots are kept for critical requests: never all of them."""
+        return min(self.reserve_critical_slots, self.spec.slots - 1)
+
+    @property
     def has_free_slot(self) -> bool:
-        """Whether a job could start at once."""
+        """Whether a job, if it is urgent enough, could start at once."""
         return self.in_flight < self.spec.slots
 
-    def open(self, nursery: trio.Nursery, work: Work) -> None:
-        """Let workers live in `nursery`. They are started when first needed."""
-        self._nursery, self._work = nursery, work
+    def open(self, crew: Crew) -> None:
+        """Let `crew` do what is handed out."""
+        self._crew = crew
 
-    def hand(self, job: Job) -> None:
-        """Give a job to a free worker, by its channel."""
-        assert self._nursery is not None, "open() comes first"  # noqa: S101 - serve's promise
-        assert self._work is not None, "open() comes first"  # noqa: S101 - as above
-        self.in_flight += 1
+    def next(self) -> Job | None:
+        """Take out of the line who may start now."""
+        free = self.spec.slots - self.in_flight
+        if free <= 0 or not len(self.line):
+            return None
+        return self.line.next(Priority.CRITICAL if free <= self.reserved else Priority.BEST_EFFORT)
+
+    def victim(self) -> Attempt | None:
+        """Who gives up a slot for the critical job that is next in line; None if nobody should.
+
+        One slot is vacated for each critical job that waits, no more.
+        """
+        if self.preempts is None or self.has_free_slot:
+            return None
+        head = self.line.peek()
+        if head is None or head.priority is not Priority.CRITICAL:
+            return None
+        vacating = len(self._lingering) + sum(
+            attempt.halted is not None for attempt in self.running
+        )
+        if vacating >= self.line.depth(Priority.CRITICAL):
+            return None
+        return choose_victim(self.running, self.preempts)
+
+    def hand(self, attempt: Attempt) -> None:
+        """Let an attempt be made."""
+        assert self._crew is not None, "open() comes first"  # noqa: S101 - serve's promise
+        self.running[attempt] = None
         if self._idle.is_set():
             self._idle = trio.Event()
-        if self.in_flight > self._workers:
-            self._workers += 1
-            self._nursery.start_soon(
-                self._work, self, self._jobs_out.clone(), name=f"worker {self.spec.id}"
-            )
         self.circuit = self.circuit.tried()
-        self._jobs_in.send_nowait(job)
+        self._crew.give(attempt, len(self.running))
         self.touch()
 
-    def free(self) -> None:
-        """A worker has ended its job."""
-        self.in_flight -= 1
-        if not self.in_flight:
+    def free(self, attempt: Attempt, now: float, *, lingers: bool = False) -> None:
+        """A worker has ended an attempt.
+
+        Args:
+            attempt: which.
+            now: seconds.
+            lingers: the backend may still be at it: the slot is taken until a probe was answered.
+        """
+        del self.running[attempt]
+        if attempt.halted is None:
+            off_s = abs(now - attempt.ends)
+            self._off_whole_s = (
+                Learned(off_s, now)
+                if self._off_whole_s is None
+                else self._off_whole_s.fed(off_s, now)
+            )
+        if lingers and self.watch is not None and self.healthy:
+            attempt.ends = max(attempt.ends, now)
+            self._lingering.append(attempt)
+            self.watch()
+        if not self.running:
             self._idle.set()
         self.touch()
+
+    @property
+    def lingering(self) -> int:
+        """How many slots a backend may still use for what was cancelled."""
+        return len(self._lingering)
+
+    def settle(self, computing: int | None, asked: int, now: float) -> None:
+        """A probe was answered: what lingered when it was sent is over, unless it says otherwise.
+
+        Args:
+            computing: how many requests the server says it is computing; None: it does not tell.
+            asked: how many lingered when it was asked.
+            now: seconds.
+        """
+        still = 0 if computing is None else max(0, computing - len(self.running))
+        over = self._lingering[: max(0, asked - still)]
+        # A server that others use, too, is always computing something.
+        over += [a for a in self._lingering[len(over) :] if now - a.started > LINGERS_MAX_S]
+        for attempt in over:
+            self._lingering.remove(attempt)
+        if over:
+            self.touch()
 
     def retire(self) -> None:
         """Take no more jobs."""
@@ -140,9 +221,9 @@ class Station:
         await self._idle.wait()
 
     def close(self) -> None:
-        """Send the workers home once they are idle."""
-        self._jobs_in.close()
-        self._jobs_out.close()
+        """Send the crew home once it is idle."""
+        if self._crew is not None:
+            self._crew.close()
 
     # -- what was learned --------------------------------------------------------------------------
 
@@ -160,6 +241,7 @@ class Station:
         """A probe was not answered."""
         self.healthy = False
         self.last_error = why
+        self._lingering.clear()
         self.touch()
 
     def has_served(self, now: float) -> None:
@@ -167,10 +249,24 @@ class Station:
         self.circuit = self.circuit.succeeded(now)
         self.touch()
 
-    def has_proved_nothing(self, job: Job) -> None:
-        """A job ended and told nothing of the backend: its caller left, say."""
+    def has_loaded(self, model: str) -> None:
+        """A model that was just used is in memory, before any probe says so."""
+        if self.loaded is not None:
+            real = self.spec.real_name(model)
+            if real not in self.loaded:
+                self.loaded |= {real}
+                self.touch()
+
+    def must_load(self, model: str) -> bool | None:
+        """Whether a model is not in memory now; None where the server does not tell."""
+        if self.loaded is None:
+            return None
+        return not lists(self.loaded, self.spec.real_name(model))
+
+    def has_proved_nothing(self, attempt: Attempt) -> None:
+        """An attempt ended and told nothing of the backend: its caller left, say."""
         # One that was sent before the circuit opened is not the attempt that it waits for.
-        if job.started >= self.circuit.retry_at:
+        if attempt.started >= self.circuit.retry_at:
             self.circuit = self.circuit.released()
             self.touch()
 

@@ -13,49 +13,58 @@ from ollama_proxy.backends.backend import (
     Fault,
     ModelMissing,
 )
+from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.dispatcher import (
+    Beaten,
     CallerGone,
     CallerStalled,
     DeadlinePassed,
     Dispatcher,
     Ending,
+    PutBack,
     RouterFaulted,
     RouterStopped,
 )
-from ollama_proxy.engine.job import Job
 from ollama_proxy.engine.station import Station
 
 log = logging.getLogger("ollama_proxy")
 
 
+ENDINGS: dict[Halt, Ending] = {
+    Halt.CALLER_LEFT: CallerGone(),
+    Halt.ROUTER_STOPS: RouterStopped(),
+    Halt.PUT_BACK: PutBack(),
+    Halt.BEATEN: Beaten(),
+}
+
+
 async def work(
-    dispatcher: Dispatcher, station: Station, jobs: trio.MemoryReceiveChannel[Job]
+    dispatcher: Dispatcher, station: Station, attempts: trio.MemoryReceiveChannel[Attempt]
 ) -> None:
-    """Serve jobs until the channel closes.
+    """Make attempts until the channel closes.
 
     Error handling: what a backend or a caller may do wrong ends the attempt and is reported. So
     does a fault of the router's own: it is logged, its caller is told, and nobody else concerned.
     """
-    async with jobs:
-        async for job in jobs:
+    async with attempts:
+        async for attempt in attempts:
             ending: Ending = RouterStopped()
             try:
-                ending = await _attempt(station, job)
+                ending = await _make(station, attempt)
             finally:
                 # Also when the worker itself is cancelled: the books are balanced, the caller told.
-                dispatcher.finished(station, job, ending)
-            del job  # its body may be large, and this worker idle for long
+                dispatcher.finished(station, attempt, ending)
+            del attempt  # its job's body may be large, and this worker idle for long
 
 
-async def _attempt(station: Station, job: Job) -> Ending:
-    """Make the call within the job's scope, which holds its deadline and its cancelling."""
-    scope = job.scope
-    assert scope is not None, "the dispatcher opens a scope for each attempt"  # noqa: S101 - its promise
+async def _make(station: Station, attempt: Attempt) -> Ending:
+    """Make the call within the attempt's scope, which holds its deadline and its cancelling."""
+    job = attempt.job
     try:
-        with scope:
+        with attempt.scope as scope:
             # What ended on its way through the channel must not reach the backend at all.
             if not scope.cancel_called:
-                return await station.backend.exchange(job.errand, job)
+                return await station.backend.exchange(job.errand, attempt)
     except (BackendFailed, CallUnserved, ModelMissing, CallRejected) as ending:
         return ending
     except CallerLeft:
@@ -65,15 +74,13 @@ async def _attempt(station: Station, job: Job) -> Ending:
         where = "".join(traceback.format_tb(fault.__traceback__))
         log.error("a request failed by a fault of ours: %s\n%s", type(fault).__name__, where)  # noqa: TRY400 - as above
         return RouterFaulted()
-    # The scope was cancelled: the caller left, the router ends, the deadline came, or the
-    # caller or the backend kept the other waiting.
-    if job.left:
-        return CallerGone()
-    if job.stopped:
-        return RouterStopped()
+    # The scope was cancelled: somebody ended the attempt, the deadline came, or the caller or the
+    # backend kept the other waiting.
+    if attempt.halted is not None:
+        return ENDINGS[attempt.halted]
     past = trio.current_time() >= job.deadline
     if past and (job.begun is None or not job.ask.stream):
         return DeadlinePassed()
-    if job.is_giving:
+    if attempt.is_giving:
         return CallerStalled()
     return BackendFailed(Fault.SILENT, "it sent nothing for too long")

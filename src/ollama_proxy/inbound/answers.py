@@ -25,6 +25,7 @@ STATUS: dict[Code, int] = {
     Code.BACKEND_FAILED: 502,
     Code.NO_BACKEND: 503,
     Code.QUEUE_FULL: 503,
+    Code.PREEMPTED: 503,
     Code.SHUTTING_DOWN: 503,
     Code.DEADLINE_UNMEETABLE: 503,
     Code.DEADLINE_EXCEEDED: 504,

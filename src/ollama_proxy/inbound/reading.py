@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ollama_proxy.engine.job import Caller, Errand, Job
+from ollama_proxy.policy.affinity import prefix_keys
 from ollama_proxy.policy.ask import Ask, Call, MalformedWish, read_wishes
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -44,11 +45,27 @@ _MADE_UP = secrets.token_hex(4)
 _counter = itertools.count(1)
 
 
+_NOTHING = msgspec.Raw()
+
+
 class _Peek(msgspec.Struct):
-    """All that routing needs of a body."""
+    """All that routing needs of a body. What is raw is not looked into: it may be of any type."""
 
     model: str
     stream: bool | None = None
+    messages: msgspec.Raw = _NOTHING
+    prompt: msgspec.Raw = _NOTHING
+    input: msgspec.Raw = _NOTHING
+    max_tokens: msgspec.Raw = _NOTHING
+    max_completion_tokens: msgspec.Raw = _NOTHING
+    max_output_tokens: msgspec.Raw = _NOTHING
+    options: msgspec.Raw = _NOTHING
+
+
+class _Options(msgspec.Struct):
+    """All that routing needs of Ollama's options."""
+
+    num_predict: msgspec.Raw = _NOTHING
 
 
 class _AnyObject(msgspec.Struct):
@@ -56,7 +73,9 @@ class _AnyObject(msgspec.Struct):
 
 
 _peek = msgspec.json.Decoder(_Peek)
+_options = msgspec.json.Decoder(_Options)
 _object = msgspec.json.Decoder(_AnyObject)
+_WHOLE_NUMBER = re.compile(rb"[1-9][0-9]{0,8}\Z")
 
 
 def make_request_id() -> str:
@@ -149,7 +168,24 @@ def read_ask(call: Call, body: bytes | bytearray) -> Ask:
         model=peek.model,
         stream=stream and not call.embeds,
         prompt_bytes=len(body),
+        answer_limit=_answer_limit(peek),
+        prefix=prefix_keys(peek.model, memoryview(peek.messages or peek.prompt or peek.input)),
     )
+
+
+def _answer_limit(peek: _Peek) -> int | None:
+    """How many tokens the caller wants at most.
+
+    What makes no sense is no limit here: whether it is an error is the backend's to say.
+    """
+    limit = peek.max_tokens or peek.max_completion_tokens or peek.max_output_tokens
+    if not limit and b"num_predict" in memoryview(peek.options).tobytes():
+        try:
+            limit = _options.decode(peek.options).num_predict
+        except msgspec.DecodeError:
+            return None
+    digits = memoryview(limit).tobytes()
+    return int(digits) if _WHOLE_NUMBER.match(digits) else None
 
 
 def _body_fault(body: bytes | bytearray, error: Exception) -> Refusal:

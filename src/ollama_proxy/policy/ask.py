@@ -112,22 +112,65 @@ class MediaType(enum.Enum):
         return {MediaType.AUDIO: Priority.HIGH, MediaType.REALTIME: Priority.CRITICAL}.get(self)
 
 
+_STEPS = 4  # in each octave
+
+
+def _step(number: float) -> int:
+    """The nearest step of a positive number; -1 for none."""
+    return round(_STEPS * math.log2(number)) if number > 0 else -1
+
+
+def _stepped(number: float) -> float:
+    """A number, rounded to the nearest step."""
+    return math.exp2(_step(number) / _STEPS) if number > 0 else 0.0
+
+
 @attrs.frozen(kw_only=True)
 class Ask:
     """What is to be computed, as far as a choice of backend needs to know it.
 
-    `prompt_bytes` is the size of the whole request body: an upper bound for the prompt.
+    Attributes:
+        call: the call, in the caller's dialect.
+        model: the model's name as the caller gave it.
+        stream: whether the answer is to come in pieces.
+        prompt_bytes: the size of the whole request body: an upper bound for the prompt.
+        answer_limit: how many tokens the caller wants at most; None where it does not say.
+        prefix: what the prompt begins with, as `affinity.prefix_keys` tells it.
+        subject: what a speed is learned for: vectors take milliseconds where an answer takes
+            seconds.
+        kind: the same for any two that every backend would be judged alike for.
     """
 
     call: Call
     model: str
     stream: bool
     prompt_bytes: int = 0
+    answer_limit: int | None = None
+    prefix: tuple[int, ...] = attrs.field(default=(), repr=False)
+    subject: str = attrs.field(init=False, eq=False, repr=False)
+    kind: str = attrs.field(init=False, eq=False, repr=False)
+
+    @subject.default
+    def _subject(self) -> str:
+        return f"{self.model} (embedding)" if self.call.embeds else self.model
+
+    @kind.default
+    def _kind(self) -> str:
+        size, limit = _step(self.prompt_bytes), self.answer_limit
+        return f"{self.call.value} {self.stream} {size} {limit and _step(limit)} {self.model}"
 
     @property
-    def subject(self) -> str:
-        """What a speed is learned for: vectors take milliseconds where an answer takes seconds."""
-        return f"{self.model} (embedding)" if self.call.embeds else self.model
+    def prompt_size(self) -> float:
+        """Bytes of the prompt, in steps of a fifth, so that what was judged of one serves others.
+
+        A forecast is never so exact that the half step between them would show.
+        """
+        return _stepped(self.prompt_bytes)
+
+    @property
+    def answer_size(self) -> float | None:
+        """Tokens of the answer at most, in the same steps; None where the caller sets no limit."""
+        return None if self.answer_limit is None else _stepped(self.answer_limit)
 
 
 @attrs.frozen(kw_only=True)

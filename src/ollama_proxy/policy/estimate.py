@@ -1,17 +1,31 @@
-"""How fast a backend is with a model, learned from the requests it served.
+"""How long a backend takes with a model, learned from the requests it served.
 
-A decaying mean: an old observation counts less with time as well as with newer ones, so that a
+A first token takes: loading, where the model is not in memory + a floor + the prompt's share, which
+grows with its tokens. A whole answer takes that, and a share for each of its own tokens. Each part
+is a decaying mean: an old observation counts less with time as well as with newer ones, so that a
 machine that was throttled this morning is not judged by it in the evening. Failures teach nothing
 here: a backend that refuses at once is not a fast one.
+
+What a server reports of itself (tokens, seconds of loading, prefill and decode) is believed. Where
+it is silent, the prompt's share is the slope of the line through what was seen, and a prompt's
+tokens are guessed from its bytes.
 """
 
 import math
 
 import attrs
 
+from ollama_proxy.policy.ask import Ask
+
 WEIGHT = 0.25  # of one new observation; four or five of them replace what was believed
+SLOPE_WEIGHT = 0.1  # of one point of the line: two unknowns want more points than one
 MODELS_MAX = 1024  # some servers take any name a caller makes up; the least recently fed goes
 HALF_LIFE_S = 1800.0  # unused for half an hour, half of the trust goes back to the prior
+DECODE_MAX = 1e6  # tokens per second; what reports more has a clock that stands still
+BYTES_PER_TOKEN = 4.0  # of English prose; an estimate until the backend reports counts
+# Sizes must differ so much, relative to their mean, before a line is drawn through them: the noise
+# of a hundred equal prompts has a slope, too.
+SPREAD_FOR_SLOPE = 0.2
 
 
 @attrs.frozen
@@ -24,14 +38,14 @@ class Prior:
 
 @attrs.frozen
 class Learned:
-    """A decaying mean in seconds (or per second), and when it was last fed."""
+    """A decaying mean, and when it was last fed."""
 
     value: float
     at: float
 
-    def fed(self, observed: float, now: float) -> "Learned":
+    def fed(self, observed: float, now: float, weight: float = WEIGHT) -> "Learned":
         """The mean after one more observation."""
-        return Learned(self.value + WEIGHT * (observed - self.value), now)
+        return Learned(self.value + weight * (observed - self.value), now)
 
     def believed(self, prior: float, now: float) -> float:
         """The mean, drawn back to `prior` as it grows old."""
@@ -39,53 +53,309 @@ class Learned:
         return prior + trust * (self.value - prior)
 
 
+def _fed(known: Learned | None, observed: float, now: float) -> Learned:
+    return Learned(observed, now) if known is None else known.fed(observed, now)
+
+
+@attrs.frozen
+class Slope:
+    """A line through points, old ones fading: decaying means, variance and covariance."""
+
+    x: float
+    y: float
+    variance: float = 0.0
+    covariance: float = 0.0
+
+    def fed(self, x: float, y: float) -> "Slope":
+        """The line after one more point."""
+        dx, dy = x - self.x, y - self.y
+        keep = 1 - SLOPE_WEIGHT
+        return Slope(
+            self.x + SLOPE_WEIGHT * dx,
+            self.y + SLOPE_WEIGHT * dy,
+            keep * (self.variance + SLOPE_WEIGHT * dx * dx),
+            keep * (self.covariance + SLOPE_WEIGHT * dx * dy),
+        )
+
+    @property
+    def value(self) -> float | None:
+        """How steep it is, >= 0; None where the points lie too close together to say."""
+        if self.variance <= (SPREAD_FOR_SLOPE * self.x) ** 2:
+            return None
+        return max(0.0, self.covariance / self.variance)
+
+
+@attrs.frozen(kw_only=True)
+class Forecast:
+    """What is expected of one backend for one request, once it is its turn. Seconds.
+
+    Attributes:
+        first_s: to the first token, loading included.
+        whole_s: to the answer's end: how long a slot is taken.
+        load_s: the part of both that loading takes; 0 where the model is in memory, or nothing is
+            known of loading it.
+        off_first_s: by how much `first_s` was wrong lately, on average; 0 until something was seen.
+        off_whole_s: the same of `whole_s`.
+    """
+
+    first_s: float
+    whole_s: float
+    load_s: float = 0.0
+    off_first_s: float = 0.0
+    off_whole_s: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class Seen:
+    """One request that was served. Seconds and tokens; None where nobody told.
+
+    Attributes:
+        first_s: to the first token of a stream.
+        whole_s: to the answer's end.
+        pieces: how many pieces a stream came in: its tokens, where the server does not count them.
+        cold: the model had to be loaded; None where that is not known.
+        uncached: which share of the prompt was not in the server's prefix cache, as far as is known.
+        prompt_tokens: what the server counted, those of the cache included.
+        cached_tokens: those of the cache.
+        answer_tokens: what the server counted.
+        load_s: what the server measured.
+        prefill_s: as above.
+        decode_s: as above.
+    """
+
+    first_s: float | None = None
+    whole_s: float
+    pieces: int | None = None
+    cold: bool | None = None
+    uncached: float = 1.0
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    answer_tokens: int | None = None
+    load_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+
+
+@attrs.define
+class Speeds:
+    """What was learned of one backend with one model.
+
+    Attributes:
+        floor_s: to the first token, without loading and without the prompt's share.
+        whole_s: of whole answers, where their parts are not known.
+        load_s: loading.
+        prefill_s: the prompt's share, per token, as reported.
+        slope: the same, as seen.
+        decode: tokens per second.
+        tokens_per_byte: of prompts.
+        streamed: tokens of a streamed answer.
+        gathered: tokens of a whole answer.
+        off_first_s: how far the forecasts of first tokens were off.
+        off_whole_s: how far those of the answer's end were off.
+    """
+
+    floor_s: Learned | None = None
+    whole_s: Learned | None = None
+    load_s: Learned | None = None
+    prefill_s: Learned | None = None
+    slope: Slope | None = None
+    decode: Learned | None = None
+    tokens_per_byte: Learned | None = None
+    streamed: Learned | None = None
+    gathered: Learned | None = None
+    off_first_s: Learned | None = None
+    off_whole_s: Learned | None = None
+
+    def prompt_tokens(self, ask: Ask) -> float:
+        """How many tokens a prompt has, by its bytes."""
+        per_byte = self.tokens_per_byte
+        return ask.prompt_size * (per_byte.value if per_byte is not None else 1 / BYTES_PER_TOKEN)
+
+    @property
+    def per_token_s(self) -> float:
+        """The prompt's share of the time to the first token, for each of its tokens."""
+        if self.prefill_s is not None:
+            return self.prefill_s.value
+        return (self.slope.value or 0.0) if self.slope is not None else 0.0
+
+    def prefilling_s(self, ask: Ask) -> float:
+        """The prompt's share of the time to the first token."""
+        per_token_s = self.per_token_s
+        return per_token_s * self.prompt_tokens(ask) if per_token_s else 0.0
+
+    def decoding_s(self, ask: Ask, tokens: Learned | None) -> float | None:
+        """What the tokens after the first take; None where that is not known."""
+        if self.decode is None or tokens is None:
+            return None
+        expected, limit = tokens.value, ask.answer_size
+        if limit is not None:
+            expected = min(expected, limit)
+        return max(0.0, expected - 1) / self.decode.value
+
+    def forecast(
+        self, ask: Ask, prior: Prior, *, loaded: bool | None, uncached: float, now: float
+    ) -> Forecast:
+        """See `Estimates.forecast`."""
+        floor_s = (
+            prior.first_s if self.floor_s is None else self.floor_s.believed(prior.first_s, now)
+        )
+        load_s = self.load_s.value if loaded is False and self.load_s is not None else 0.0
+        first_s = floor_s + load_s + uncached * self.prefilling_s(ask)
+        decoding_s = self.decoding_s(ask, self.streamed if ask.stream else self.gathered)
+        if decoding_s is not None:
+            whole_s = first_s + decoding_s
+        elif ask.stream:
+            # What follows the first token is not known yet: at the least, it ends no earlier.
+            whole_s = first_s
+        else:
+            known = self.whole_s
+            whole_s = load_s + (
+                prior.whole_s if known is None else known.believed(prior.whole_s, now)
+            )
+        return Forecast(
+            first_s=first_s,
+            whole_s=whole_s,
+            load_s=load_s,
+            off_first_s=self.off_first_s.value if self.off_first_s is not None else 0.0,
+            off_whole_s=self.off_whole_s.value if self.off_whole_s is not None else 0.0,
+        )
+
+    def learn(self, ask: Ask, seen: Seen, prior: Prior, now: float) -> None:
+        """See `Estimates.observe`."""
+        believed = self.forecast(
+            ask, prior, loaded=seen.cold is False, uncached=seen.uncached, now=now
+        )
+        self._learn_tokens(ask, seen, now)
+        first_s = seen.first_s
+        if first_s is None and seen.decode_s is not None and seen.answer_tokens:
+            # A whole answer whose server measured its parts tells of the first token, too.
+            first_s = max(0.0, seen.whole_s - seen.decode_s)
+        load_s = self._learn_load(seen, first_s, believed, now)
+        if first_s is not None:
+            self._learn_first(ask, seen, max(0.0, first_s - load_s), believed, now)
+        if not ask.stream:
+            whole_s = max(0.0, seen.whole_s - load_s)
+            self.whole_s = (self.whole_s or Learned(prior.whole_s, now)).fed(whole_s, now)
+        if not seen.cold or self.load_s is not None:
+            off_s = abs(seen.whole_s - load_s - (believed.whole_s - believed.load_s))
+            self.off_whole_s = _fed(self.off_whole_s, off_s, now)
+
+    def _learn_tokens(self, ask: Ask, seen: Seen, now: float) -> None:
+        if seen.prompt_tokens and ask.prompt_bytes:
+            ratio = seen.prompt_tokens / ask.prompt_bytes
+            self.tokens_per_byte = _fed(self.tokens_per_byte, ratio, now)
+        tokens = seen.answer_tokens or seen.pieces
+        if tokens is None:
+            return
+        if ask.stream:
+            self.streamed = _fed(self.streamed, tokens, now)
+        else:
+            self.gathered = _fed(self.gathered, tokens, now)
+        decode_s = seen.decode_s
+        if decode_s is None and seen.first_s is not None:
+            decode_s = seen.whole_s - seen.first_s
+        if tokens > 1 and decode_s is not None and decode_s > 0:
+            self.decode = _fed(self.decode, min((tokens - 1) / decode_s, DECODE_MAX), now)
+
+    def _learn_load(
+        self, seen: Seen, first_s: float | None, believed: Forecast, now: float
+    ) -> float:
+        """Learn from a cold start; returns the part of what was seen that loading took."""
+        if not seen.cold:
+            return min(seen.load_s or 0.0, first_s if first_s is not None else seen.whole_s)
+        if seen.load_s is not None:
+            self.load_s = _fed(self.load_s, seen.load_s, now)
+            return seen.load_s
+        # Whatever went beyond a warm answer was loading.
+        if first_s is not None:
+            load_s = max(0.0, first_s - (believed.first_s - believed.load_s))
+        else:
+            load_s = max(0.0, seen.whole_s - (believed.whole_s - believed.load_s))
+        self.load_s = _fed(self.load_s, load_s, now)
+        return load_s
+
+    def _learn_first(
+        self, ask: Ask, seen: Seen, warm_s: float, believed: Forecast, now: float
+    ) -> None:
+        counted = seen.prompt_tokens
+        if counted is None:
+            fresh = self.prompt_tokens(ask) * seen.uncached
+        else:
+            cached = seen.cached_tokens
+            fresh = counted * seen.uncached if cached is None else max(0, counted - cached)
+        if seen.prefill_s is not None and fresh >= 1:
+            self.prefill_s = _fed(self.prefill_s, seen.prefill_s / fresh, now)
+        else:
+            self.slope = (
+                Slope(fresh, warm_s) if self.slope is None else self.slope.fed(fresh, warm_s)
+            )
+        floor_s = max(0.0, warm_s - self.per_token_s * fresh)
+        self.floor_s = (
+            self.floor_s.fed(floor_s, now)
+            if self.floor_s is not None
+            else Learned(believed.first_s - believed.load_s, now).fed(floor_s, now)
+        )
+        off_s = abs(warm_s - (believed.first_s - believed.load_s))
+        self.off_first_s = _fed(self.off_first_s, off_s, now)
+
+
 @attrs.define
 class Estimates:
-    """What was learned of one backend, by model: time to first token, whole answer, decode rate.
+    """What was learned of one backend, by the subject of an ask (its model, mostly).
 
     Mutable, unlike its neighbours: it is fed once a request, by the engine alone, and copying a
     table for each of them would cost more than the choice it serves.
     """
 
-    first: dict[str, Learned] = attrs.field(factory=dict)
-    whole: dict[str, Learned] = attrs.field(factory=dict)
-    decode: dict[str, Learned] = attrs.field(factory=dict)
+    subjects: dict[str, Speeds] = attrs.field(factory=dict)
 
-    def predict(self, model: str, prior: Prior, *, stream: bool, now: float) -> float:
-        """Seconds to the first token of a stream, or to the end of a whole answer."""
-        learned = (self.first if stream else self.whole).get(model)
-        believed = prior.first_s if stream else prior.whole_s
-        return believed if learned is None else learned.believed(believed, now)
-
-    def observe(
+    def forecast(
         self,
-        model: str,
+        ask: Ask,
+        prior: Prior,
         *,
         now: float,
-        first_s: float | None = None,
-        whole_s: float | None = None,
-        tokens_per_s: float | None = None,
-        prior: Prior,
-    ) -> None:
+        loaded: bool | None = None,
+        uncached: float = 1.0,
+    ) -> Forecast:
+        """What to expect of a request.
+
+        Args:
+            ask: it.
+            prior: believed where nothing was learned.
+            now: seconds.
+            loaded: whether the model is in memory; None where that is not known.
+            uncached: the share of its prompt that the backend has not seen lately.
+        """
+        return self.subjects.get(ask.subject, _NOTHING).forecast(
+            ask, prior, loaded=loaded, uncached=uncached, now=now
+        )
+
+    def observe(self, ask: Ask, seen: Seen, prior: Prior, *, now: float) -> None:
         """Learn from one request that was served."""
-        if first_s is not None:
-            known = self.first.get(model) or Learned(prior.first_s, now)
-            _keep(self.first, model, known.fed(first_s, now))
-        if whole_s is not None:
-            known = self.whole.get(model) or Learned(prior.whole_s, now)
-            _keep(self.whole, model, known.fed(whole_s, now))
-        if tokens_per_s is not None:
-            seen = self.decode.get(model)
-            _keep(
-                self.decode,
-                model,
-                Learned(tokens_per_s, now) if seen is None else seen.fed(tokens_per_s, now),
-            )
+        subject = ask.subject
+        speeds = self.subjects.pop(subject, None) or Speeds()
+        speeds.learn(ask, seen, prior, now)
+        self.subjects[subject] = speeds
+        if len(self.subjects) > MODELS_MAX:
+            del self.subjects[next(iter(self.subjects))]
+
+    def keep_waiting(self, ask: Ask, waited_s: float, prior: Prior, *, now: float) -> None:
+        """Learn from a wait that was given up: at least so long it would have taken yet.
+
+        How much longer is not known. Twice the wait is assumed, or a backend that hangs would go on
+        being chosen for what it is believed to be.
+        """
+        likely_s = 2 * waited_s
+        believed = self.forecast(ask, prior, now=now)
+        if likely_s <= (believed.first_s if ask.stream else believed.whole_s):
+            return
+        speeds = self.subjects.setdefault(ask.subject, Speeds())
+        if ask.stream:
+            known, expected = speeds.floor_s, believed.first_s
+            speeds.floor_s = (known or Learned(expected, now)).fed(likely_s, now)
+        else:
+            speeds.whole_s = (speeds.whole_s or Learned(prior.whole_s, now)).fed(likely_s, now)
 
 
-def _keep(table: dict[str, Learned], model: str, learned: Learned) -> None:
-    """Write down what was learned last, in the table's last place."""
-    table.pop(model, None)
-    table[model] = learned
-    if len(table) > MODELS_MAX:
-        del table[next(iter(table))]
+_NOTHING = Speeds()

@@ -4,11 +4,11 @@ import enum
 import fnmatch
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
-from ollama_proxy.policy.ask import Call
+from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.estimate import Estimates, Prior
 
 
@@ -36,8 +36,8 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(fnmatch.translate(p) for p in patterns) or r"(?!)")
 
 
-def _lists(names: frozenset[str], model: str) -> bool:
-    """Whether `model` is among `names`, with or without its tag `latest`."""
+def lists(names: frozenset[str], model: str) -> bool:
+    """Whether a model is among `names`, with or without its tag `latest`."""
     return (
         model in names or canonical_model(model) in names or model.removesuffix(":latest") in names
     )
@@ -97,6 +97,35 @@ class BackendSpec:
         return Prior(first_s=self.avg_latency_s, whole_s=self.avg_latency_s)
 
 
+class Queue(Protocol):
+    """What a choice may ask of a backend's line."""
+
+    def ahead_s(self, priority: Priority, client: str) -> float:
+        """The work, in seconds, that is served before one more of this priority and client."""
+
+    def depth(self, priority: Priority) -> int:
+        """How many of one priority wait."""
+
+    def is_full_for(self, priority: Priority) -> bool:
+        """Whether one of this priority must be turned away."""
+
+
+class _NoQueue:
+    """Nobody waits, and nobody may."""
+
+    def ahead_s(self, priority: Priority, client: str) -> float:  # noqa: ARG002 - as `Queue` has it
+        return 0.0
+
+    def depth(self, priority: Priority) -> int:  # noqa: ARG002 - as above
+        return 0
+
+    def is_full_for(self, priority: Priority) -> bool:  # noqa: ARG002 - as above
+        return False
+
+
+NO_QUEUE = _NoQueue()
+
+
 @attrs.frozen(kw_only=True)
 class BackendView:
     """One backend as it stands at this moment: what a choice may look at, and all of it.
@@ -106,12 +135,16 @@ class BackendView:
         circuit_open: it failed too often lately, and its time-out has not run out.
         models: what it says it has; None until it has said so.
         loaded: which of them are in memory now; None where it does not tell.
-        in_flight: requests on it now.
+        in_flight: requests on it now; one that was cancelled, and may still be computed, counts.
+        ends: when those are expected to have ended, in seconds of the engine's clock.
         waiting: requests in its line.
-        full: its line takes no more.
+        line: who waits, as far as a choice may ask.
+        reserved: how many of its slots are kept for critical requests.
+        yielding: how many of those on it would be put back for a critical one.
         unserved: calls it was seen to refuse as unknown.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
+        off_whole_s: by how much forecasts of when a slot is free again were wrong lately.
     """
 
     spec: BackendSpec
@@ -120,18 +153,59 @@ class BackendView:
     models: frozenset[str] | None = None
     loaded: frozenset[str] | None = None
     in_flight: int = 0
+    ends: tuple[float, ...] = ()
     waiting: int = 0
-    full: bool = False
+    line: Queue = NO_QUEUE
+    reserved: int = 0
+    yielding: int = 0
     unserved: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
-    # What `route` made of it for a model, until the view is replaced: nothing here changes till then.
+    off_whole_s: float = 0.0
+    # What `route` made of it for a kind of request, until the view is replaced.
     memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     def has_model(self, model: str) -> bool:
         """Whether it has `model` installed; a backend that never told its list is trusted."""
-        return self.models is None or _lists(self.models, self.spec.real_name(model))
+        return self.models is None or lists(self.models, self.spec.real_name(model))
 
     def has_loaded(self, model: str) -> bool | None:
         """Whether `model` is in its memory now; None where the server does not tell."""
-        return None if self.loaded is None else _lists(self.loaded, self.spec.real_name(model))
+        return None if self.loaded is None else lists(self.loaded, self.spec.real_name(model))
+
+    def has_room(self, priority: Priority) -> bool:
+        """Whether one of this priority would start at once."""
+        kept = 0 if priority is Priority.CRITICAL else self.reserved
+        if self.in_flight >= self.spec.slots - kept:
+            return False
+        return not self.waiting or self.line.ahead_s(priority, "") <= 0
+
+    def is_full_for(self, priority: Priority) -> bool:
+        """Whether one of this priority would find neither a slot nor a place in line."""
+        return self.line.is_full_for(priority) and not (
+            self.has_room(priority) or self._would_yield(priority)
+        )
+
+    def _would_yield(self, priority: Priority) -> bool:
+        return priority is Priority.CRITICAL and self.yielding > self.line.depth(priority)
+
+    def wait_s(self, priority: Priority, client: str, usual_s: float, now: float) -> float:
+        """How long one more would be in line.
+
+        Args:
+            priority: of the one.
+            client: whose it is.
+            usual_s: how long a slot is taken, where nothing better is known.
+            now: seconds.
+        """
+        if self.has_room(priority) or self._would_yield(priority):
+            return 0.0
+        slots = max(1, self.spec.slots - (0 if priority is Priority.CRITICAL else self.reserved))
+        # Who is overdue is as likely as not to take as long again.
+        soonest_s = min((abs(end - now) for end in self.ends), default=usual_s)
+        ahead_s = self.line.ahead_s(priority, client)
+        if self.line is NO_QUEUE:
+            ahead_s = self.waiting * usual_s
+        # Those on it keep `slots` servers busy, but for the first that ends.
+        extra = max(0, self.in_flight - slots)
+        return soonest_s + (ahead_s + extra * usual_s) / slots

@@ -3,14 +3,17 @@
 Rule 1: priority first; within a priority callers take turns by what they had; within a caller the
         earliest deadline, then the earliest arrival.
 Rule 2: waiting counts: each `aging_s` is worth one priority. Whoever has been overtaken for that
-        long goes before everybody who arrived after.
-Rule 3: nothing here knows the clock, and no order changes while nobody comes or goes.
+        long is due, and goes before everybody who arrived after.
+Rule 3: but for the critical ones: up to `CRITICAL_RUN` of them in a row go before the due. What is
+        worth a voice's deadline waits by the hour under a batch job, and is always due.
+Rule 4: nothing here knows the clock, and no order changes while nobody comes or goes.
 
 Rule 2 is kept without counting anybody's waiting: the oldest of a priority is due at its arrival
 plus `aging_s` for each priority it must climb, and goes first once somebody who arrived after that
 would be served instead. So whoever waits can be overtaken only by those who arrive before it is due,
-which are finitely many: nobody starves. (Raising priorities by a timer was the alternative; it
-needs a sweep over the line, and reorders it when nothing has happened.)
+which are finitely many, and by `CRITICAL_RUN` critical ones for each of those and for itself: nobody
+starves. (Raising priorities by a timer was the alternative; it needs a sweep over the line, and
+reorders it when nothing has happened.)
 
 Turns are start-time fair queueing: each caller has a clock of its own that runs on by the cost of
 what it was served, and the one that is furthest behind is next. Deficit round robin gives the same
@@ -19,12 +22,14 @@ shares with a quantum that must be tuned to the costs; this has none.
 
 import heapq
 import itertools
+import operator
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from ollama_proxy.policy.ask import Priority
 
 AGING_S = 10.0
+CRITICAL_RUN = 8
 
 
 class Waiting(Protocol):
@@ -82,36 +87,60 @@ class _Heap(Generic[T]):
 
 
 class _Rank(Generic[T]):
-    """Those of one priority."""
+    """Those of one priority.
+
+    Attributes:
+        people: who waits, with the ticket and the cost that each came with.
+        cost_s: the sum of their costs.
+        oldest: they by their arrival.
+    """
 
     def __init__(self) -> None:
-        self.people: dict[T, int] = {}
+        self.people: dict[T, tuple[int, float]] = {}
+        self.cost_s = 0.0
         self._holders: dict[int, T] = {}
         self.oldest: _Heap[T] = _Heap(self._holders)
         self._clients: dict[str, _Heap[T]] = {}
+        self._counts: dict[str, int] = {}
         self._turns: list[tuple[float, str]] = []
         self._clocks: dict[str, float] = {}
         self._now = 0.0
 
     def add(self, who: T, ticket: int) -> None:
-        self.people[who] = ticket
+        client, cost_s = who.client, who.cost
+        self.people[who] = ticket, cost_s
+        self.cost_s += cost_s
         self._holders[ticket] = who
+        self._counts[client] = self._counts.get(client, 0) + 1
         self.oldest.add(who.arrived, who, ticket)
-        theirs = self._clients.get(who.client)
+        theirs = self._clients.get(client)
         if theirs is None:
-            theirs = self._clients[who.client] = _Heap(self._holders)
+            theirs = self._clients[client] = _Heap(self._holders)
             # Who had nothing waiting has saved up no turns by it.
-            self._clocks[who.client] = self._now
-            heapq.heappush(self._turns, (self._now, who.client))
+            self._clocks[client] = self._now
+            heapq.heappush(self._turns, (self._now, client))
         theirs.add(who.deadline, who, ticket)
 
-    def remove(self, who: T) -> None:
-        ticket = self.people.pop(who, None)
-        if ticket is not None:
-            del self._holders[ticket]
+    def remove(self, who: T) -> bool:
+        """Let one go; false if it was not here."""
+        held = self.people.pop(who, None)
+        if held is None:
+            return False
+        ticket, cost_s = held
+        del self._holders[ticket]
+        # Sums of many small numbers drift; of none, the sum is known.
+        self.cost_s = max(0.0, self.cost_s - cost_s) if self.people else 0.0
+        left = self._counts[who.client] - 1
+        if left:
+            self._counts[who.client] = left
+        else:
+            del self._counts[who.client]
+        return True
 
     def next(self) -> T | None:
         """Whose turn it is; nobody is taken out."""
+        if not self.people:
+            return None
         while self._turns:
             clock, client = self._turns[0]
             if clock == self._clocks.get(client):
@@ -124,11 +153,20 @@ class _Rank(Generic[T]):
 
     def charge(self, who: T) -> None:
         """Take one out who is served."""
-        self.remove(who)
         before = self._clocks[who.client]
         self._now = max(self._now, before)
-        self._clocks[who.client] = before + who.cost
-        heapq.heappush(self._turns, (before + who.cost, who.client))
+        after = self._clocks[who.client] = before + self.people[who][1]
+        heapq.heappush(self._turns, (after, who.client))
+        self.remove(who)
+
+    def turns_ahead_s(self, client: str) -> float:
+        """What is served before one more of this client, if they take turns: all at the most."""
+        waiting = len(self.people)
+        if not waiting:
+            return 0.0
+        own = self._counts.get(client, 0)
+        others = len(self._counts) - (own > 0)
+        return min(self.cost_s, self.cost_s / waiting * (own + others * (own + 1)))
 
 
 class Line(Generic[T]):
@@ -138,58 +176,92 @@ class Line(Generic[T]):
         """Open a line of at most `capacity` places."""
         self.capacity = capacity
         self.aging_s = aging_s
-        self._ranks: dict[Priority, _Rank[T]] = {p: _Rank() for p in reversed(Priority)}
+        self._ranks: list[_Rank[T]] = [_Rank() for _ in Priority]
         self._tickets = itertools.count()
+        self._count = 0
+        self._run = 0
 
     def __len__(self) -> int:
-        return sum(len(rank.people) for rank in self._ranks.values())
+        return self._count
 
     def __contains__(self, who: object) -> bool:
-        return any(who in rank.people for rank in self._ranks.values())
+        return any(who in rank.people for rank in self._ranks)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next one must be turned away."""
-        return len(self) >= self.capacity
+    def is_full_for(self, priority: Priority) -> bool:
+        """Whether one of this priority must be turned away.
+
+        Only those who would be served before it, or with it, count: whoever is less urgent would
+        else keep the urgent ones out by their number.
+        """
+        if self._count < self.capacity:
+            return False
+        return sum(len(rank.people) for rank in self._ranks[priority:]) >= self.capacity
 
     @property
     def depths(self) -> dict[Priority, int]:
         """How many wait, by priority."""
-        return {priority: len(rank.people) for priority, rank in self._ranks.items()}
+        return {priority: len(self._ranks[priority].people) for priority in Priority}
+
+    def depth(self, priority: Priority) -> int:
+        """How many of one priority wait."""
+        return len(self._ranks[priority].people)
+
+    def ahead_s(self, priority: Priority, client: str) -> float:
+        """The work, in seconds, that is served before one more of this priority and client."""
+        if not self._count:
+            return 0.0
+        more_urgent_s = sum(rank.cost_s for rank in self._ranks[priority + 1 :])
+        return more_urgent_s + self._ranks[priority].turns_ahead_s(client)
 
     def add(self, who: T) -> None:
         """Join, or come back to one's old place."""
         self._ranks[who.priority].add(who, next(self._tickets))
+        self._count += 1
 
     def remove(self, who: T) -> None:
         """Leave without being served; no harm if not in line."""
-        self._ranks[who.priority].remove(who)
+        if self._ranks[who.priority].remove(who):
+            self._count -= 1
 
-    def next(self) -> T | None:
-        """Take the one who is to be served now."""
-        who = self.peek()
-        if who is not None:
-            self._ranks[who.priority].charge(who)
+    def next(self, least: Priority = Priority.BEST_EFFORT) -> T | None:
+        """Take the one of `least` priority or more who is to be served now."""
+        who, overtakes = self._pick(least)
+        if who is None:
+            return None
+        if least is Priority.BEST_EFFORT:  # in a line for the critical alone nobody is passed over
+            self._run = self._run + 1 if overtakes else 0
+        self._ranks[who.priority].charge(who)
+        self._count -= 1
         return who
 
-    def peek(self) -> T | None:
+    def peek(self, least: Priority = Priority.BEST_EFFORT) -> T | None:
         """See who is to be served now."""
+        return self._pick(least)[0]
+
+    def _pick(self, least: Priority) -> tuple[T | None, bool]:
+        """Who is to be served now, and whether somebody who is due is passed over by rule 3."""
+        if not self._count:
+            return None, False
         chosen: T | None = None
-        for rank in self._ranks.values():
+        for rank in reversed(self._ranks[least:]):
             chosen = rank.next()
             if chosen is not None:
                 break
         if chosen is None:
-            return None
-        due = min(self._dues(chosen.priority), key=lambda pair: pair[0], default=None)
-        if due is not None and due[0] < chosen.arrived:
-            return due[1]
-        return chosen
+            return None, False
+        due = min(self._dues(chosen.priority, least), key=_first, default=None)
+        if due is None or due[0] >= chosen.arrived:
+            return chosen, False
+        is_critical = [who.priority is Priority.CRITICAL for who in (chosen, due[1])]
+        if is_critical == [True, False] and self._run < CRITICAL_RUN:
+            return chosen, True
+        return due[1], False
 
-    def _dues(self, highest: Priority) -> Iterator[tuple[float, T]]:
+    def _dues(self, highest: Priority, least: Priority) -> Iterator[tuple[float, T]]:
         """The oldest of each priority, and when it went before all who come after."""
-        for priority, rank in self._ranks.items():
-            oldest = rank.oldest.first()
+        for priority in range(least, len(self._ranks)):
+            rank = self._ranks[priority]
+            oldest = rank.oldest.first() if rank.people else None
             if oldest is not None:
                 climbs = max(1, highest - priority)
                 yield oldest.arrived + climbs * self.aging_s, oldest
@@ -197,6 +269,9 @@ class Line(Generic[T]):
     def everybody(self) -> list[T]:
         """All who wait: by priority, then by arrival."""
         return sorted(
-            (who for rank in self._ranks.values() for who in rank.people),
+            (who for rank in self._ranks for who in rank.people),
             key=lambda who: (-who.priority, who.arrived),
         )
+
+
+_first = operator.itemgetter(0)

@@ -24,6 +24,7 @@ class Code(enum.Enum):
     BACKEND_FAILED = "backend_failed"
     NO_BACKEND = "no_backend"
     QUEUE_FULL = "queue_full"
+    PREEMPTED = "preempted"
     SHUTTING_DOWN = "shutting_down"
     DEADLINE_UNMEETABLE = "deadline_unmeetable"
     DEADLINE_EXCEEDED = "deadline_exceeded"

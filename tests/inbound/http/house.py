@@ -7,6 +7,7 @@ import trio
 from quart_trio import QuartTrio
 
 from ollama_proxy.backends.backend import Probe
+from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.ledger import Fact, Ledger
 from ollama_proxy.engine.station import Station
@@ -42,7 +43,14 @@ def open_house(
     dispatcher = Dispatcher(DispatchSettings(), ledger)
     for backend in backends:
         station = Station(backend, queue_capacity=8)
-        station.open(nursery, functools.partial(work, dispatcher))
+        station.open(
+            Workers(
+                nursery,
+                functools.partial(work, dispatcher, station),
+                slots=backend.spec.slots,
+                name=backend.spec.id,
+            )
+        )
         dispatcher.add(station)
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
     services = Services(

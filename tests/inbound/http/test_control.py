@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from ollama_proxy.policy.ask import Call
-from ollama_proxy.policy.estimate import Learned
+from ollama_proxy.policy.estimate import Learned, Speeds
 from tests.fakes.asgi import fetch
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL, spec
@@ -120,6 +120,13 @@ class TestBackends:
             "temperature_c": None,
             "throttled": None,
             "energy_j_per_token": None,
+            "calibration": {
+                "requests": 0,
+                "mean_error": None,
+                "bias": None,
+                "deadlines_met": 0,
+                "deadlines_missed": 0,
+            },
             "requests_total": 0,
             "errors_total": 0,
         }
@@ -129,8 +136,10 @@ class TestBackends:
         """Of several models the latest observation counts, and says that it was learned."""
         house = open_house(nursery, ScriptedBackend(spec("npu")))
         estimates = house.station().estimates
-        estimates.first = {"old": Learned(9.0, 1.0), "new": Learned(0.25, 2.0)}
-        estimates.decode = {"new": Learned(40.0, 2.0)}
+        estimates.subjects = {
+            "old": Speeds(floor_s=Learned(9.0, 1.0)),
+            "new": Speeds(floor_s=Learned(0.25, 2.0), decode=Learned(40.0, 2.0)),
+        }
 
         answer = await fetch(house.app, "GET", "/backends")
 
@@ -174,7 +183,7 @@ class TestRoute:
         ] == rows
         best = told["candidates"][0]
         assert (150.0, 55.0) == (best["predicted_ttft_ms"], best["predicted_watts"])
-        assert {"latency", "power", "load", "loaded", "failing"} == best["terms"].keys()
+        assert {"latency", "power", "load", "loaded", "prefix", "failing"} == best["terms"].keys()
 
     async def test_an_explanation_sends_nothing(self, nursery: trio.Nursery) -> None:
         """No backend hears of it, and no book is kept of it."""

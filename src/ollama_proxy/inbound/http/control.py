@@ -1,5 +1,6 @@
 """What the router tells of itself: whether it is well, its backends, and how it would decide."""
 
+from collections.abc import Iterable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -88,9 +89,25 @@ def _without_credentials(endpoint: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _latest(learned: dict[str, Learned]) -> Learned | None:
+def _latest(learned: Iterable[Learned | None]) -> Learned | None:
     """What was learned last, of whichever model."""
-    return max(learned.values(), key=lambda each: each.at, default=None)
+    return max(filter(None, learned), key=lambda each: each.at, default=None)
+
+
+def _rounded(learned: Learned | None) -> float | None:
+    return None if learned is None else round(learned.value, 4)
+
+
+def _calibration(station: Station) -> Values:
+    """How the forecasts came true; errors are shares of what came, unknown is None."""
+    found = station.calibration
+    return {
+        "requests": found.requests,
+        "mean_error": _rounded(found.error),
+        "bias": _rounded(found.bias),
+        "deadlines_met": found.deadlines_met,
+        "deadlines_missed": found.deadlines_missed,
+    }
 
 
 def _listed(names: frozenset[str] | None) -> list[str] | None:
@@ -98,10 +115,11 @@ def _listed(names: frozenset[str] | None) -> list[str] | None:
 
 
 def _figures(station: Station) -> Values:
-    """One backend with exactly the fields of the contract; unknown is None."""
+    """One backend with the fields of the contract, and how it kept its word; unknown is None."""
     spec = station.spec
-    first = _latest(station.estimates.first)
-    decode = _latest(station.estimates.decode)
+    known = station.estimates.subjects.values()
+    first = _latest(speeds.floor_s for speeds in known)
+    decode = _latest(speeds.decode for speeds in known)
     return {
         "id": spec.id,
         "name": spec.name or spec.id,
@@ -130,6 +148,7 @@ def _figures(station: Station) -> Values:
         "temperature_c": None,
         "throttled": None,
         "energy_j_per_token": None,
+        "calibration": _calibration(station),
         "requests_total": station.requests_total,
         "errors_total": station.errors_total,
     }
@@ -137,7 +156,7 @@ def _figures(station: Station) -> Values:
 
 def _in_words(station: Station) -> str:
     spec = station.spec
-    first = _latest(station.estimates.first)
+    first = _latest(speeds.floor_s for speeds in station.estimates.subjects.values())
     latency_s, source = (
         (spec.avg_latency_s, "configured") if first is None else (first.value, "learned")
     )
@@ -235,7 +254,7 @@ async def route(services: Services) -> Response:
         door="http",
         arrived=trio.current_time(),
     )
-    return _explained(services.dispatcher.explain(job.ask, job.wishes))
+    return _explained(services.dispatcher.explain(job))
 
 
 _BOTH = (JSON, TEXT)

@@ -1,0 +1,134 @@
+"""One attempt at a job on one backend: what the worker holds, and what its backend writes to."""
+
+import enum
+import math
+
+import attrs
+import trio
+
+from ollama_proxy.backends.backend import Head, Sink, Tap
+from ollama_proxy.engine.job import Job
+from ollama_proxy.policy.ask import Priority
+from ollama_proxy.policy.route import Decision
+
+
+class Halt(enum.Enum):
+    """Why an attempt is ended from without."""
+
+    CALLER_LEFT = "caller left"
+    ROUTER_STOPS = "router stops"
+    PUT_BACK = "put back"  # a more urgent job takes its slot
+    BEATEN = "beaten"  # another attempt at the same job was faster
+
+
+@attrs.define(eq=False, kw_only=True)
+class Attempt(Sink):
+    """A job at a slot. It notes the times on the way to the caller.
+
+    Attributes:
+        job: whose answer it is to be.
+        decision: the choice that led here.
+        started: when it was handed to a worker.
+        ends: when the answer is expected to have ended.
+        scope: holds its deadline and its cancelling.
+        is_hedge: it is the second at the same job.
+        cold: the model had to be loaded; None where that is not known.
+        uncached: the share of the prompt that was not computed here before.
+        halted: why it is to end, once it is.
+        answered: its backend has given the first bytes.
+        is_giving: bytes are there, and the caller has not taken them yet.
+    """
+
+    job: Job
+    decision: Decision
+    started: float
+    ends: float
+    scope: trio.CancelScope
+    is_hedge: bool = False
+    cold: bool | None = None
+    uncached: float = 1.0
+    halted: Halt | None = None
+    answered: bool = False
+    is_giving: bool = False
+
+    # -- what `policy.preempt` asks ----------------------------------------------------------------
+
+    @property
+    def yields(self) -> bool:
+        """Whether it is best effort, still wanted, and not on its way out already."""
+        return self.job.priority is Priority.BEST_EFFORT and self.halted is None
+
+    @property
+    def put_back(self) -> int:
+        """How often its job was put back."""
+        return self.job.put_back
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the job's caller has the first byte."""
+        return self.job.begun is not None
+
+    @property
+    def is_continuable(self) -> bool:
+        """Whether another attempt could go on where this one breaks off."""
+        return False
+
+    # -- ending it ---------------------------------------------------------------------------------
+
+    def halt(self, why: Halt) -> None:
+        """End it: its worker hears of it at its next checkpoint. The first reason stands.
+
+        A scope may be cancelled before it is entered, so one on its way to a worker is stopped, too.
+        """
+        if self.halted is None:
+            self.halted = why
+            self.scope.cancel()
+
+    def win(self, now: float) -> None:
+        """Its backend has given the first bytes: it is the one that answers."""
+        job = self.job
+        self.answered = True
+        job.begun = now
+        job.decision = self.decision
+        for rival in job.attempts:
+            if rival is not self:
+                rival.halt(Halt.BEATEN)
+
+    # -- Sink --------------------------------------------------------------------------------------
+
+    async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
+        """See `Sink`. From here on a stream has kept its deadline, and every rival is beaten."""
+        if self.halted is not None:
+            # Its slot is promised to another already, or its caller to another attempt.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        self.win(trio.current_time())
+        self._watch_for_stall()
+        self.is_giving = True
+        await self.job.caller.begin(self.job, head, first, complete=complete)
+        self.is_giving = False
+        self._watch_for_stall()
+
+    async def write(self, data: bytes, *, complete: bool = False) -> None:
+        """See `Sink`."""
+        self._watch_for_stall()
+        self.is_giving = True
+        await self.job.caller.write(data, complete=complete)
+        self.is_giving = False
+        self._watch_for_stall()
+
+    def tap(self) -> Tap | None:
+        """See `Sink`. The pump watches for silence itself."""
+        tap = self.job.caller.tap()
+        if tap is not None:
+            self.scope.deadline = self._last_moment
+        return tap
+
+    @property
+    def _last_moment(self) -> float:
+        """The deadline of an answer that was begun."""
+        return math.inf if self.job.ask.stream else self.job.deadline
+
+    def _watch_for_stall(self) -> None:
+        """Give the caller as long to take a piece, and then the backend as long for the next."""
+        stalled_at = trio.current_time() + self.job.stall_timeout_s
+        self.scope.deadline = min(self._last_moment, stalled_at)
