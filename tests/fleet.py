@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from ollama_proxy.policy.ask import Ask, Call
+import attrs
+
+from ollama_proxy.policy.ask import Ask, Call, Priority
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView, Hardware
 
 MODEL = "qwen2.5:0.5b"
@@ -28,12 +30,38 @@ def spec(name: str = "npu", **changes: Any) -> BackendSpec:
     return BackendSpec(**(given | changes))
 
 
-def view(name: str = "npu", **changes: Any) -> BackendView:
+@attrs.frozen(kw_only=True)
+class Standing:
+    """A line of so many, of whom each takes `each_s` seconds."""
+
+    count: int = 0
+    each_s: float = 0.0
+    is_full: bool = False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def ahead_s(self, priority: Priority, client: str) -> float:  # noqa: ARG002 - as `Queue` has it
+        """All of them."""
+        return self.count * self.each_s
+
+    def depth(self, priority: Priority) -> int:
+        """All are normal."""
+        return self.count if priority is Priority.NORMAL else 0
+
+    def is_full_for(self, priority: Priority) -> bool:  # noqa: ARG002 - as above
+        """For everybody."""
+        return self.is_full
+
+
+def view(name: str = "npu", *, waiting: int = 0, **changes: Any) -> BackendView:
     """One of the four, healthy, idle, with the model; `spec_...` changes the spec."""
     of_spec = {k.removeprefix("spec_"): v for k, v in changes.items() if k.startswith("spec_")}
     rest = {k: v for k, v in changes.items() if not k.startswith("spec_")}
+    described = spec(name, **of_spec)
     given: dict[str, Any] = {
-        "spec": spec(name, **of_spec),
+        "spec": described,
+        "line": Standing(count=waiting, each_s=described.avg_latency_s),
         "healthy": True,
         "models": frozenset({MODEL}),
     }

@@ -140,6 +140,11 @@ class Floor:
         )
         return caller
 
+    def asked(self, **changes: Any) -> Ask:
+        """What its jobs ask for, but for `changes`."""
+        given: dict[str, Any] = {"call": Call.OPENAI_CHAT, "model": MODEL, "stream": True}
+        return Ask(**(given | changes))
+
     def submit(self, *, is_reading: bool = True, **wanted: Any) -> Listener:
         """A caller whose job was submitted, now."""
         caller = self.job(is_reading=is_reading, **wanted)

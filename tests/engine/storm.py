@@ -83,6 +83,7 @@ class Storm:
     preempts: Started | None = Started.STOP
     reserve: int = 0
     hedge_budget: float = 0.0
+    capacity: int = CAPACITY
     now: float = 0.0
     facts: dict[str, int] = attrs.field(factory=dict)
     jobs: list[Job] = attrs.field(factory=list)
@@ -109,8 +110,15 @@ class Storm:
         self, wishes: Wishes, *, call: Call, stream: bool, late_s: float, client: str
     ) -> Job:
         """A request comes; `late_s` after its arrival."""
+        job = self.job(wishes, call=call, stream=stream, late_s=late_s, client=client)
+        self.jobs.append(job)
+        self.dispatcher.submit(job)
+        return job
+
+    def job(self, wishes: Wishes, *, call: Call, stream: bool, late_s: float, client: str) -> Job:
+        """A request that nobody has seen yet."""
         self.submitted += 1
-        job = Job(
+        return Job(
             errand=Errand(call=call, model=MODEL, body=b"{}", stream=stream),
             ask=Ask(call=call, model=MODEL, stream=stream),
             wishes=wishes,
@@ -120,9 +128,6 @@ class Storm:
             arrived=self.now - late_s,
             client=client,
         )
-        self.jobs.append(job)
-        self.dispatcher.submit(job)
-        return job
 
     def leave(self, job: Job) -> None:
         """A caller goes, if it has not gone long since."""
@@ -164,7 +169,7 @@ class Storm:
         """A backend joins, or takes the place of the one that had its id."""
         station = Station(
             backend(name, slots=SLOTS[name]),
-            queue_capacity=CAPACITY,
+            queue_capacity=self.capacity,
             preempts=self.preempts,
             reserve_critical_slots=self.reserve,
             jitter=lambda: 0.0,
@@ -202,7 +207,9 @@ class Storm:
 
             assert len(station.running) == at_work
             assert at_work + station.lingering == station.in_flight <= station.spec.slots
-            assert len(station.line) <= CAPACITY * len(Priority) + PUT_BACK_MAX * self.submitted
+            assert (
+                len(station.line) <= self.capacity * len(Priority) + PUT_BACK_MAX * self.submitted
+            )
             if station.in_flight < station.spec.slots - station.reserved:
                 assert 0 == len(station.line)
             if station.has_free_slot:

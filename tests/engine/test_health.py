@@ -2,13 +2,15 @@
 
 from functools import partial
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import BackendFailed, Fault, Probe
 from ollama_proxy.engine.health import HealthSettings, watch_health
-from ollama_proxy.engine.station import Station
+from ollama_proxy.engine.station import LINGERS_MAX_S, Station
+from ollama_proxy.policy.ask import Priority
 from tests.engine.floor import Floor, backend, open_floor
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL
@@ -189,3 +191,119 @@ async def test_a_state_is_told_once(
 
     word = "up" if health is WELL else "down"
     assert [True] == [f"backend npu is {word}" in line for line in caplog.messages]
+
+
+class TestLingering:
+    """A backend that may still compute what was cancelled."""
+
+    async def test_a_slot_is_taken_until_a_probe_is_answered(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """The next one starts when the backend has answered, not when the last caller left."""
+        played = backend().hang().then().say("a", after=1.0)
+        played.health = WELL
+        floor = open_floor(nursery, autojump_clock)
+        station = await watch(floor, played)
+        gone, waiting = floor.submit(), floor.submit()
+        await trio.sleep(1.0)
+        played.health = None  # it answers nothing while it computes
+
+        floor.dispatcher.withdraw(gone.job)
+        await trio.sleep(1.0)
+        busy = station.in_flight
+        played.health = WELL
+        await waiting.ended.wait()
+
+        # The probe that was not answered took its two seconds; busy is not down.
+        assert (1, ["a", "done"]) == (busy, waiting.said)
+        assert 4.0 <= waiting.heard[0][0] <= 5.0
+        await floor.assert_at_rest()
+
+    async def test_a_quick_answer_costs_no_time(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """It is asked at once, not at the interval."""
+        played = backend().hang().then().say("a", after=1.0)
+        played.health = WELL
+        floor = open_floor(nursery, autojump_clock)
+        await watch(floor, played)
+        gone, waiting = floor.submit(), floor.submit()
+        await trio.sleep(1.0)
+
+        floor.dispatcher.withdraw(gone.job)
+        await waiting.ended.wait()
+
+        assert (2.0, "a") == waiting.heard[0]
+        assert [0.0, 1.0] == played.probed
+
+    async def test_one_that_says_it_computes_is_asked_again(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """Every twentieth of a second, until it says that it does not."""
+        played = backend().hang().then().say("a", after=1.0)
+        played.health = WELL
+        floor = open_floor(nursery, autojump_clock)
+        await watch(floor, played)
+        gone, waiting = floor.submit(), floor.submit()
+        await trio.sleep(1.0)
+        played.health = attrs.evolve(WELL, computing=1)
+
+        floor.dispatcher.withdraw(gone.job)
+        await trio.sleep(0.52)
+        played.health = attrs.evolve(WELL, computing=0)
+        await waiting.ended.wait()
+
+        assert waiting.heard[0][0] == pytest.approx(2.55)
+        await floor.assert_at_rest()
+
+    async def test_others_work_on_it_is_not_taken_for_ours(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """A server that always computes something for somebody else is not waited for for ever."""
+        played = backend().hang().then().say("a", after=1.0)
+        played.health = attrs.evolve(WELL, computing=1)
+        floor = open_floor(nursery, autojump_clock)
+        await watch(floor, played)
+        gone, waiting = floor.submit(), floor.submit()
+        await trio.sleep(1.0)
+
+        floor.dispatcher.withdraw(gone.job)
+        await waiting.ended.wait()
+
+        assert LINGERS_MAX_S < waiting.heard[0][0] < LINGERS_MAX_S + 2.0
+
+    async def test_a_stream_that_has_begun_leaves_nothing_behind(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """Closing its connection ends it: no probe is sent for it."""
+        played = backend().say("a", after=0.5).hang().then().say("b", after=1.0)
+        played.health = WELL
+        floor = open_floor(nursery, autojump_clock)
+        await watch(floor, played)
+        gone, waiting = floor.submit(), floor.submit()
+        await trio.sleep(1.0)
+
+        floor.dispatcher.withdraw(gone.job)
+        await waiting.ended.wait()
+
+        assert ((2.0, "b"), [0.0]) == (waiting.heard[0], played.probed)
+
+    async def test_a_critical_request_goes_elsewhere_rather_than_wait_for_it(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """A backend that does not let go of what was cancelled is as good as busy."""
+        stubborn = backend("nvidia").hang().then().say("late", after=0.15)
+        stubborn.health = attrs.evolve(WELL, computing=1)
+        igpu = backend("igpu").say("igpu", after=0.4)
+        igpu.health = WELL
+        floor = open_floor(nursery, autojump_clock)
+        await watch(floor, stubborn)
+        await watch(floor, igpu)
+        floor.submit(priority=Priority.BEST_EFFORT, target="nvidia")
+        await trio.sleep(1.0)
+
+        voice = floor.submit(priority=Priority.CRITICAL, latency_critical=True)
+        await voice.ended.wait()
+
+        assert ["igpu", "done"] == voice.said
+        assert voice.heard[0][0] < 2.0

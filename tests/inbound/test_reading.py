@@ -244,3 +244,51 @@ class TestBody:
             msgspec.json.encode(outcome.message)
         else:
             assert outcome.model
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("", None),
+        (', "max_tokens": 16', 16),
+        (', "max_completion_tokens": 7', 7),
+        (', "max_output_tokens": 9', 9),
+        (', "options": {"num_predict": 5, "seed": 1}', 5),
+        (', "options": {"num_predict": -1}', None),
+        (', "options": "num_predict"', None),
+        (', "options": null', None),
+        (', "max_tokens": null', None),
+        (', "max_tokens": 0', None),
+        (', "max_tokens": -3', None),
+        (', "max_tokens": 1.5', None),
+        (', "max_tokens": 1e9', None),
+        (', "max_tokens": "16"', None),
+        (', "max_tokens": {"num_predict": 5}', None),
+        (', "max_tokens": 99999999999999999999', None),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_none(fields: str, expected: int | None) -> None:
+    """Whether it is an error is the backend's to say: it must reach it, whatever its type."""
+    body = f'{{"model": "m"{fields}}}'.encode()
+
+    assert expected == read_ask(Call.OPENAI_CHAT, body).answer_limit
+
+
+@pytest.mark.parametrize("field", ["messages", "prompt", "input"])
+def test_what_a_prompt_begins_with_does_not_depend_on_what_is_around_it(field: str) -> None:
+    """Two turns of one conversation share their beginning, with other options, too."""
+    text = "x" * 2000
+    first = f'{{"model": "m", "{field}": ["{text}"]}}'.encode()
+    second = f'{{"temperature": 1, "{field}": ["{text}", "more"], "model": "m"}}'.encode()
+    keys = [read_ask(Call.OPENAI_CHAT, body).prefix for body in (first, second)]
+
+    assert 3 == len(keys[0]) == len(keys[1])
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("value", ["null", "7", '{"a": [1]}', '"short"', "[]"])
+def test_a_prompt_of_any_type_is_read(value: str) -> None:
+    """What is wrong with it is the backend's to say."""
+    body = f'{{"model": "m", "messages": {value}}}'.encode()
+
+    assert () == read_ask(Call.OPENAI_CHAT, body).prefix

@@ -188,6 +188,15 @@ def test_a_line_knows_for_whom_it_is_full() -> None:
     assert [True, True, False, False] == full
 
 
+def test_the_foremost_are_the_most_urgent() -> None:
+    """A few of them, without anybody being taken out."""
+    people = [Person(priority=Priority(i % 3), arrived=float(i)) for i in range(9)]
+    line = line_of(*people)
+
+    assert [people[2], people[5], people[8], people[1]] == line.foremost(4)
+    assert 9 == len(line)
+
+
 def test_a_line_counts_its_priorities() -> None:
     """How many wait, by priority."""
     line = line_of(Person(priority=Priority.CRITICAL), Person(priority=Priority.BEST_EFFORT))

@@ -5,6 +5,7 @@ called for whom it concerns, and whoever waits elsewhere was asked whether here 
 is awaited, and for how long, is the workers' business.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -31,9 +32,11 @@ from ollama_proxy.policy.hedge import Budget, hedge_at
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import Decision, Explanation, RouteSettings, choose, explain
 
-# How many lines are asked, when a slot finds nobody in its own, whether somebody would rather go
-# there: each costs a choice, and the other lines are asked at the next change.
+# How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
+# each costs a choice, and the others are asked at the next change.
 INVITED_MAX = 4
+# Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
+LAST_MOMENT_SLACK = 0.25
 
 
 @attrs.frozen(kw_only=True)
@@ -166,6 +169,13 @@ class Dispatcher:
         """A probe found a station up or down, or one that it had kept busy at rest."""
         if not station.healthy:
             self._replace(station)
+        self._assign(station)
+        self._invite(station)
+
+    def is_still_busy(self, station: Station) -> None:
+        """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
+        for job in station.line.foremost(INVITED_MAX):
+            self._reconsider(job, self._views())
         self._assign(station)
 
     # -- jobs --------------------------------------------------------------------------------------
@@ -374,7 +384,6 @@ class Dispatcher:
         self._assign(station)
         if job.attempts:
             return
-        station.touch()
         self._crowded[station] = None
         victim = station.victim()
         if victim is not None:
@@ -382,7 +391,8 @@ class Dispatcher:
             station.touch()
         if job.deadline < math.inf:
             best = decision.candidates[0]
-            self._remind(job, job.deadline - best.alone_s - best.off_s, Alarm.LAST_MOMENT)
+            needs_s = (1 + LAST_MOMENT_SLACK) * best.alone_s + best.off_s
+            self._remind(job, job.deadline - needs_s, Alarm.LAST_MOMENT)
             self._remind(job, job.deadline, Alarm.DEADLINE)
 
     def _remind(self, job: Job, when: float, alarm: Alarm) -> None:
@@ -487,7 +497,6 @@ class Dispatcher:
             if (refusal := self._place(job)) is not None:
                 self._leave_line(job)
                 self._refuse(job, refusal)
-        station.touch()
 
     def _invite(self, station: Station) -> None:
         """A slot that finds nobody in its own line: would somebody in another rather go there?"""
@@ -496,15 +505,16 @@ class Dispatcher:
         now = self._now()
         if not station.view(now).healthy:
             return
-        for other in list(self._crowded)[:INVITED_MAX]:
+        left = INVITED_MAX
+        for other in list(itertools.islice(self._crowded, INVITED_MAX)):
             del self._crowded[other]
-            job = other.line.peek()
-            if job is None:
+            if not len(other.line):
                 continue
             self._crowded[other] = None  # to the end: the next one asks the others first
-            if other is not station:
+            for job in other.line.foremost(left):
                 self._reconsider(job, [station.view(now), other.view(now)])
-                if not station.has_free_slot:
+                left -= 1
+                if not left or not station.has_free_slot:
                     return
 
     def _reconsider(self, job: Job, fleet: Sequence[BackendView]) -> None:
@@ -513,14 +523,11 @@ class Dispatcher:
         station = self.stations[job.decision.backend]
         # It must not find itself before itself.
         station.line.remove(job)
-        station.touch()
         now = self._now()
-        fleet = [station.view(now) if view.spec.id == station.spec.id else view for view in fleet]
         outcome = self._choose(job, fleet, now)
         if isinstance(outcome, Refusal) or outcome.backend == station.spec.id:
             # Also where it can hardly be in time any more: it was promised, so it is tried.
             station.line.add(job)
-            station.touch()
         else:
             self._queue(job, outcome)
 
@@ -531,7 +538,6 @@ class Dispatcher:
             station = self.stations.get(job.decision.backend)
             if station is not None:
                 station.line.remove(job)
-                station.touch()
 
     def _learn(self, station: Station, attempt: Attempt, served: Served, now: float) -> None:
         station.has_served(now)

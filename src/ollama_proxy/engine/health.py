@@ -66,14 +66,21 @@ async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> 
     except BackendFailed as failure:
         why = str(failure)
     except trio.TooSlowError:
+        if lingered:
+            # It computes what was cancelled, and nothing else meanwhile: it is busy, not down.
+            station.settle(lingered + len(station.running), lingered, trio.current_time())
+            dispatcher.is_still_busy(station)
+            return
         why = f"it did not answer a probe within {timeout_s:g} s"
     else:
         station.is_well(probe)
-        if not was_healthy:
-            log.info("backend %s is up", station.spec.id)
         station.settle(probe.computing, lingered, trio.current_time())
+        if station.lingering:
+            dispatcher.is_still_busy(station)
         if not was_healthy or had_models != station.models or lingered != station.lingering:
             dispatcher.health_changed(station)
+        if not was_healthy:
+            log.info("backend %s is up", station.spec.id)
         return
     if was_healthy or station.last_error is None:
         log.warning("backend %s is down: %s", station.spec.id, why)

@@ -92,7 +92,6 @@ class Station:
                 loaded=self.loaded,
                 in_flight=len(busy),
                 ends=tuple([attempt.ends for attempt in busy]),
-                waiting=len(self.line),
                 line=self.line,
                 reserved=self.reserved,
                 yielding=sum(may_yield(attempt, preempts) for attempt in self.running)

@@ -88,6 +88,8 @@ class BackendSpec:
     def may_serve(self, model: str) -> bool:
         """Whether the owner lets this backend serve `model`, by either of its names."""
         real = self.real_name(model)
+        if real == model:
+            return bool(self._may.match(model)) and not self._must_not.match(model)
         allowed = self._may.match(model) or self._may.match(real)
         return bool(allowed) and not (self._must_not.match(model) or self._must_not.match(real))
 
@@ -100,6 +102,9 @@ class BackendSpec:
 class Queue(Protocol):
     """What a choice may ask of a backend's line."""
 
+    def __len__(self) -> int:
+        """How many wait."""
+
     def ahead_s(self, priority: Priority, client: str) -> float:
         """The work, in seconds, that is served before one more of this priority and client."""
 
@@ -108,22 +113,6 @@ class Queue(Protocol):
 
     def is_full_for(self, priority: Priority) -> bool:
         """Whether one of this priority must be turned away."""
-
-
-class _NoQueue:
-    """Nobody waits, and nobody may."""
-
-    def ahead_s(self, priority: Priority, client: str) -> float:  # noqa: ARG002 - as `Queue` has it
-        return 0.0
-
-    def depth(self, priority: Priority) -> int:  # noqa: ARG002 - as above
-        return 0
-
-    def is_full_for(self, priority: Priority) -> bool:  # noqa: ARG002 - as above
-        return False
-
-
-NO_QUEUE = _NoQueue()
 
 
 @attrs.frozen(kw_only=True)
@@ -137,8 +126,7 @@ class BackendView:
         loaded: which of them are in memory now; None where it does not tell.
         in_flight: requests on it now; one that was cancelled, and may still be computed, counts.
         ends: when those are expected to have ended, in seconds of the engine's clock.
-        waiting: requests in its line.
-        line: who waits, as far as a choice may ask.
+        line: who waits, as far as a choice may ask; live, as the estimates are.
         reserved: how many of its slots are kept for critical requests.
         yielding: how many of those on it would be put back for a critical one.
         unserved: calls it was seen to refuse as unknown.
@@ -154,8 +142,7 @@ class BackendView:
     loaded: frozenset[str] | None = None
     in_flight: int = 0
     ends: tuple[float, ...] = ()
-    waiting: int = 0
-    line: Queue = NO_QUEUE
+    line: Queue
     reserved: int = 0
     yielding: int = 0
     unserved: frozenset[Call] = frozenset()
@@ -178,7 +165,7 @@ class BackendView:
         kept = 0 if priority is Priority.CRITICAL else self.reserved
         if self.in_flight >= self.spec.slots - kept:
             return False
-        return not self.waiting or self.line.ahead_s(priority, "") <= 0
+        return not len(self.line) or self.line.ahead_s(priority, "") <= 0
 
     def is_full_for(self, priority: Priority) -> bool:
         """Whether one of this priority would find neither a slot nor a place in line."""
@@ -190,7 +177,7 @@ class BackendView:
         return priority is Priority.CRITICAL and self.yielding > self.line.depth(priority)
 
     def wait_s(self, priority: Priority, client: str, usual_s: float, now: float) -> float:
-        """How long one more would be in line.
+        """How long one more, for whom there is no room now, would be in line.
 
         Args:
             priority: of the one.
@@ -198,14 +185,20 @@ class BackendView:
             usual_s: how long a slot is taken, where nothing better is known.
             now: seconds.
         """
-        if self.has_room(priority) or self._would_yield(priority):
-            return 0.0
-        slots = max(1, self.spec.slots - (0 if priority is Priority.CRITICAL else self.reserved))
+        slots = self.spec.slots
+        if priority is Priority.CRITICAL:
+            if self._would_yield(priority):
+                return 0.0
+        else:
+            slots -= self.reserved
+        ends = self.ends
         # Who is overdue is as likely as not to take as long again.
-        soonest_s = min((abs(end - now) for end in self.ends), default=usual_s)
+        if len(ends) == 1:
+            soonest_s = abs(ends[0] - now)
+        else:
+            soonest_s = min([abs(end - now) for end in ends], default=usual_s)
         ahead_s = self.line.ahead_s(priority, client)
-        if self.line is NO_QUEUE:
-            ahead_s = self.waiting * usual_s
-        # Those on it keep `slots` servers busy, but for the first that ends.
-        extra = max(0, self.in_flight - slots)
-        return soonest_s + (ahead_s + extra * usual_s) / slots
+        extra = self.in_flight - slots
+        if extra > 0:  # critical ones at slots that are not for this one
+            ahead_s += extra * usual_s
+        return soonest_s + ahead_s / slots

@@ -22,8 +22,7 @@ shares with a quantum that must be tuned to the costs; this has none.
 
 import heapq
 import itertools
-import operator
-from collections.abc import Iterator
+import math
 from typing import Generic, Protocol, TypeVar
 
 from ollama_proxy.policy.ask import Priority
@@ -210,8 +209,10 @@ class Line(Generic[T]):
         """The work, in seconds, that is served before one more of this priority and client."""
         if not self._count:
             return 0.0
-        more_urgent_s = sum(rank.cost_s for rank in self._ranks[priority + 1 :])
-        return more_urgent_s + self._ranks[priority].turns_ahead_s(client)
+        ahead_s = self._ranks[priority].turns_ahead_s(client)
+        for rank in self._ranks[priority + 1 :]:
+            ahead_s += rank.cost_s
+        return ahead_s
 
     def add(self, who: T) -> None:
         """Join, or come back to one's old place."""
@@ -249,22 +250,32 @@ class Line(Generic[T]):
                 break
         if chosen is None:
             return None, False
-        due = min(self._dues(chosen.priority, least), key=_first, default=None)
-        if due is None or due[0] >= chosen.arrived:
+        due_at, due = self._due(chosen.priority, least)
+        if due is None or due_at >= chosen.arrived:
             return chosen, False
-        is_critical = [who.priority is Priority.CRITICAL for who in (chosen, due[1])]
-        if is_critical == [True, False] and self._run < CRITICAL_RUN:
+        is_voice = chosen.priority is Priority.CRITICAL and due.priority is not Priority.CRITICAL
+        if is_voice and self._run < CRITICAL_RUN:
             return chosen, True
-        return due[1], False
+        return due, False
 
-    def _dues(self, highest: Priority, least: Priority) -> Iterator[tuple[float, T]]:
-        """The oldest of each priority, and when it went before all who come after."""
-        for priority in range(least, len(self._ranks)):
+    def _due(self, highest: Priority, least: Priority) -> tuple[float, T | None]:
+        """Whoever goes first before all who come after, of the oldest of each priority; and when."""
+        due_at, due = math.inf, None
+        for priority in range(least, highest + 1):
             rank = self._ranks[priority]
             oldest = rank.oldest.first() if rank.people else None
             if oldest is not None:
-                climbs = max(1, highest - priority)
-                yield oldest.arrived + climbs * self.aging_s, oldest
+                at = oldest.arrived + max(1, highest - priority) * self.aging_s
+                if at < due_at:
+                    due_at, due = at, oldest
+        return due_at, due
+
+    def foremost(self, number: int) -> list[T]:
+        """So many of those who wait, the most urgent and then the earliest to come first."""
+        ranks = reversed(self._ranks)
+        return list(
+            itertools.islice(itertools.chain.from_iterable(r.people for r in ranks), number)
+        )
 
     def everybody(self) -> list[T]:
         """All who wait: by priority, then by arrival."""
@@ -272,6 +283,3 @@ class Line(Generic[T]):
             (who for rank in self._ranks for who in rank.people),
             key=lambda who: (-who.priority, who.arrived),
         )
-
-
-_first = operator.itemgetter(0)

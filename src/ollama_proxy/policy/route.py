@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import attrs
 
 from ollama_proxy.policy.affinity import Warm
-from ollama_proxy.policy.ask import Ask, Priority, Wishes
+from ollama_proxy.policy.ask import Ask, Wishes
 from ollama_proxy.policy.estimate import BYTES_PER_TOKEN, Forecast
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
@@ -225,7 +225,9 @@ def explain(
         if warm is not None and warm.backend == view.spec.id:
             candidate = _assess(view, ask, settings, now, cached=warm.share)
         if view.in_flight and not view.has_room(priority):
-            candidate = _delay(candidate, view, priority, client, now)
+            wait_s = view.wait_s(priority, client, candidate.whole_s, now)
+            if wait_s:
+                candidate = _delay(candidate, view, wait_s)
             if view.is_full_for(priority):
                 full.append(candidate)
                 barred.append(Barred(view.spec.id, _FULL))
@@ -385,24 +387,17 @@ def _assess(
     )
 
 
-def _delay(
-    candidate: Candidate, view: BackendView, priority: Priority, client: str, now: float
-) -> Candidate:
+def _delay(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     """The same for a backend whose slots are taken."""
-    wait_s = view.wait_s(priority, client, candidate.whole_s, now)
-    if not wait_s:
-        return candidate
-    alone_s, terms = candidate.alone_s, candidate.terms
-    load = min(terms.load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
+    (id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties) = candidate
+    latency, power, load, loaded, prefix, failing = terms
+    load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
     # Each one before it may take longer than expected, or shorter: errors add up as their squares.
-    ahead = max(1.0, wait_s / candidate.whole_s)
-    off_s = math.hypot(candidate.off_s, view.off_whole_s * math.sqrt(ahead))
-    terms = terms._replace(load=load)
-    return candidate._replace(
-        score=sum(terms),
-        terms=terms,
-        predicted_s=alone_s + wait_s,
-        off_s=off_s,
+    off_s = math.hypot(off_s, view.off_whole_s * math.sqrt(max(1.0, wait_s / whole_s)))
+    terms = Terms(latency, power, load, loaded, prefix, failing)
+    predicted_s = alone_s + wait_s
+    return Candidate(
+        id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties
     )
 
 

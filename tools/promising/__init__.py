@@ -1,0 +1,1 @@
+"""The scheduler's promises, each measured by itself: see tools/promises."""
