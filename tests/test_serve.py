@@ -23,11 +23,13 @@ from ollama_proxy.config import (
     Loaded,
     Observability,
     Router,
+    Scheduler,
     Server,
 )
 from ollama_proxy.policy.fleet import BackendType, Hardware
+from ollama_proxy.policy.preempt import Started
 from ollama_proxy.serve import CannotServe, Plan, serve
-from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
+from tests.fakes.ollama import Behaviour, Fake, Record, Script, open_fake
 
 MODEL = "fake:latest"
 CHAT = "/v1/chat/completions"
@@ -623,3 +625,102 @@ async def test_those_in_line_move_to_the_successor() -> None:
                 nursery.cancel_scope.cancel()
 
     assert ["ollama-cpu"] == [answer.headers["x-backend-used"] for answer in answers]
+
+
+def asked(stream: bool, tokens: int = 100_000) -> dict[str, Any]:
+    """A chat's body."""
+    message = {"role": "user", "content": "hello"}
+    return {"model": MODEL, "stream": stream, "max_tokens": tokens, "messages": [message]}
+
+
+def inferences(log: list[Record]) -> list[Record]:
+    """What was asked of a fake, without the probes."""
+    return [record for record in log if record.method == "POST"]
+
+
+async def test_a_critical_request_takes_a_batch_jobs_slot() -> None:
+    """The batch job's connection is closed, and it is answered after all when the voice is done."""
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(open_fake(Script(first_token_s=0.3, tokens=3)))
+        config = configured(backend("npu", fake.url, slots=1))
+        owner = await stack.enter_async_context(running(config))
+        client = await stack.enter_async_context(owner.client())
+        answers: list[tuple[str, int]] = []
+
+        async def ask(priority: str) -> None:
+            headers = {"X-Priority": priority}
+            answer = await client.post(CHAT, json=asked(stream=False), headers=headers)
+            answers.append((priority, answer.status_code))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "best-effort")
+            await fake.until(inferences)
+            nursery.start_soon(ask, "critical")
+        log = inferences(fake.log)
+
+    assert [("critical", 200), ("best-effort", 200)] == answers
+    assert [True, False, False] == [record.client_left_s is not None for record in log]
+
+
+@pytest.mark.parametrize("started", [Started.KEEP, Started.STOP], ids=str)
+async def test_a_started_stream_is_the_owners_to_break(started: Started) -> None:
+    """Kept, it ends as it would have; stopped, it ends with the error of the contract, at once."""
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(open_fake(LONG))
+        config = attrs.evolve(
+            configured(backend("npu", fake.url, slots=1)),
+            scheduler=Scheduler(preempt_started=started),
+        )
+        owner = await stack.enter_async_context(running(config))
+        client = await stack.enter_async_context(owner.client())
+        heard: list[bytes] = []
+
+        async def listen() -> None:
+            headers = {"X-Priority": "best-effort"}
+            body = asked(stream=True)
+            async with client.stream("POST", CHAT, json=body, headers=headers) as answer:
+                heard.extend([piece async for piece in answer.aiter_raw()])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await fake.until(lambda log: any(r.tokens_sent > 2 for r in log))
+            headers = {"X-Priority": "critical"}
+            voice = await client.post(CHAT, json=asked(stream=False, tokens=1), headers=headers)
+        text = b"".join(heard)
+
+    assert 200 == voice.status_code
+    stopped = started is Started.STOP
+    assert (stopped, not stopped) == (b'"preempted"' in text, b"[DONE]" in text)
+
+
+@pytest.mark.parametrize("wish", ["0", "-5", "nan", "inf", "-inf", "1e999", "soon", "", "1_000"])
+async def test_a_deadline_that_is_none_is_refused(wish: str) -> None:
+    """Before anything is sent anywhere, naming header and value."""
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(open_fake(Script()))
+        owner = await stack.enter_async_context(running(configured(backend("npu", fake.url))))
+        client = await stack.enter_async_context(owner.client())
+        answer = await client.post(
+            CHAT, json=asked(stream=False), headers={"X-Max-Latency-Ms": wish}
+        )
+        seen = inferences(fake.log)
+
+    assert (400, "invalid_header", []) == (
+        answer.status_code,
+        answer.json()["error"]["code"],
+        seen,
+    )
+    assert "X-Max-Latency-Ms" in answer.json()["error"]["message"]
+
+
+async def test_an_absurd_deadline_is_as_good_as_none() -> None:
+    """A number beyond all ages is still a number."""
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(open_fake(Script(tokens=2)))
+        owner = await stack.enter_async_context(running(configured(backend("npu", fake.url))))
+        client = await stack.enter_async_context(owner.client())
+        answer = await client.post(
+            CHAT, json=asked(stream=False), headers={"X-Max-Latency-Ms": "1e300"}
+        )
+
+    assert 200 == answer.status_code

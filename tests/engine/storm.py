@@ -13,7 +13,7 @@ from ollama_proxy.backends.backend import BackendFailed, Errand, Fault, Head, Pr
 from ollama_proxy.engine.attempt import Attempt
 from ollama_proxy.engine.dispatcher import CallerStalled, Dispatcher, DispatchSettings, Ending
 from ollama_proxy.engine.job import Caller, Job, Stage
-from ollama_proxy.engine.ledger import Fact, Ledger
+from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import ENDINGS
 from ollama_proxy.policy.ask import Ask, Call, Priority, Wishes
@@ -84,12 +84,14 @@ class Storm:
     reserve: int = 0
     hedge_budget: float = 0.0
     capacity: int = CAPACITY
+    names: tuple[str, ...] = NAMES
     now: float = 0.0
     facts: dict[str, int] = attrs.field(factory=dict)
     jobs: list[Job] = attrs.field(factory=list)
     running: list[tuple[Station, Attempt]] = attrs.field(factory=list)
     opened: list[Station] = attrs.field(factory=list)
     submitted: int = 0
+    outcomes: dict[str, Outcome] = attrs.field(factory=dict)
     dispatcher: Dispatcher = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -98,11 +100,12 @@ class Storm:
         self.dispatcher = Dispatcher(
             DispatchSettings(hedge_budget=self.hedge_budget), ledger, clock=lambda: self.now
         )
-        for name in NAMES:
+        for name in self.names:
             self.join(name)
 
     def _note(self, fact: Fact) -> None:
         self.facts[fact.request_id] = self.facts.get(fact.request_id, 0) + 1
+        self.outcomes[fact.request_id] = fact.outcome
 
     # -- what may happen ---------------------------------------------------------------------------
 
@@ -196,7 +199,7 @@ class Storm:
         done = {job for job in self.jobs if job.stage is Stage.DONE}
         self.jobs = [job for job in self.jobs if job not in done]
         for job in done:
-            del self.facts[job.request_id]
+            del self.facts[job.request_id], self.outcomes[job.request_id]
         present = self.dispatcher.stations.values()
         self.opened = [s for s in self.opened if s in present or s.running]
 

@@ -21,6 +21,7 @@ import attrs
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+OURS = (sys.executable, "-m", "ollama_proxy", "serve")
 READY_MAX_S = 60.0
 GOODBYE_MAX_S = 20.0
 
@@ -142,14 +143,18 @@ def router(
     command: Sequence[str], backend: Server, *, backends: int, slots: int, door: str = ""
 ) -> Iterator[Server]:
     """A router that knows `backend` under as many names as wanted; `door` goes into [server]."""
+    names = ["fake"] if backends == 1 else [f"fake-{number}" for number in range(backends)]
+    config = "".join(BACKEND.format(id=name, url=backend.url, slots=slots) for name in names)
+    with configured(SERVER + door + config, command) as server:
+        yield server
+
+
+@contextmanager
+def configured(config: str, command: Sequence[str] = OURS) -> Iterator[Server]:
+    """A router with a configuration, on any free port."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        names = ["fake"] if backends == 1 else [f"fake-{number}" for number in range(backends)]
-        config = Path(directory) / "config.toml"
-        config.write_text(
-            SERVER
-            + door
-            + "".join(BACKEND.format(id=name, url=backend.url, slots=slots) for name in names)
-        )
+        path = Path(directory) / "config.toml"
+        path.write_text(config)
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             "PYTHONPATH": os.pathsep.join(paths),
@@ -157,7 +162,7 @@ def router(
             "DBUS_SESSION_BUS_ADDRESS": f"unix:path={directory}/no-bus",
         }
         ports = ["--http-port", "0", "--grpc-port", "0"]
-        with started([*command, "--config", str(config), *ports], environment) as server:
+        with started([*command, "--config", str(path), *ports], environment) as server:
             yield server
 
 
