@@ -12,7 +12,7 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.calibration import Calibration
 from ollama_proxy.policy.circuit import Circuit
-from ollama_proxy.policy.estimate import Estimates, Learned
+from ollama_proxy.policy.estimate import Estimates, Learned, fed
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
 from ollama_proxy.policy.preempt import Started, choose_victim, may_yield
@@ -173,12 +173,7 @@ class Station:
         """
         del self.running[attempt]
         if attempt.halted is None:
-            off_s = abs(now - attempt.ends)
-            self._off_whole_s = (
-                Learned(off_s, now)
-                if self._off_whole_s is None
-                else self._off_whole_s.fed(off_s, now)
-            )
+            self._off_whole_s = fed(self._off_whole_s, abs(now - attempt.ends), now)
         if lingers and self.watch is not None and self.healthy:
             attempt.ends = max(attempt.ends, now)
             self._lingering.append(attempt)

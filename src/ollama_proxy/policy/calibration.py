@@ -29,8 +29,8 @@ class Calibration:
         """Note one forecast and what came of it."""
         self.requests += 1
         off = (took_s - promised_s) / max(took_s, 1e-3)
-        self.error = (self.error or Learned(abs(off), now)).fed(abs(off), now, WEIGHT)
-        self.bias = (self.bias or Learned(off, now)).fed(off, now, WEIGHT)
+        self.error = (self.error or Learned(abs(off), now)).feed(abs(off), now, WEIGHT)
+        self.bias = (self.bias or Learned(off, now)).feed(off, now, WEIGHT)
 
     def settle(self, *, met: bool) -> None:
         """Note how a deadline ended."""

@@ -36,16 +36,18 @@ class Prior:
     whole_s: float
 
 
-@attrs.frozen
+@attrs.define
 class Learned:
     """A decaying mean, and when it was last fed."""
 
     value: float
     at: float
 
-    def fed(self, observed: float, now: float, weight: float = WEIGHT) -> "Learned":
-        """The mean after one more observation."""
-        return Learned(self.value + weight * (observed - self.value), now)
+    def feed(self, observed: float, now: float, weight: float = WEIGHT) -> "Learned":
+        """Learn from one more observation; returns itself."""
+        self.value += weight * (observed - self.value)
+        self.at = now
+        return self
 
     def believed(self, prior: float, now: float) -> float:
         """The mean, drawn back to `prior` as it grows old."""
@@ -53,11 +55,12 @@ class Learned:
         return prior + trust * (self.value - prior)
 
 
-def _fed(known: Learned | None, observed: float, now: float) -> Learned:
-    return Learned(observed, now) if known is None else known.fed(observed, now)
+def fed(known: Learned | None, observed: float, now: float) -> Learned:
+    """A mean after one more observation, be it the first."""
+    return Learned(observed, now) if known is None else known.feed(observed, now)
 
 
-@attrs.frozen
+@attrs.define
 class Slope:
     """A line through points, old ones fading: decaying means, variance and covariance."""
 
@@ -66,16 +69,14 @@ class Slope:
     variance: float = 0.0
     covariance: float = 0.0
 
-    def fed(self, x: float, y: float) -> "Slope":
-        """The line after one more point."""
+    def feed(self, x: float, y: float) -> None:
+        """Learn from one more point."""
         dx, dy = x - self.x, y - self.y
         keep = 1 - SLOPE_WEIGHT
-        return Slope(
-            self.x + SLOPE_WEIGHT * dx,
-            self.y + SLOPE_WEIGHT * dy,
-            keep * (self.variance + SLOPE_WEIGHT * dx * dx),
-            keep * (self.covariance + SLOPE_WEIGHT * dx * dy),
-        )
+        self.x += SLOPE_WEIGHT * dx
+        self.y += SLOPE_WEIGHT * dy
+        self.variance = keep * (self.variance + SLOPE_WEIGHT * dx * dx)
+        self.covariance = keep * (self.covariance + SLOPE_WEIGHT * dx * dy)
 
     @property
     def value(self) -> float | None:
@@ -235,27 +236,27 @@ class Speeds:
             self._learn_first(ask, seen, max(0.0, first_s - load_s), believed, now)
         if not ask.stream:
             whole_s = max(0.0, seen.whole_s - load_s)
-            self.whole_s = (self.whole_s or Learned(prior.whole_s, now)).fed(whole_s, now)
+            self.whole_s = (self.whole_s or Learned(prior.whole_s, now)).feed(whole_s, now)
         if not seen.cold or self.load_s is not None:
             off_s = abs(seen.whole_s - load_s - (believed.whole_s - believed.load_s))
-            self.off_whole_s = _fed(self.off_whole_s, off_s, now)
+            self.off_whole_s = fed(self.off_whole_s, off_s, now)
 
     def _learn_tokens(self, ask: Ask, seen: Seen, now: float) -> None:
         if seen.prompt_tokens and ask.prompt_bytes:
             ratio = seen.prompt_tokens / ask.prompt_bytes
-            self.tokens_per_byte = _fed(self.tokens_per_byte, ratio, now)
+            self.tokens_per_byte = fed(self.tokens_per_byte, ratio, now)
         tokens = seen.answer_tokens or seen.pieces
         if tokens is None:
             return
         if ask.stream:
-            self.streamed = _fed(self.streamed, tokens, now)
+            self.streamed = fed(self.streamed, tokens, now)
         else:
-            self.gathered = _fed(self.gathered, tokens, now)
+            self.gathered = fed(self.gathered, tokens, now)
         decode_s = seen.decode_s
         if decode_s is None and seen.first_s is not None:
             decode_s = seen.whole_s - seen.first_s
         if tokens > 1 and decode_s is not None and decode_s > 0:
-            self.decode = _fed(self.decode, min((tokens - 1) / decode_s, DECODE_MAX), now)
+            self.decode = fed(self.decode, min((tokens - 1) / decode_s, DECODE_MAX), now)
 
     def _learn_load(
         self, seen: Seen, first_s: float | None, believed: Forecast, now: float
@@ -264,14 +265,14 @@ class Speeds:
         if not seen.cold:
             return min(seen.load_s or 0.0, first_s if first_s is not None else seen.whole_s)
         if seen.load_s is not None:
-            self.load_s = _fed(self.load_s, seen.load_s, now)
+            self.load_s = fed(self.load_s, seen.load_s, now)
             return seen.load_s
         # Whatever went beyond a warm answer was loading.
         if first_s is not None:
             load_s = max(0.0, first_s - (believed.first_s - believed.load_s))
         else:
             load_s = max(0.0, seen.whole_s - (believed.whole_s - believed.load_s))
-        self.load_s = _fed(self.load_s, load_s, now)
+        self.load_s = fed(self.load_s, load_s, now)
         return load_s
 
     def _learn_first(
@@ -284,19 +285,16 @@ class Speeds:
             cached = seen.cached_tokens
             fresh = counted * seen.uncached if cached is None else max(0, counted - cached)
         if seen.prefill_s is not None and fresh >= 1:
-            self.prefill_s = _fed(self.prefill_s, seen.prefill_s / fresh, now)
+            self.prefill_s = fed(self.prefill_s, seen.prefill_s / fresh, now)
+        elif self.slope is None:
+            self.slope = Slope(fresh, warm_s)
         else:
-            self.slope = (
-                Slope(fresh, warm_s) if self.slope is None else self.slope.fed(fresh, warm_s)
-            )
+            self.slope.feed(fresh, warm_s)
+        expected_s = believed.first_s - believed.load_s
         floor_s = max(0.0, warm_s - self.per_token_s * fresh)
-        self.floor_s = (
-            self.floor_s.fed(floor_s, now)
-            if self.floor_s is not None
-            else Learned(believed.first_s - believed.load_s, now).fed(floor_s, now)
-        )
-        off_s = abs(warm_s - (believed.first_s - believed.load_s))
-        self.off_first_s = _fed(self.off_first_s, off_s, now)
+        self.floor_s = (self.floor_s or Learned(expected_s, now)).feed(floor_s, now)
+        off_s = abs(warm_s - expected_s)
+        self.off_first_s = fed(self.off_first_s, off_s, now)
 
 
 @attrs.define
@@ -353,9 +351,9 @@ class Estimates:
         speeds = self.subjects.setdefault(ask.subject, Speeds())
         if ask.stream:
             known, expected = speeds.floor_s, believed.first_s
-            speeds.floor_s = (known or Learned(expected, now)).fed(likely_s, now)
+            speeds.floor_s = (known or Learned(expected, now)).feed(likely_s, now)
         else:
-            speeds.whole_s = (speeds.whole_s or Learned(prior.whole_s, now)).fed(likely_s, now)
+            speeds.whole_s = (speeds.whole_s or Learned(prior.whole_s, now)).feed(likely_s, now)
 
 
 _NOTHING = Speeds()

@@ -1,0 +1,41 @@
+"""The measures of tools/promises, short: what they measure holds, and they run at all."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from promising import schedules, storm
+
+from ollama_proxy.policy.preempt import Started
+from tests.engine.storm import Storm
+
+COMMAND = Path(__file__).resolve().parents[1] / "tools" / "promises"
+
+
+def test_every_admitted_request_finishes() -> None:
+    """In random schedules beyond what the backends can serve, with preemption and without."""
+    results = [schedules.starved(seed) for seed in range(150)]
+
+    assert 0 == sum(unfinished for _, unfinished, _ in results)
+    assert sum(put_back for _, _, put_back in results) > 0
+
+
+def test_no_slot_leaks() -> None:
+    """Whatever happens in whatever order."""
+    for seed, preempts in enumerate([None, *Started]):
+        chance = random.Random(seed)  # noqa: S311 - it makes weather
+        weather = Storm(preempts=preempts, reserve=seed % 3, hedge_budget=0.5 * (seed % 2))
+        for _ in range(1000):
+            storm.one_event(weather, chance)
+            weather.check()
+        weather.subside()
+
+
+def test_an_unknown_promise_is_named() -> None:
+    """The command says what it does not know, and what it does."""
+    done = subprocess.run(
+        [sys.executable, COMMAND, "eternity"], capture_output=True, text=True, check=False
+    )
+
+    assert (2, True) == (done.returncode, "no promise eternity" in done.stderr)
