@@ -14,6 +14,7 @@ from ollama_proxy.backends.backend import (
     Fault,
     ModelMissing,
     Probe,
+    Report,
     Served,
 )
 from ollama_proxy.backends.ollama import OllamaBackend
@@ -62,7 +63,10 @@ async def test_an_unserved_call_is_translated_from_then_on() -> None:
                 served = await backend.exchange(errand(Call.OPENAI_CHAT, stream=True), sink)
 
                 assert " tok tok tok" == deltas(sink.body)
-                assert Served(status=200, tokens=3) == served
+                report = Report(
+                    prompt_tokens=5, answer_tokens=3, load_s=0.0, prefill_s=0.0, decode_s=0.0
+                )
+                assert Served(status=200, tokens=3, report=report) == served
                 assert sink.complete
 
     assert ["/v1/chat/completions", "/api/chat", "/api/chat"] == paths(fake)

@@ -6,13 +6,16 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
+from ollama_proxy.backends import openai
 from ollama_proxy.backends.backend import (
     BackendFailed,
     CallRejected,
     CallUnserved,
     Fault,
     Probe,
+    Report,
     Served,
 )
 from ollama_proxy.backends.endpoint import Endpoint
@@ -73,7 +76,8 @@ async def test_an_ollama_stream(call: Call, path: str) -> None:
     assert sink.head is not None
     said = lines(sink.body)
     assert [path] == paths(fake)
-    assert (Served(status=200, tokens=3), True) == (served, sink.complete)
+    report = Report(prompt_tokens=5, answer_tokens=3)
+    assert (Served(status=200, tokens=3, report=report), True) == (served, sink.complete)
     assert (b"content-type", b"application/x-ndjson") in sink.head.headers
     assert [*[False] * (len(said) - 1), True] == [line["done"] for line in said]
     assert (3, "stop") == (said[-1]["eval_count"], said[-1]["done_reason"])
@@ -123,7 +127,7 @@ async def test_latest_is_a_word_of_ollamas() -> None:
 
 @pytest.mark.parametrize("base", ["", "/v1", "/v3", "/api/v1", "/v1/"])
 async def test_a_base_path_stands_for_the_version(base: str) -> None:
-    """A URL with a path says where the calls are; without one they are under /v1."""
+    """A URL with a path says where the calls are; without one they are under /v1, bar one."""
     expected = base.rstrip("/") or "/v1"
     script = Script(unserved=("*",))
     async with scripted(script, base=base) as (fake, backend), recording() as sink:
@@ -136,6 +140,7 @@ async def test_a_base_path_stands_for_the_version(base: str) -> None:
         f"{expected}/chat/completions",
         f"{expected}/embeddings",
         f"{expected}/models",
+        "/slots",
     ] == paths(fake)
 
 
@@ -228,6 +233,104 @@ async def test_a_list_that_makes_no_sense(content: bytes) -> None:
             await OpenAIBackend(spec(type=BackendType.OPENAI), server).probe()
 
     assert Fault.GARBLED is caught.value.fault
+
+
+# -- what is being computed ------------------------------------------------------------------------
+
+
+async def test_a_probe_tells_what_is_being_computed() -> None:
+    """Of a llama-server's slots, those at work are counted."""
+    async with scripted(Script(slots=4)) as (fake, backend), recording() as sink:
+        idle = await backend.probe()
+        fake.script = Script(slots=4, behaviour=Behaviour.HANG)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.exchange, errand(Call.OPENAI_CHAT, stream=True), sink)
+            await fake.until(lambda log: Call.OPENAI_CHAT.path in [r.path for r in log])
+            busy = await backend.probe()
+            nursery.cancel_scope.cancel()
+
+    assert (0, 1) == (idle.computing, busy.computing)
+
+
+@pytest.mark.parametrize("unserved_as", ["gin", "llama-server"])
+async def test_a_server_without_slots_is_asked_once(unserved_as: str) -> None:
+    """Who is no llama-server is left alone after that."""
+    script = Script(unserved=("/slots",), unserved_as=unserved_as)
+    async with scripted(script) as (fake, backend):
+        told = [(await backend.probe()).computing for _ in range(3)]
+
+    assert [None] * 3 == told
+    assert ["/v1/models", "/slots", "/v1/models", "/v1/models"] == paths(fake)
+
+
+async def test_a_server_that_was_down_may_have_slots() -> None:
+    """It may be another one when it is back: it is asked again."""
+    trouble = Script(behaviour=Behaviour.REFUSE, misbehaves_at=("/v1/models",))
+    async with scripted(Script()) as (fake, backend):
+        await backend.probe()
+        fake.script = trouble
+        with pytest.raises(BackendFailed):
+            await backend.probe()
+        fake.script = Script(slots=2)
+        probe = await backend.probe()
+
+    assert 0 == probe.computing
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{}",
+        b"[]",
+        b"[1]",
+        b'[{"id":0}]',
+        b'[{"is_processing":1}]',
+        b'[{"is_processing":true},{"is_processing":"no"}]',
+        b"<html>",
+        b"\xff\xfe",
+        b"[" * 50_000,
+    ],
+    ids=str,
+)
+async def test_slots_that_make_no_sense_are_none(content: bytes) -> None:
+    """The backend is well all the same; what it computes is not known."""
+    models = b'{"data":[{"id":"m"}]}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"
+    answers = [head % (len(said) + 2) + said + b"\n\n" for said in (models, content, models)]
+    async with byte_server(*answers) as url, reaching(url) as server:
+        backend = OpenAIBackend(spec(type=BackendType.OPENAI), server)
+        probes = [await backend.probe() for _ in range(2)]
+
+    assert [Probe(models=frozenset({"m"}))] * 2 == probes
+
+
+@pytest.mark.parametrize(
+    "behaviour", [Behaviour.DIE_BEFORE_HEAD, Behaviour.DIE_MID_STREAM, Behaviour.GARBLE]
+)
+async def test_slots_that_break_off_fail_no_probe(behaviour: Behaviour) -> None:
+    """A fault there is no answer of the server's: it is well, and asked again next time."""
+    async with scripted(Script(slots=1)) as (fake, backend):
+        fake.script = Script(slots=1, behaviour=behaviour, misbehaves_at=("/slots",), times=1)
+        told = [(await backend.probe()).computing for _ in range(2)]
+
+    assert [None, 0] == told
+
+
+async def test_slots_that_are_silent_leave_a_probe_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that is too busy to tell is well, within half a second and within the probe's own."""
+    script = Script(slots=1, behaviour=Behaviour.HANG, misbehaves_at=("/slots",))
+    async with scripted(script) as (fake, backend):
+        monkeypatch.setattr(openai, "SLOTS_PATIENCE_S", 0.02)
+        patient = await backend.probe()
+        monkeypatch.setattr(openai, "SLOTS_PATIENCE_S", 1000.0)
+        with trio.fail_after(0.2):
+            hurried = await backend.probe()
+        fake.script = Script(slots=1)
+        after = await backend.probe()
+
+    assert (None, None, 0) == (patient.computing, hurried.computing, after.computing)
 
 
 @pytest.mark.parametrize("status", [401, 503])

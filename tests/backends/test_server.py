@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
+import attrs
 import psutil
 import pytest
 import trio
@@ -21,10 +22,11 @@ from ollama_proxy.backends.backend import (
     CallUnserved,
     Fault,
     ModelMissing,
+    Report,
     Served,
 )
-from ollama_proxy.backends.server import Server, ServerSettings
-from ollama_proxy.policy.ask import Call
+from ollama_proxy.backends.server import Server, ServerSettings, translated
+from ollama_proxy.policy.ask import Call, Dialect
 from tests.backends.exchanges import (
     MODEL,
     Recording,
@@ -100,7 +102,7 @@ async def test_a_whole_answer_passes_untouched(call: Call) -> None:
     assert sink.head is not None
     assert (expected, len(expected), True) == (sink.body, sink.head.length, sink.complete)
     assert (b"content-type", b"application/json") in sink.head.headers
-    assert Served(status=200, tokens=None) == served
+    assert (200, None) == (served.status, served.tokens)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -151,6 +153,87 @@ async def test_the_callers_fault_is_told_in_the_servers_words() -> None:
         served = await exchange(server, sink)
 
     assert (expected, 400) == (sink.body, served.status)
+
+
+# -- what is learned of an answer ------------------------------------------------------------------
+
+PACED = Script(tokens=3, first_token_s=0.002, interval_s=0.001)
+COUNTS = Report(prompt_tokens=5, answer_tokens=3)
+OLLAMA_TIMES = attrs.evolve(COUNTS, load_s=0.0, prefill_s=0.002, decode_s=0.002)
+LLAMA_TIMES = attrs.evolve(COUNTS, cached_tokens=2, prefill_s=0.002, decode_s=0.002)
+ASKED: dict[str, object] = {"stream_options": {"include_usage": True}}
+REPORTS = {
+    "chat": (Call.OPENAI_CHAT, {}, False, None, COUNTS),
+    "chat, usage wanted": (Call.OPENAI_CHAT, ASKED, False, COUNTS, COUNTS),
+    "chat, timings": (Call.OPENAI_CHAT, {}, True, LLAMA_TIMES, LLAMA_TIMES),
+    "chat, usage, timings": (Call.OPENAI_CHAT, ASKED, True, LLAMA_TIMES, LLAMA_TIMES),
+    "completion, timings": (Call.OPENAI_COMPLETION, {}, True, LLAMA_TIMES, LLAMA_TIMES),
+    "responses": (Call.OPENAI_RESPONSES, {}, False, COUNTS, COUNTS),
+    "messages": (Call.ANTHROPIC_MESSAGES, {}, False, COUNTS, COUNTS),
+    "ollama chat": (Call.OLLAMA_CHAT, {}, False, OLLAMA_TIMES, OLLAMA_TIMES),
+    "ollama generate": (Call.OLLAMA_GENERATE, {}, False, OLLAMA_TIMES, OLLAMA_TIMES),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("behaviour", [Behaviour.OK, Behaviour.TRICKLE])
+@pytest.mark.parametrize("is_pumped", [False, True], ids=["written", "pumped"])
+@pytest.mark.parametrize("name", REPORTS)
+async def test_what_a_server_reports_is_read_as_it_passes(
+    name: str, is_pumped: bool, behaviour: Behaviour, stream: bool
+) -> None:
+    """Its counts and times are learned from the untouched bytes, wherever these were cut."""
+    call, fields, timings, streamed, whole = REPORTS[name]
+    script = attrs.evolve(PACED, timings=timings, behaviour=behaviour, trickle_s=0)
+    async with scripted(script) as (_, server), recording(is_pumped=is_pumped) as sink:
+        made = errand(call, stream=stream, **fields)
+        served = await server.exchange(made, sink, path=call.path, model=MODEL)
+
+    assert (streamed if stream else whole) == served.report
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("call", "target", "expected"),
+    [
+        (Call.OLLAMA_CHAT, Dialect.OPENAI, LLAMA_TIMES),
+        (Call.OPENAI_CHAT, Dialect.OLLAMA, OLLAMA_TIMES),
+    ],
+    ids=["to-openai", "to-ollama"],
+)
+async def test_what_a_server_reports_is_read_before_translation(
+    call: Call, target: Dialect, expected: Report, stream: bool
+) -> None:
+    """The server's own words count, since translation drops what the caller's dialect lacks."""
+    script = attrs.evolve(PACED, timings=True)
+    async with scripted(script) as (_, server), recording() as sink:
+        made = errand(call, stream=stream)
+        translation = translated(made, target, model=MODEL)
+        path = translation.call.path
+        served = await server.exchange(made, sink, path=path, model=MODEL, translation=translation)
+
+    assert expected == served.report
+
+
+async def test_a_whole_answer_that_was_not_held_back_reports_nothing() -> None:
+    """Beyond a megabyte nobody has all of it, and half of it is no JSON."""
+    script = Script(tokens=3, token_bytes=1_500_000)
+    async with scripted(script) as (_, server), recording() as sink:
+        served = await exchange(server, sink, stream=False)
+
+    assert Served(status=200) == served
+
+
+async def test_a_connection_reports_each_of_its_answers_alone() -> None:
+    """What one answer reported is not taken for the next one's."""
+    async with scripted(Script(tokens=3)) as (fake, server):
+        reports = []
+        for call in (Call.OLLAMA_CHAT, Call.OPENAI_CHAT):
+            async with recording() as sink:
+                reports.append((await exchange(server, sink, call=call)).report)
+        connections = fake.connections
+
+    assert (1, True, None) == (connections, reports[0] is not None, reports[1])
 
 
 # -- requests pass ---------------------------------------------------------------------------------

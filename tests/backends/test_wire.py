@@ -8,7 +8,7 @@ import trio.testing
 
 from ollama_proxy.backends.backend import BackendFailed, Fault
 from ollama_proxy.backends.endpoint import Endpoint
-from ollama_proxy.backends.wire import HEAD_MAX_BYTES, Connection, Pool
+from ollama_proxy.backends.wire import HEAD_MAX_BYTES, TAIL_BYTES, Connection, Pool
 from tests.fakes.sockets import stream_pair
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -103,6 +103,36 @@ async def test_bytes_after_an_answer_make_a_connection_unfit() -> None:
 
         assert b"hello" == b"".join(connection.take())
         assert not connection.is_reusable
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 1000, 65536])
+@pytest.mark.parametrize("total_bytes", [0, 5, TAIL_BYTES, 7 * TAIL_BYTES + 3])
+async def test_the_end_of_a_body_is_kept(piece_bytes: int, total_bytes: int) -> None:
+    """Enough of it to hold the last event, however it was cut, and never much more than that."""
+    body = (b"0123456789" * (total_bytes // 10 + 1))[:total_bytes]
+    async with stream_pair() as (ours, _):
+        connection = Connection(ours)
+        connection.feed(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total_bytes)
+        most = 0
+        for at in range(0, total_bytes, piece_bytes):
+            connection.feed(body[at : at + piece_bytes])
+            connection.take()
+            most = max(most, len(connection.tail))
+
+        assert (True, True) == (connection.complete, body.endswith(connection.tail))
+        assert min(total_bytes, TAIL_BYTES) <= len(connection.tail)
+        assert most <= 2 * TAIL_BYTES
+
+
+async def test_a_kept_connection_forgets_the_end_of_its_last_answer() -> None:
+    """The next answer begins with nothing."""
+    async with stream_pair() as (ours, _):
+        connection = Connection(ours)
+        connection.feed(ANSWERS["length"][0])
+        before = connection.tail
+        connection.renew()
+
+        assert (b"hello", b"") == (before, connection.tail)
 
 
 async def test_hop_by_hop_headers_stay_on_their_hop() -> None:

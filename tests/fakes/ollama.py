@@ -105,6 +105,8 @@ class Script:
         unserved: glob patterns of paths that it does not know.
         unserved_as: whose 404 they get, "gin" or "llama-server".
         version: what /api/version says.
+        timings: whether OpenAI's answers report llama-server's `timings`.
+        slots: how many slots /slots lists, as llama-server does; 0 = it does not know that path.
     """
 
     behaviour: Behaviour = Behaviour.OK
@@ -130,6 +132,8 @@ class Script:
     unserved: tuple[str, ...] = ()
     unserved_as: str = "gin"
     version: str = "0.12.6"
+    timings: bool = False
+    slots: int = 0
 
     def changed(self, fields: Mapping[str, object]) -> "Script":
         """This script with some fields replaced.
@@ -327,7 +331,13 @@ class Fake:
                 allowed = words.tokens_allowed(ask)
                 cut = allowed is not None and allowed < script.tokens
                 tokens = allowed if cut and allowed is not None else script.tokens
-                return words.answer(path, ask, tokens, cut=cut) or words.gin_unserved()
+                pace = words.Pace(
+                    prefill_s=script.first_token_s,
+                    decode_s=script.interval_s * max(tokens - 1, 0),
+                    timings=script.timings,
+                )
+                said = words.answer(path, ask, tokens, cut=cut, pace=pace)
+                return said or words.gin_unserved()
             case _:
                 return words.gin_unserved()
 
@@ -346,10 +356,19 @@ class Fake:
                 return words.running(script.loaded)
             case "/v1/models":
                 return words.cards(script.models)
+            case "/slots" if script.slots:
+                return words.slots(script.slots, self._computing())
             case _ if (model := path.removeprefix("/v1/models/")) in script.models:
                 return words.card(model)
             case _:
                 return words.gin_unserved()
+
+    def _computing(self) -> int:
+        """How many inference calls it is answering."""
+        return sum(
+            each.path in INFERENCE and each.ended_s is None and each.client_left_s is None
+            for each in self.log
+        )
 
     def _control(self, request: _Request) -> Whole:
         match request.method, request.path:

@@ -15,6 +15,7 @@ import msgspec
 
 EMBEDDING = (0.25, -0.5, 0.125, 1.0)
 PROMPT_TOKENS = 5
+CACHED_TOKENS = 2
 _DIGEST = "sha256:" + "5f" * 32
 _MOMENT = "2025-01-01T00:00:00Z"
 _DETAILS = {
@@ -50,6 +51,21 @@ class Words:
     def around(self, said: bytes) -> bytes:
         """The bytes with `said` (already escaped for JSON) in its place."""
         return self.before if self.after is None else self.before + said + self.after
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """The times that an answer reports of itself, and where.
+
+    Attributes:
+        prefill_s: seconds for the prompt.
+        decode_s: seconds for the tokens after the first.
+        timings: whether OpenAI's answers report them too, in llama-server's words.
+    """
+
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    timings: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -194,6 +210,14 @@ def cards(models: Sequence[str]) -> Whole:
     return json({"object": "list", "data": [_card(model) for model in models]})
 
 
+def slots(total: int, busy: int) -> Whole:
+    """llama-server's list of what it can compute at once, the first `busy` of it at work."""
+    return json([
+        {"id": at, "n_ctx": 4096, "speculative": False, "is_processing": at < busy}
+        for at in range(total)
+    ])
+
+
 def card(model: str) -> Whole:
     """OpenAI's description of one model."""
     return json(_card(model))
@@ -216,7 +240,9 @@ def pulling(ask: Ask, steps: int) -> Whole | Stream:
 # -- inference ----------------------------------------------------------------------------------
 
 
-def answer(path: str, ask: Ask, tokens: int, *, cut: bool) -> Whole | Stream | None:
+def answer(
+    path: str, ask: Ask, tokens: int, *, cut: bool, pace: Pace | None = None
+) -> Whole | Stream | None:
     """What an inference route says.
 
     Args:
@@ -224,20 +250,24 @@ def answer(path: str, ask: Ask, tokens: int, *, cut: bool) -> Whole | Stream | N
         ask: the request's JSON object.
         tokens: how many pieces it says.
         cut: whether the bound on tokens, rather than the model, ended it.
+        pace: the times that it reports.
 
     Returns:
         None when `path` is no inference route.
     """
     model = model_asked(ask) or "fake"
+    pace = pace or Pace()
     match path:
         case "/api/chat":
             words = {"message": {"role": "assistant", "content": _SAID}}
             last = {"message": {"role": "assistant", "content": ""}}
-            return _ollama(ask, model, words, last, tokens, cut=cut)
+            end = _ollama_end(tokens, pace, cut=cut)
+            return _ollama(ask, model, words, last, end)
         case "/api/generate":
-            return _ollama(ask, model, {"response": _SAID}, {"response": ""}, tokens, cut=cut)
+            end = _ollama_end(tokens, pace, cut=cut)
+            return _ollama(ask, model, {"response": _SAID}, {"response": ""}, end)
         case "/v1/chat/completions" | "/v1/completions":
-            return _openai(path, ask, model, tokens, cut=cut)
+            return _openai(path, ask, model, tokens, pace, cut=cut)
         case "/v1/messages":
             return _anthropic(ask, model, tokens, cut=cut)
         case "/v1/responses":
@@ -285,26 +315,38 @@ def _whole(said: object, tokens: int) -> Whole:
     return Whole(words=Words(before, after), tokens=tokens)
 
 
+def _ollama_end(tokens: int, pace: Pace, *, cut: bool) -> Mapping[str, Any]:
+    return {
+        "done": True,
+        "done_reason": "length" if cut else "stop",
+        "total_duration": round((pace.prefill_s + pace.decode_s) * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": PROMPT_TOKENS,
+        "prompt_eval_duration": round(pace.prefill_s * 1e9),
+        "eval_count": tokens,
+        "eval_duration": round(pace.decode_s * 1e9),
+    }
+
+
+def _timings(tokens: int, pace: Pace) -> Mapping[str, Any]:
+    return {
+        "cache_n": CACHED_TOKENS,
+        "prompt_n": PROMPT_TOKENS - CACHED_TOKENS,
+        "prompt_ms": pace.prefill_s * 1e3,
+        "predicted_n": tokens,
+        "predicted_ms": pace.decode_s * 1e3,
+    }
+
+
 def _ollama(
     ask: Ask,
     model: str,
     words: Mapping[str, Any],
     last: Mapping[str, Any],
-    tokens: int,
-    *,
-    cut: bool,
+    end: Mapping[str, Any],
 ) -> Whole | Stream:
+    tokens = end["eval_count"]
     first = {"model": model, "created_at": _MOMENT}
-    end = {
-        "done": True,
-        "done_reason": "length" if cut else "stop",
-        "total_duration": 1000000 * (tokens + 1),
-        "load_duration": 0,
-        "prompt_eval_count": PROMPT_TOKENS,
-        "prompt_eval_duration": 1000000,
-        "eval_count": tokens,
-        "eval_duration": 1000000 * tokens,
-    }
     if ask.get("stream") is False:
         return _whole({**first, **words, **end}, tokens)
     return Stream(
@@ -314,7 +356,9 @@ def _ollama(
     )
 
 
-def _openai(path: str, ask: Ask, model: str, tokens: int, *, cut: bool) -> Whole | Stream:
+def _openai(
+    path: str, ask: Ask, model: str, tokens: int, pace: Pace, *, cut: bool
+) -> Whole | Stream:
     chat = path == "/v1/chat/completions"
     name = "chat.completion" if chat else "text_completion"
     first = {"id": "chatcmpl-1", "created": 1735689600, "model": model}
@@ -324,24 +368,22 @@ def _openai(path: str, ask: Ask, model: str, tokens: int, *, cut: bool) -> Whole
         "completion_tokens": tokens,
         "total_tokens": PROMPT_TOKENS + tokens,
     }
+    timings = {"timings": _timings(tokens, pace)} if pace.timings else {}
     if not ask.get("stream"):
         message = {"role": "assistant", "content": _SAID}
         said = {"message": message} if chat else {"text": _SAID}
         choice = {"index": 0, **said, "finish_reason": reason}
-        return _whole({**first, "object": name, "choices": [choice], "usage": usage}, tokens)
+        end = {"object": name, "choices": [choice], "usage": usage}
+        return _whole({**first, **end, **timings}, tokens)
 
     streamed = f"{name}.chunk" if chat else name
 
-    def chunk(said: Mapping[str, Any], finish: str | None) -> bytes:
+    def chunk(said: Mapping[str, Any], finish: str | None, **more: object) -> bytes:
         choice = {"index": 0, **said, "finish_reason": finish}
-        return _data({
-            **first,
-            "object": streamed,
-            "choices": [choice],
-        })
+        return _data({**first, "object": streamed, "choices": [choice], **more})
 
     word = {"delta": {"role": "assistant", "content": _SAID}} if chat else {"text": _SAID}
-    closing = chunk({"delta": {}} if chat else {"text": ""}, reason)
+    closing = chunk({"delta": {}} if chat else {"text": ""}, reason, **timings)
     wishes = ask.get("stream_options")
     if isinstance(wishes, Mapping) and wishes.get("include_usage"):
         closing += _data({**first, "object": streamed, "choices": [], "usage": usage})

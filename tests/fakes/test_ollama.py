@@ -127,6 +127,45 @@ async def test_embeddings() -> None:
     assert (2, 1) == (len(native.json()["embeddings"]), len(openai.json()["data"]))
 
 
+async def test_an_answer_reports_the_times_of_its_script() -> None:
+    """Ollama's last line and, where the script says so, llama-server's timings are its pace."""
+    script = Script(tokens=3, first_token_s=0.002, interval_s=0.001, timings=True)
+    async with fake_and_client(script) as (_, client):
+        native = await client.post("/api/chat", json={"model": "m", "stream": False})
+        openai = await client.post(CHAT, json={"model": "m"})
+
+    durations = [native.json()[key] for key in ("prompt_eval_duration", "eval_duration")]
+    expected = {"cache_n": 2, "prompt_n": 3, "prompt_ms": 2, "predicted_n": 3, "predicted_ms": 2}
+    assert [2_000_000, 2_000_000] == durations
+    assert expected == openai.json()["timings"]
+
+
+async def test_slots_show_what_is_under_way() -> None:
+    """A slot is at work for as long as a call is answered, and free once the client has left."""
+    async with fake_and_client(Script(slots=2, behaviour=Behaviour.HANG)) as (fake, client):
+
+        async def busy() -> list[bool]:
+            return [slot["is_processing"] for slot in (await client.get("/slots")).json()]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.post, CHAT, json={"model": "m"}))
+            await fake.until(lambda log: log)
+            during = await busy()
+            nursery.cancel_scope.cancel()
+        await fake.until(lambda log: log[0].client_left_s)
+        after = await busy()
+
+    assert ([True, False], [False, False]) == (during, after)
+
+
+async def test_slots_are_llama_servers() -> None:
+    """A fake that was given none does not know the path."""
+    async with fake_and_client(Script()) as (_, client):
+        answer = await client.get("/slots")
+
+    assert 404 == answer.status_code
+
+
 async def test_pull_reports_progress() -> None:
     """A pull streams its progress and ends with success."""
     async with fake_and_client(Script(tokens=2)) as (_, client):

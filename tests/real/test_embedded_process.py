@@ -20,6 +20,12 @@ from ollama_proxy.backends.embedded_process import (
     is_available,
     serve_model,
 )
+from ollama_proxy.backends.openai import OpenAIBackend
+from ollama_proxy.policy.ask import Call
+from ollama_proxy.policy.fleet import BackendType
+from tests.backends import exchanges
+from tests.backends.exchanges import errand, recording
+from tests.fleet import spec
 from tests.real.parts import require
 
 ASK = {"messages": [{"role": "user", "content": "The capital of France is"}], "max_tokens": 8}
@@ -73,6 +79,14 @@ async def client(launch: Launch) -> AsyncIterator[httpx.AsyncClient]:
         assert isinstance(state, Ready), state
         async with reaching(state) as server:
             yield server
+
+
+@asynccontextmanager
+async def backend() -> AsyncIterator[OpenAIBackend]:
+    async with outcome(Launch()) as state:
+        assert isinstance(state, Ready), state
+        async with exchanges.reaching(state.endpoint) as server:
+            yield OpenAIBackend(spec(type=BackendType.OPENAI), server)
 
 
 async def test_ready_means_that_it_answers() -> None:
@@ -159,6 +173,35 @@ async def test_closing_a_stream_stops_decoding() -> None:
                 answer = await server.post("/v1/chat/completions", json=ASK)
 
     assert 200 == answer.status_code
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_it_reports_its_work(stream: bool) -> None:
+    """Tokens and times of prompt and answer are learned from it, of a stream unasked."""
+    ask = errand(Call.OPENAI_COMPLETION, stream=stream, prompt="One, two,", max_tokens=4)
+    async with backend() as embedded, recording() as sink:
+        report = (await embedded.exchange(ask, sink)).report
+
+    assert report is not None
+    assert (5, 0, 4) == (report.prompt_tokens, report.cached_tokens, report.answer_tokens)
+    assert min(report.prefill_s or 0, report.decode_s or 0) > 0
+
+
+async def test_a_probe_counts_what_is_computed_for_nobody() -> None:
+    """It computes a whole answer to its end though its caller left; until then it is busy."""
+    ask = errand(Call.OPENAI_COMPLETION, stream=False, max_tokens=64, ignore_eos=True)
+    async with backend() as embedded, recording() as sink:
+        idle = (await embedded.probe()).computing
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(embedded.exchange, ask, sink)
+            while not (await embedded.probe()).computing:
+                continue
+            nursery.cancel_scope.cancel()
+        left = (await embedded.probe()).computing
+        while (await embedded.probe()).computing:
+            continue
+
+    assert (0, 1, 0) == (idle, left, sink.begun)
 
 
 async def test_an_own_model_goes_by_its_files_name(tmp_path: Path) -> None:

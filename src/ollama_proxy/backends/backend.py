@@ -71,6 +71,30 @@ class Sink(Protocol):
 
 
 @attrs.frozen(kw_only=True)
+class Report:
+    """What a server says of the work that one answer took. None: it does not tell.
+
+    It is said, not measured: whoever computes with it must bear a zero, and times that no clock
+    here would confirm.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, as the server counts them.
+        cached_tokens: how many of those it took from its prefix cache instead of computing them.
+        answer_tokens: tokens it generated.
+        load_s: seconds for loading the model.
+        prefill_s: seconds for the prompt, the cached part left out.
+        decode_s: seconds for the answer.
+    """
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    answer_tokens: int | None = None
+    load_s: float | None = None
+    prefill_s: float | None = None
+    decode_s: float | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Served:
     """What a backend can tell of an answer it gave to the end.
 
@@ -78,11 +102,13 @@ class Served:
         status: HTTP's.
         tokens: streamed pieces; None for a whole answer.
         computed: the server worked for it, so that its time tells something of the server.
+        report: what the server itself says of its work; None where it says nothing.
     """
 
     status: int
     tokens: int | None = None
     computed: bool = True
+    report: Report | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -90,10 +116,10 @@ class Probe:
     """What a backend says of itself. None: it does not tell.
 
     Attributes:
-        models: the names of those it has.
+        models: the models that it has.
         loaded: those of them that are in memory.
-        version: its software's.
-        computing: how many requests it is computing now.
+        version: its own.
+        computing: how many requests it is computing now, those of callers who left included.
     """
 
     models: frozenset[str] | None = None

@@ -6,7 +6,9 @@ Ollama's own calls are always translated for it.
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
+import attrs
 import msgspec
+import trio
 
 from ollama_proxy.backends.backend import (
     BackendFailed,
@@ -22,6 +24,10 @@ from ollama_proxy.backends.server import Server, inference_path, translated
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.fleet import BackendSpec
 
+# Seconds that a probe waits for the slots, and that it has left then.
+SLOTS_PATIENCE_S = 0.5
+_SPARE_S = 0.1
+
 
 class _Model(msgspec.Struct):
     id: str = ""
@@ -31,6 +37,13 @@ class _Models(msgspec.Struct):
     data: list[_Model] | None = None
 
 
+class _Slot(msgspec.Struct):
+    is_processing: bool
+
+
+_SLOTS = msgspec.json.Decoder(list[_Slot])
+
+
 class OpenAIBackend:
     """An OpenAI-style server."""
 
@@ -38,6 +51,7 @@ class OpenAIBackend:
         """Speak OpenAI to `server`."""
         self._spec = spec
         self._server = server
+        self._has_slots = True  # until it is seen not to
 
     @property
     def spec(self) -> BackendSpec:
@@ -61,7 +75,17 @@ class OpenAIBackend:
         )
 
     async def probe(self) -> Probe:
-        """Ask for the list of models; a server without one is trusted to have what it may serve."""
+        """Ask for the list of models, and for what is being computed. See `Backend`."""
+        try:
+            probe = await self._list()
+        except BackendFailed:
+            # It may be another version when it is back: what it did not know is asked again.
+            self._has_slots = True
+            raise
+        return attrs.evolve(probe, computing=await self._computing())
+
+    async def _list(self) -> Probe:
+        """Ask for the models; a server without a list is trusted to have what it may serve."""
         base = self._server.endpoint.base_path or "/v1"
         status, content = await self._server.fetch(base + "/models")
         if status in {404, 405, 501}:
@@ -73,6 +97,31 @@ class OpenAIBackend:
         except NO_JSON as error:
             raise BackendFailed(Fault.GARBLED, "its list of models makes no sense") from error
         return Probe(models=frozenset(m.id for m in listed if m.id))
+
+    async def _computing(self) -> int | None:
+        """How many of llama-server's slots are at work; None of a server that is no llama-server.
+
+        Only it can tell: it computes on for callers who left, a prefill or a whole answer to its
+        end. Versions that answer between two batches may be silent for long, so silence says
+        nothing of the server, and must not use up the time that the probe has.
+        """
+        if not self._has_slots:
+            return None
+        latest = trio.current_effective_deadline() - _SPARE_S
+        patience = trio.move_on_at(min(trio.current_time() + SLOTS_PATIENCE_S, latest))
+        try:
+            with patience:
+                status, content = await self._server.fetch("/slots")
+        except BackendFailed:
+            return None
+        if patience.cancelled_caught:
+            return None
+        try:
+            slots = _SLOTS.decode(content) if status == 200 else []  # noqa: PLR2004 - RFC 9110: OK
+        except NO_JSON:
+            slots = []
+        self._has_slots = bool(slots)
+        return sum(slot.is_processing for slot in slots) if slots else None
 
     def call(
         self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None

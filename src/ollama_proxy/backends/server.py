@@ -32,6 +32,7 @@ from ollama_proxy.backends.backend import (
 from ollama_proxy.backends.body import error_message, with_model
 from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.report import read_stream, read_whole
 from ollama_proxy.backends.translate import GarbledAnswer, Translation
 from ollama_proxy.backends.wire import Connection, Pool
 from ollama_proxy.policy.ask import Call, Dialect, Framing
@@ -173,18 +174,21 @@ class Server:
             raise BackendFailed(Fault.REFUSED, "it redirected the call", status=head.status)
         framing = _framing(head)
         if framing is None:
-            await self._pass_whole(connection, head, sink, translation)
-            return Served(status=head.status)
+            body = await self._pass_whole(connection, head, sink, translation)
+            return Served(status=head.status, report=read_whole(body))
         connection.mark = _MARKS[framing]
         if translation is None:
             await self._pass_stream(connection, head, sink)
-            return Served(status=head.status, tokens=connection.pieces)
-        tokens = await self._translate_stream(connection, errand, sink, translation)
-        return Served(status=head.status, tokens=tokens)
+            tokens = connection.pieces
+        else:
+            tokens = await self._translate_stream(connection, errand, sink, translation)
+        # Read now and not as it passes: that would be paid for with every token.
+        return Served(status=head.status, tokens=tokens, report=read_stream(connection.tail))
 
     async def _pass_whole(
         self, connection: Connection, head: Head, sink: Sink, translation: Translation | None
-    ) -> None:
+    ) -> bytes:
+        """Pass an answer on; gives back what the server said, as far as it was held back."""
         if translation is not None:
             body = await connection.gather(TRANSLATE_MAX_BYTES)
             if not connection.complete:
@@ -195,12 +199,13 @@ class Server:
                 raise BackendFailed(Fault.GARBLED, f"its answer makes no sense: {error}") from error
             translated = Head(status=head.status, headers=_JSON_HEADERS, length=len(whole))
             await sink.begin(translated, whole, complete=True)
-            return
+            return body
         first = await connection.gather(GATHER_MAX_BYTES)
         if connection.complete:
             head = attrs.evolve(head, length=len(first))
         await sink.begin(head, first, complete=connection.complete)
         await self._pass_rest(connection, sink)
+        return first
 
     async def _pass_stream(self, connection: Connection, head: Head, sink: Sink) -> None:
         first = connection.take()

@@ -20,6 +20,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 READ_BYTES = 65536
 HEAD_MAX_BYTES = 65536
 IDLE_MAX_S = 30.0
+TAIL_BYTES = 65536
 # Connections are one hop long (RFC 9110, 7.6.1), and a backend has no say in the router's origin.
 _NOT_PASSED = frozenset({
     b"connection",
@@ -64,6 +65,7 @@ class Connection:
         "_received",
         "_socket",
         "_stream",
+        "_tail",
         "complete",
         "descriptor",
         "head",
@@ -90,6 +92,7 @@ class Connection:
         """Make ready for the next answer."""
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
+        self._tail = bytearray()
         self._headers: list[tuple[bytes, bytes]] = []
         self._received = 0
         self._dirty = False
@@ -132,9 +135,15 @@ class Connection:
         )
 
     def on_body(self, data: bytes) -> None:
-        """Keep body bytes until they are taken."""
-        if not self.complete:
-            self._chunks.append(data)
+        """Keep body bytes until they are taken, and the last of them until the next answer."""
+        if self.complete:
+            return
+        self._chunks.append(data)
+        # A copy, since the last few chunks could be bounded in number or in bytes, not in both: a
+        # server may cut its last event into single bytes. Trimmed seldom, so that it costs nothing.
+        self._tail += data
+        if len(self._tail) > 2 * TAIL_BYTES:
+            del self._tail[:-TAIL_BYTES]
 
     def on_message_complete(self) -> None:
         """The answer has come to its end; an interim one has none."""
@@ -159,6 +168,11 @@ class Connection:
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN | select.POLLRDHUP)
         return not poll.poll(0)
+
+    @property
+    def tail(self) -> bytes:
+        """The end of the body so far: at least its last `TAIL_BYTES`, all of a shorter one."""
+        return bytes(self._tail)
 
     def take(self) -> list[bytes]:
         """The body chunks received since the last call."""

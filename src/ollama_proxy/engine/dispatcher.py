@@ -18,6 +18,7 @@ from ollama_proxy.backends.backend import (
     CallUnserved,
     Fault,
     ModelMissing,
+    Report,
     Served,
 )
 from ollama_proxy.engine.alarms import Alarm, Alarms
@@ -105,6 +106,7 @@ Ending = (
 )
 
 
+_NO_REPORT = Report()
 _FAULTED = Refusal(Code.INTERNAL, "The router made a mistake; its log says which.")
 _STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5.0)
 _PREEMPTED = Refusal(
@@ -548,6 +550,7 @@ class Dispatcher:
         station.has_loaded(job.ask.model)
         if job.ask.prefix:
             self.affinity.note(job.ask.prefix, station.spec.id)
+        told = served.report or _NO_REPORT
         station.estimates.observe(
             job.ask,
             Seen(
@@ -556,6 +559,12 @@ class Dispatcher:
                 pieces=served.tokens,
                 cold=attempt.cold,
                 uncached=attempt.uncached,
+                prompt_tokens=told.prompt_tokens,
+                cached_tokens=told.cached_tokens,
+                answer_tokens=told.answer_tokens,
+                load_s=told.load_s,
+                prefill_s=told.prefill_s,
+                decode_s=told.decode_s,
             ),
             station.spec.prior,
             now=now,
