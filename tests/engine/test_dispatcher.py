@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ollama_proxy.backends.backend import Errand, Head, Probe, Served, Sink
+from ollama_proxy.backends.backend import Errand, Head, Probe, Report, Served, Sink
 from ollama_proxy.engine.attempt import Attempt
 from ollama_proxy.engine.dispatcher import Dispatcher, Ending
 from ollama_proxy.engine.ledger import Outcome
@@ -603,6 +603,16 @@ class Ready(ScriptedBackend):
         return Served(status=200, computed=False)
 
 
+class Telling(ScriptedBackend):
+    """Takes three seconds, and says for what."""
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:  # noqa: ARG002 - as `Backend` has it
+        """Answer, and report."""
+        await trio.sleep(3.0)
+        await sink.begin(Head(status=200, headers=()), b"a", complete=True)
+        return Served(status=200, report=Report(load_s=2.0, prompt_tokens=100, prefill_s=0.5))
+
+
 class TestLearning:
     """Only an answer teaches how fast a backend answers."""
 
@@ -638,6 +648,26 @@ class TestLearning:
         assert whole_s is not None
         assert whole_s.value == pytest.approx(0.8 + 0.25 * (1.2 - 0.8))
         assert (None, None) == (learned.subjects[MODEL].floor_s, learned.subjects[MODEL].decode)
+
+    async def test_what_a_server_reports_is_believed(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """Loading and prefill are not taken for its usual slowness."""
+        floor = open_floor(nursery, autojump_clock)
+        station = floor.open(Telling(spec("npu")))
+        station.is_well(Probe(models=frozenset({MODEL}), loaded=frozenset()))
+        caller = floor.job()
+        caller.job.ask = floor.asked(prompt_bytes=400)
+
+        floor.dispatcher.submit(caller.job)
+        await caller.ended.wait()
+
+        learned = station.estimates.subjects[MODEL]
+        assert learned.load_s is not None
+        assert learned.prefill_s is not None
+        assert learned.floor_s is not None
+        assert (2.0, 0.005) == (learned.load_s.value, learned.prefill_s.value)
+        assert learned.floor_s.value == pytest.approx(0.8 + 0.25 * (0.5 - 0.8))
 
     async def test_waiting_is_not_the_backends_slowness(
         self, nursery: trio.Nursery, autojump_clock: MockClock
