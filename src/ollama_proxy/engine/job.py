@@ -71,6 +71,8 @@ class Job:
         stopped: the router ends, and has waited for it as long as it may.
         assigned: when its wait in line ended; None if it has not, or there was none.
         begun: when the first byte went to the caller.
+        priority: how urgent it is.
+        deadline: when it must have its first token (a stream) or its end (a whole answer).
     """
 
     errand: Errand
@@ -93,22 +95,19 @@ class Job:
     stopped: bool = False
     assigned: float | None = None
     begun: float | None = None
+    # Kept, not derived: each is asked for a dozen times on a job's way.
+    priority: Priority = attrs.field(init=False)
+    deadline: float = attrs.field(init=False)
 
-    @property
-    def priority(self) -> Priority:
-        """How urgent it is."""
-        return self.wishes.priority
+    def __attrs_post_init__(self) -> None:
+        limit = self.wishes.max_latency_s
+        self.priority = self.wishes.priority
+        self.deadline = math.inf if limit is None else self.arrived + limit
 
     @property
     def cost(self) -> float:
         """Seconds that it takes a slot for, as far as is known."""
         return self.decision.candidates[0].whole_s if self.decision is not None else 1.0
-
-    @property
-    def deadline(self) -> float:
-        """When it must have its first token (a stream) or its end (a whole answer)."""
-        limit = self.wishes.max_latency_s
-        return math.inf if limit is None else self.arrived + limit
 
     @property
     def queue_s(self) -> float:

@@ -15,7 +15,7 @@ from ollama_proxy.policy.circuit import Circuit
 from ollama_proxy.policy.estimate import Estimates, Learned, fed
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
-from ollama_proxy.policy.preempt import Started, choose_victim, may_yield
+from ollama_proxy.policy.preempt import Started, choose_victim
 
 LINGERS_MAX_S = 60.0
 
@@ -83,7 +83,6 @@ class Station:
         circuit = self.circuit
         if self._view is None or circuit.failures or circuit.openings:
             busy = [*self.running, *self._lingering]
-            preempts = self.preempts
             self._view = BackendView(
                 spec=self.spec,
                 healthy=self.healthy and not self._retiring.is_set(),
@@ -94,9 +93,8 @@ class Station:
                 ends=tuple([attempt.ends for attempt in busy]),
                 line=self.line,
                 reserved=self.reserved,
-                yielding=sum(may_yield(attempt, preempts) for attempt in self.running)
-                if preempts is not None
-                else 0,
+                running=self.running,
+                preempts=self.preempts,
                 unserved=self.unserved,
                 failing=circuit.failing(now),
                 estimates=self.estimates,

@@ -3,13 +3,14 @@
 import enum
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import attrs
 
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.estimate import Estimates, Prior
+from ollama_proxy.policy.preempt import Started, Yielding, may_yield
 
 
 class BackendType(enum.Enum):
@@ -128,7 +129,8 @@ class BackendView:
         ends: when those are expected to have ended, in seconds of the engine's clock.
         line: who waits, as far as a choice may ask; live, as the estimates are.
         reserved: how many of its slots are kept for critical requests.
-        yielding: how many of those on it would be put back for a critical one.
+        running: those on it, as far as it must be known whether they would yield; live, too.
+        preempts: what becomes of those for a critical one; None: nothing.
         unserved: calls it was seen to refuse as unknown.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
@@ -144,7 +146,8 @@ class BackendView:
     ends: tuple[float, ...] = ()
     line: Queue
     reserved: int = 0
-    yielding: int = 0
+    running: Collection[Yielding] = ()
+    preempts: Started | None = None
     unserved: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
@@ -174,7 +177,10 @@ class BackendView:
         )
 
     def _would_yield(self, priority: Priority) -> bool:
-        return priority is Priority.CRITICAL and self.yielding > self.line.depth(priority)
+        if priority is not Priority.CRITICAL or (preempts := self.preempts) is None:
+            return False
+        yielding = sum(may_yield(work, preempts) for work in self.running)
+        return yielding > self.line.depth(priority)
 
     def wait_s(self, priority: Priority, client: str, usual_s: float, now: float) -> float:
         """How long one more, for whom there is no room now, would be in line.
