@@ -54,7 +54,14 @@ class Standing:
         return self.is_full
 
 
-def view(name: str = "npu", *, waiting: int = 0, **changes: Any) -> BackendView:
+@attrs.frozen
+class Taken:
+    """A slot that is taken until then."""
+
+    ends: float
+
+
+def view(name: str = "npu", *, waiting: int = 0, in_flight: int = 0, **changes: Any) -> BackendView:
     """One of the four, healthy, idle, with the model; `spec_...` changes the spec."""
     of_spec = {k.removeprefix("spec_"): v for k, v in changes.items() if k.startswith("spec_")}
     rest = {k: v for k, v in changes.items() if not k.startswith("spec_")}
@@ -62,6 +69,7 @@ def view(name: str = "npu", *, waiting: int = 0, **changes: Any) -> BackendView:
     given: dict[str, Any] = {
         "spec": described,
         "line": Standing(count=waiting, each_s=described.avg_latency_s),
+        "busy": (Taken(described.avg_latency_s),) * in_flight,
         "healthy": True,
         "models": frozenset({MODEL}),
     }

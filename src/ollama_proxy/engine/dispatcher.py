@@ -390,7 +390,6 @@ class Dispatcher:
         victim = station.victim()
         if victim is not None:
             victim.halt(Halt.PUT_BACK)
-            station.touch()
         if job.deadline < math.inf:
             best = decision.candidates[0]
             needs_s = (1 + LAST_MOMENT_SLACK) * best.alone_s + best.off_s
@@ -569,7 +568,7 @@ class Dispatcher:
             station.spec.prior,
             now=now,
         )
-        station.touch()
+        station.learned()
 
     def _learn_silence(self, station: Station, attempt: Attempt, now: float) -> None:
         """Nobody waits any more for an answer that had not begun."""
@@ -577,7 +576,7 @@ class Dispatcher:
             station.estimates.keep_waiting(
                 attempt.job.ask, now - attempt.started, station.spec.prior, now=now
             )
-            station.touch()
+            station.learned()
 
     def _refuse(self, job: Job, refusal: Refusal) -> None:
         if job.left:

@@ -12,7 +12,7 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.calibration import Calibration
 from ollama_proxy.policy.circuit import Circuit
-from ollama_proxy.policy.estimate import Estimates, Learned, fed
+from ollama_proxy.policy.estimate import Estimates, Learned
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
 from ollama_proxy.policy.preempt import Started, choose_victim
@@ -54,11 +54,11 @@ class Station:
         self.unserved: frozenset[Call] = frozenset()
         self.circuit = Circuit()
         self.running: dict[Attempt, None] = {}
+        self.busy: dict[Attempt, None] = {}
         self.requests_total = 0
         self.errors_total = 0
         self.watch: Callable[[], None] | None = None
-        self._lingering: list[Attempt] = []
-        self._off_whole_s: Learned | None = None
+        self._off_s = Learned(0.0, 0.0)
         self._retiring = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -82,15 +82,13 @@ class Station:
         """What a decision may look at."""
         circuit = self.circuit
         if self._view is None or circuit.failures or circuit.openings:
-            busy = [*self.running, *self._lingering]
             self._view = BackendView(
                 spec=self.spec,
                 healthy=self.healthy and not self._retiring.is_set(),
                 circuit_open=circuit.is_open(now),
                 models=self.models,
                 loaded=self.loaded,
-                in_flight=len(busy),
-                ends=tuple([attempt.ends for attempt in busy]),
+                busy=self.busy,
                 line=self.line,
                 reserved=self.reserved,
                 running=self.running,
@@ -98,20 +96,25 @@ class Station:
                 unserved=self.unserved,
                 failing=circuit.failing(now),
                 estimates=self.estimates,
-                off_whole_s=self._off_whole_s.value if self._off_whole_s is not None else 0.0,
+                off_s=self._off_s,
             )
         return self._view
 
     def touch(self) -> None:
-        """Something that `view` shows has changed."""
+        """Something that `view` shows, and that is not live, has changed."""
         self._view = None
+
+    def learned(self) -> None:
+        """Other times are to be expected than were."""
+        if self._view is not None:
+            self._view.memo.clear()
 
     # -- slots -----------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
         """How many slots are taken; one that may still compute what was cancelled is."""
-        return len(self.running) + len(self._lingering)
+        return len(self.busy)
 
     @property
     def reserved(self) -> int:
@@ -144,9 +147,7 @@ class Station:
         head = self.line.peek()
         if head is None or head.priority is not Priority.CRITICAL:
             return None
-        vacating = len(self._lingering) + sum(
-            attempt.halted is not None for attempt in self.running
-        )
+        vacating = self.lingering + sum(attempt.halted is not None for attempt in self.running)
         if vacating >= self.line.depth(Priority.CRITICAL):
             return None
         return choose_victim(self.running, self.preempts)
@@ -154,12 +155,11 @@ class Station:
     def hand(self, attempt: Attempt) -> None:
         """Let an attempt be made."""
         assert self._crew is not None, "open() comes first"  # noqa: S101 - serve's promise
-        self.running[attempt] = None
+        self.running[attempt] = self.busy[attempt] = None
         if self._idle.is_set():
             self._idle = trio.Event()
-        self.circuit = self.circuit.tried()
+        self._note_circuit(self.circuit.tried())
         self._crew.give(attempt, len(self.running))
-        self.touch()
 
     def free(self, attempt: Attempt, now: float, *, lingers: bool = False) -> None:
         """A worker has ended an attempt.
@@ -171,19 +171,18 @@ class Station:
         """
         del self.running[attempt]
         if attempt.halted is None:
-            self._off_whole_s = fed(self._off_whole_s, abs(now - attempt.ends), now)
+            self._off_s.feed(abs(now - attempt.ends), now)
         if lingers and self.watch is not None and self.healthy:
-            attempt.ends = max(attempt.ends, now)
-            self._lingering.append(attempt)
             self.watch()
+        else:
+            del self.busy[attempt]
         if not self.running:
             self._idle.set()
-        self.touch()
 
     @property
     def lingering(self) -> int:
         """How many slots a backend may still use for what was cancelled."""
-        return len(self._lingering)
+        return len(self.busy) - len(self.running)
 
     def settle(self, computing: int | None, asked: int, now: float) -> None:
         """A probe was answered: what lingered when it was sent is over, unless it says otherwise.
@@ -194,13 +193,11 @@ class Station:
             now: seconds.
         """
         still = 0 if computing is None else max(0, computing - len(self.running))
-        over = self._lingering[: max(0, asked - still)]
-        # A server that others use, too, is always computing something.
-        over += [a for a in self._lingering[len(over) :] if now - a.started > LINGERS_MAX_S]
-        for attempt in over:
-            self._lingering.remove(attempt)
-        if over:
-            self.touch()
+        lingering = [attempt for attempt in self.busy if attempt not in self.running]
+        for number, attempt in enumerate(lingering):
+            # A server that others use, too, is always computing something.
+            if number < asked - still or now - attempt.started > LINGERS_MAX_S:
+                del self.busy[attempt]
 
     def retire(self) -> None:
         """Take no more jobs."""
@@ -216,6 +213,11 @@ class Station:
         """Send the crew home once it is idle."""
         if self._crew is not None:
             self._crew.close()
+
+    def _note_circuit(self, circuit: Circuit) -> None:
+        if circuit is not self.circuit:
+            self.circuit = circuit
+            self.touch()
 
     # -- what was learned --------------------------------------------------------------------------
 
@@ -233,13 +235,12 @@ class Station:
         """A probe was not answered."""
         self.healthy = False
         self.last_error = why
-        self._lingering.clear()
+        self.settle(0, self.lingering, 0.0)
         self.touch()
 
     def has_served(self, now: float) -> None:
         """A job was served."""
-        self.circuit = self.circuit.succeeded(now)
-        self.touch()
+        self._note_circuit(self.circuit.succeeded(now))
 
     def has_loaded(self, model: str) -> None:
         """A model that was just used is in memory, before any probe says so."""
@@ -259,15 +260,13 @@ class Station:
         """An attempt ended and told nothing of the backend: its caller left, say."""
         # One that was sent before the circuit opened is not the attempt that it waits for.
         if attempt.started >= self.circuit.retry_at:
-            self.circuit = self.circuit.released()
-            self.touch()
+            self._note_circuit(self.circuit.released())
 
     def has_failed(self, now: float, why: str, *, is_general: bool = True) -> None:
         """A job failed by the backend's fault; `is_general`: any other would have failed too."""
         self.errors_total += 1
         self.last_error = why
-        self.circuit = self.circuit.failed(now, jitter=self._jitter(), is_general=is_general)
-        self.touch()
+        self._note_circuit(self.circuit.failed(now, jitter=self._jitter(), is_general=is_general))
 
     def does_not_serve(self, call: Call) -> None:
         """The server was seen not to know a call."""

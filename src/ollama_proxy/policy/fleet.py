@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import attrs
 
 from ollama_proxy.policy.ask import Call, Priority
-from ollama_proxy.policy.estimate import Estimates, Prior
+from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
 
 
@@ -116,25 +116,36 @@ class Queue(Protocol):
         """Whether one of this priority must be turned away."""
 
 
+class Busy(Protocol):
+    """What must be known of a slot that is taken."""
+
+    @property
+    def ends(self) -> float:
+        """When it is expected to be free again, in seconds of the engine's clock."""
+
+
 @attrs.frozen(kw_only=True)
 class BackendView:
-    """One backend as it stands at this moment: what a choice may look at, and all of it.
+    """One backend as it stands: what a choice may look at, and all of it.
+
+    What changes with every request is live: slots, line, estimates. The rest is frozen, and so is
+    what was made of it for one kind of request, until something of it changes or was learned.
 
     Attributes:
         healthy: the last probe was answered.
         circuit_open: it failed too often lately, and its time-out has not run out.
         models: what it says it has; None until it has said so.
         loaded: which of them are in memory now; None where it does not tell.
-        in_flight: requests on it now; one that was cancelled, and may still be computed, counts.
-        ends: when those are expected to have ended, in seconds of the engine's clock.
-        line: who waits, as far as a choice may ask; live, as the estimates are.
+        busy: its slots that are taken; one whose request was cancelled, and may still be computed,
+            is.
+        line: who waits, as far as a choice may ask.
         reserved: how many of its slots are kept for critical requests.
-        running: those on it, as far as it must be known whether they would yield; live, too.
+        running: those on it, as far as it must be known whether they would yield.
         preempts: what becomes of those for a critical one; None: nothing.
         unserved: calls it was seen to refuse as unknown.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
-        off_whole_s: by how much forecasts of when a slot is free again were wrong lately.
+        off_s: by how much forecasts of when a slot is free again were wrong lately.
     """
 
     spec: BackendSpec
@@ -142,8 +153,7 @@ class BackendView:
     circuit_open: bool = False
     models: frozenset[str] | None = None
     loaded: frozenset[str] | None = None
-    in_flight: int = 0
-    ends: tuple[float, ...] = ()
+    busy: Collection[Busy] = ()
     line: Queue
     reserved: int = 0
     running: Collection[Yielding] = ()
@@ -151,8 +161,8 @@ class BackendView:
     unserved: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
-    off_whole_s: float = 0.0
-    # What `route` made of it for a kind of request, until the view is replaced.
+    off_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
+    # What `route` made of it for a kind of request.
     memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
     def has_model(self, model: str) -> bool:
@@ -166,7 +176,7 @@ class BackendView:
     def has_room(self, priority: Priority) -> bool:
         """Whether one of this priority would start at once."""
         kept = 0 if priority is Priority.CRITICAL else self.reserved
-        if self.in_flight >= self.spec.slots - kept:
+        if len(self.busy) >= self.spec.slots - kept:
             return False
         return not len(self.line) or self.line.ahead_s(priority, "") <= 0
 
@@ -197,14 +207,10 @@ class BackendView:
                 return 0.0
         else:
             slots -= self.reserved
-        ends = self.ends
         # Who is overdue is as likely as not to take as long again.
-        if len(ends) == 1:
-            soonest_s = abs(ends[0] - now)
-        else:
-            soonest_s = min([abs(end - now) for end in ends], default=usual_s)
+        soonest_s = min([abs(each.ends - now) for each in self.busy], default=0.0)
         ahead_s = self.line.ahead_s(priority, client)
-        extra = self.in_flight - slots
+        extra = len(self.busy) - slots
         if extra > 0:  # critical ones at slots that are not for this one
             ahead_s += extra * usual_s
         return soonest_s + ahead_s / slots

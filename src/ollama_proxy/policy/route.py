@@ -224,11 +224,11 @@ def explain(
         candidate = judged.candidate
         if warm is not None and warm.backend == view.spec.id:
             candidate = _assess(view, ask, settings, now, cached=warm.share)
-        if view.in_flight and not view.has_room(priority):
-            wait_s = view.wait_s(priority, client, candidate.whole_s, now)
-            if wait_s:
-                candidate = _delay(candidate, view, wait_s)
-            if view.is_full_for(priority):
+        if view.busy:
+            has_room = view.has_room(priority)
+            wait_s = 0.0 if has_room else view.wait_s(priority, client, candidate.whole_s, now)
+            candidate = _load(candidate, view, wait_s)
+            if not has_room and view.is_full_for(priority):
                 full.append(candidate)
                 barred.append(Barred(view.spec.id, _FULL))
                 continue
@@ -325,7 +325,7 @@ class _Judged(NamedTuple):
 
     Attributes:
         obstacle: why it could not serve; None if it could.
-        candidate: it, as if there were a free slot.
+        candidate: it, as if nobody else were there.
         settings: those it was judged by.
         until: when it must be judged anew, as what was learned grows old.
     """
@@ -348,7 +348,7 @@ def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> 
 def _assess(
     view: BackendView, ask: Ask, settings: RouteSettings, now: float, *, cached: float = 0.0
 ) -> Candidate:
-    """What is expected of a backend that has a free slot, and a share of the prompt in its cache."""
+    """What is expected of a backend that is idle, and has a share of the prompt in its cache."""
     spec = view.spec
     loaded = view.has_loaded(ask.model)
     if settings.auto_optimize:
@@ -363,11 +363,10 @@ def _assess(
         saved_s, forecast = forecast.first_s - fresh.first_s, fresh
     alone_s = forecast.first_s if ask.stream else forecast.whole_s
     warm_s = max(alone_s - forecast.load_s, 1e-6)
-    jobs = view.in_flight
     terms = Terms(
         -math.log2(warm_s + saved_s),
         -math.log2(spec.power_watts) if settings.power_aware else 0.0,
-        -math.log2(1 + jobs / spec.slots) if jobs else 0.0,
+        0.0,
         -0.5 if loaded is None else 0.0 if loaded else -max(1.0, math.log2(alone_s / warm_s)),
         max(0.5 * cached, math.log2(1 + saved_s / warm_s)) if cached else 0.0,
         -8.0 * view.failing,
@@ -387,13 +386,15 @@ def _assess(
     )
 
 
-def _delay(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
-    """The same for a backend whose slots are taken."""
+def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
+    """The same for a backend that is not idle: others share it, or must end first."""
     (id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties) = candidate
-    latency, power, load, loaded, prefix, failing = terms
-    load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
-    # Each one before it may take longer than expected, or shorter: errors add up as their squares.
-    off_s = math.hypot(off_s, view.off_whole_s * math.sqrt(max(1.0, wait_s / whole_s)))
+    latency, power, _, loaded, prefix, failing = terms
+    load = -math.log2(1 + len(view.busy) / view.spec.slots)
+    if wait_s:
+        load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
+        # Each one before it may take longer than expected, or shorter: errors add up as squares.
+        off_s = math.hypot(off_s, view.off_s.value * math.sqrt(max(1.0, wait_s / whole_s)))
     terms = Terms(latency, power, load, loaded, prefix, failing)
     predicted_s = alone_s + wait_s
     return Candidate(
