@@ -16,7 +16,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
 Start order is nesting, so shutdown order is nesting:
 
     trio.run
-    └─ workers        closes second   pump, deadlines, and per backend: worker x slots, health,
+    └─ workers        closes second   pump, alarms, and per backend: worker x slots, health,
        │                              the embedded backend's process
        └─ doors       closes first    signals, the front door
 
@@ -25,11 +25,14 @@ A request's way:
     socket ─ front: the first line of each request
       inference POST ─► lane ─┐          everything else ─► Hypercorn ─► Quart app
                               ▼
-      job ─► dispatcher.submit (sync): route.choose → refusal, or a place in line
-      line → a free worker's channel ─► worker, in the job's scope: backend.exchange
-      head + first chunk ─► job ─► lane ─► socket; the rest: the pump, or the sink where bytes
+      job ─► dispatcher.submit (sync): route.choose → refusal, or a place in line; a critical job
+                              that finds every slot taken has best effort put back
+      line → attempt ─► crew: a free worker's channel ─► worker, in the attempt's scope:
+                                           backend.exchange; an overdue one may get a rival
+      head + first chunk ─► attempt ─► lane ─► socket; the rest: the pump, or the sink where bytes
                                            must be translated (no queue between)
-      end, error, deadline, client gone ─► dispatcher.finished ─► next in line
+      end, error, deadline, client gone, put back ─► dispatcher.finished ─► learn; next in line; who
+                                           waits elsewhere is asked whether here is better now
 """
 
 __version__ = "0.1.0"

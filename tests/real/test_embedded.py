@@ -171,3 +171,23 @@ def _children_at(directory: Path) -> int:
     argument = f"--socket={directory}/"
     commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     return sum(any(word.startswith(argument) for word in command) for command in commands)
+
+
+def test_a_whole_answer_that_nobody_waits_for_is_still_computed(url: str) -> None:
+    """Its slot is busy for us as it is for llama.cpp, which does not hear of it; then it serves."""
+    body = {"model": MODEL, "messages": HI, "max_tokens": 400, "ignore_eos": True}
+
+    def in_flight() -> int:
+        (backend,) = httpx.get(f"{url}/backends", trust_env=False).json()
+        return int(backend["in_flight"])
+
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/chat/completions", json=body, timeout=0.5, trust_env=False)
+    busy = in_flight()
+    answer = httpx.post(
+        f"{url}/v1/chat/completions", json=body | {"max_tokens": 2}, timeout=60, trust_env=False
+    )
+
+    assert (1, 200) == (busy, answer.status_code)
+    # It waited in our line, not in the server's: so it was counted, and could have gone elsewhere.
+    assert float(answer.headers["x-queue-ms"]) > 100
