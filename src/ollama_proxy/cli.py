@@ -21,16 +21,15 @@ from ollama_proxy.backends.embedded_process import is_available
 from ollama_proxy.config import (
     BackendConfig,
     Config,
-    ConfigFaults,
     Loaded,
     Overrides,
-    describe_faults,
     find_config,
     load,
 )
 from ollama_proxy.observe import set_up_logging
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
+from ollama_proxy.tables import ConfigFaults, describe_faults
 
 OK = 0
 FAILED = 1
