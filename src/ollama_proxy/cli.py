@@ -229,7 +229,9 @@ def _simulate(arguments: argparse.Namespace) -> int:
         print(describe_faults(faults), file=sys.stderr)
         return BAD_CONFIG
     if arguments.json:
-        print(json.dumps({"title": scenario.title, "seed": scenario.seed, "runs": figures}, indent=2))
+        print(
+            json.dumps({"title": scenario.title, "seed": scenario.seed, "runs": figures}, indent=2)
+        )
         return OK
     print(f"{scenario.title or arguments.scenario}, seed {scenario.seed}")
     _table(rows(figures))

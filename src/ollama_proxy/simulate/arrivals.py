@@ -172,9 +172,7 @@ def traffic(scenario: Scenario, recorded: Sequence[Recorded] = ()) -> Traffic:
             return _draw(number, given, random.Random(f"{scenario.seed} {given.name}"))  # noqa: S311 - a model's dice
 
         if given.keep:
-            kept.append(
-                Kept(kind=number, at_once=given.keep, starts_s=given.starts_s, draw=draw)
-            )
+            kept.append(Kept(kind=number, at_once=given.keep, starts_s=given.starts_s, draw=draw))
         else:
             streams.append(draw())
     if recorded:

@@ -133,7 +133,11 @@ class Tally:
             "refused": dict(refused),
             "failed": dict(self._ended),
             "deadlines": {
-                name: {"admitted": admitted, "met": met, "rate": met / admitted if admitted else None}
+                name: {
+                    "admitted": admitted,
+                    "met": met,
+                    "rate": met / admitted if admitted else None,
+                }
                 for name, (met, admitted) in zip(("cold", "calibrated"), self._kept, strict=True)
             },
             "refused_by_phase": {
@@ -141,7 +145,9 @@ class Tally:
                 for name, codes in zip(("cold", "calibrated"), self._refused, strict=True)
             },
             "by_priority": {
-                priority.label: self._of(priority) for priority in Priority if self.first_s[priority]
+                priority.label: self._of(priority)
+                for priority in Priority
+                if self.first_s[priority]
             },
             "put_back": self.put_back,
             "stopped": self.stopped,
@@ -212,7 +218,10 @@ def table(runs: Mapping[str, Figures], priorities: Sequence[str]) -> list[list[s
             cells = [f"{each['fairness']:.3f}" if each else "-" for each in of]
             row(f"{priority}, fairness", cells)
     row("put back / stopped", [f"{run['put_back']} / {run['stopped']}" for run in runs.values()])
-    row("hedges, share of work", [f"{r['hedges']}, {_percent(r['hedge_work'])}" for r in runs.values()])
+    row(
+        "hedges, share of work",
+        [f"{r['hedges']}, {_percent(r['hedge_work'])}" for r in runs.values()],
+    )
     row("wasted work", [_percent(run["wasted_work"]) for run in runs.values()])
     row("wasted tokens", [run["wasted_tokens"] for run in runs.values()])
     row("joules per token", [_seconds(run["joules_per_token"]) for run in runs.values()])
@@ -220,5 +229,8 @@ def table(runs: Mapping[str, Figures], priorities: Sequence[str]) -> list[list[s
     row("forecasts off by", [_percent(run["forecast_off"]) for run in runs.values()])
     row("simulated, s", [f"{run['ended_at_s']:.0f}" for run in runs.values()])
     row("wall time, s", [f"{run['wall_s']:.1f}" for run in runs.values()])
-    row("requests per s of wall time", [f"{r['arrived'] / max(r['wall_s'], 1e-9):.0f}" for r in runs.values()])
+    row(
+        "requests per s of wall time",
+        [f"{r['arrived'] / max(r['wall_s'], 1e-9):.0f}" for r in runs.values()],
+    )
     return rows
