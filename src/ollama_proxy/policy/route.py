@@ -253,7 +253,7 @@ def explain(
             )
             return Explanation(outcome=refusal, barred=tuple(barred))
     if (limit := wishes.max_latency_s) is not None:
-        best = min(able, key=lambda candidate: candidate.safe_s)
+        late = able
         able = _keep(
             able,
             lambda c: c.safe_s <= limit,
@@ -261,6 +261,7 @@ def explain(
             barred,
         )
         if not able:
+            best = min(late, key=lambda candidate: candidate.safe_s)
             refusal = Refusal(
                 Code.DEADLINE_UNMEETABLE,
                 f"No backend is predicted to answer within {limit * 1000:g} ms; the best"
@@ -392,17 +393,17 @@ def _delay(
     wait_s = view.wait_s(priority, client, candidate.whole_s, now)
     if not wait_s:
         return candidate
-    alone_s, terms = candidate.alone_s, candidate.terms
-    load = min(terms.load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
+    # Taken apart and put together: in a large fleet that is busy, this is most of a choice, and
+    # `_replace` most of this.
+    of, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties = candidate
+    latency, power, load, loaded, prefix, failing = terms
+    load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
     # Each one before it may take longer than expected, or shorter: errors add up as their squares.
-    ahead = max(1.0, wait_s / candidate.whole_s)
-    off_s = math.hypot(candidate.off_s, view.off_whole_s * math.sqrt(ahead))
-    terms = terms._replace(load=load)
-    return candidate._replace(
-        score=sum(terms),
-        terms=terms,
-        predicted_s=alone_s + wait_s,
-        off_s=off_s,
+    ahead = max(1.0, wait_s / whole_s)
+    off_s = math.hypot(off_s, view.off_whole_s * math.sqrt(ahead))
+    terms = Terms(latency, power, load, loaded, prefix, failing)
+    return Candidate(
+        of, sum(terms), terms, alone_s + wait_s, watts, alone_s, whole_s, off_s, toil, ties
     )
 
 
