@@ -202,10 +202,11 @@ class BackendView:
             return 0.0
         slots = max(1, self.spec.slots - (0 if priority is Priority.CRITICAL else self.reserved))
         # Who is overdue is as likely as not to take as long again.
-        soonest_s = min((abs(end - now) for end in self.ends), default=usual_s)
-        ahead_s = self.line.ahead_s(priority, client)
-        if self.line is NO_QUEUE:
-            ahead_s = self.waiting * usual_s
+        soonest_s = min([abs(end - now) for end in self.ends], default=usual_s)
+        ahead_s = 0.0
+        if self.waiting:
+            known = self.line is not NO_QUEUE
+            ahead_s = self.line.ahead_s(priority, client) if known else self.waiting * usual_s
         # Those on it keep `slots` servers busy, but for the first that ends.
         extra = max(0, self.in_flight - slots)
         return soonest_s + (ahead_s + extra * usual_s) / slots
