@@ -14,21 +14,19 @@ from ollama_proxy import config as config_module
 from ollama_proxy.config import (
     BackendConfig,
     Characteristics,
-    Check,
     Config,
-    ConfigFaults,
     Loaded,
     Observability,
     Overrides,
     Router,
     Scheduler,
     Server,
-    describe_faults,
     find_config,
     interpret,
     load,
 )
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, Hardware
+from ollama_proxy.tables import Check, ConfigFaults, describe_faults
 
 REFERENCE = Path(__file__).parent.parent / "config.toml"
 BACKEND = {"id": "a", "hardware": "cpu", "endpoint": "http://127.0.0.1:1"}
@@ -414,6 +412,10 @@ class TestFaults:
             (
                 'observability.log_format = "xml"',
                 'observability.log_format: must be one of console, json (got "xml")',
+            ),
+            (
+                'scheduler.preempt_started = "later"',
+                'scheduler.preempt_started: must be one of keep, stop, continue (got "later")',
             ),
             (
                 "routing = {}\nrouter = {}",

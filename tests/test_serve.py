@@ -19,7 +19,6 @@ from ollama_proxy.config import (
     BackendConfig,
     Characteristics,
     Config,
-    ConfigFaults,
     Loaded,
     Observability,
     Router,
@@ -29,6 +28,7 @@ from ollama_proxy.config import (
 from ollama_proxy.policy.fleet import BackendType, Hardware
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.serve import CannotServe, Plan, serve
+from ollama_proxy.tables import ConfigFaults
 from tests.fakes.ollama import Behaviour, Fake, Record, Script, open_fake
 
 MODEL = "fake:latest"

@@ -21,16 +21,15 @@ from ollama_proxy.backends.embedded_process import is_available
 from ollama_proxy.config import (
     BackendConfig,
     Config,
-    ConfigFaults,
     Loaded,
     Overrides,
-    describe_faults,
     find_config,
     load,
 )
 from ollama_proxy.observe import set_up_logging
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
+from ollama_proxy.tables import ConfigFaults, describe_faults
 
 OK = 0
 FAILED = 1
@@ -81,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check-config", help="name every fault in a configuration file")
     command.add_argument("path", nargs="?", metavar="PATH")
     command.set_defaults(run=_check_config)
+
+    command = commands.add_parser(
+        "simulate", help="run the policy in virtual time against modelled backends"
+    )
+    command.add_argument("scenario", metavar="SCENARIO", help="see tools/scenarios")
+    command.add_argument("--json", action="store_true", help="print all figures")
+    command.add_argument("--requests", metavar="N", type=int, help="in place of the file's number")
+    command.add_argument("--seed", metavar="N", type=int, help="in place of the file's")
+    command.add_argument("--only", metavar="NAMES", help="such as ours,fifo; default: all")
+    command.set_defaults(run=_simulate)
 
     for name, run, about in (
         ("status", _status, "is the router well?"),
@@ -194,6 +203,38 @@ def _check_config(arguments: argparse.Namespace) -> int:
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{path or 'built-in defaults'}: good, {len(loaded.config.backends)} backends")
+    return OK
+
+
+# -- simulate --------------------------------------------------------------------------------------
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.simulate.run import NAMES, rows, simulate  # noqa: PLC0415 - as above
+
+    only = arguments.only.split(",") if arguments.only else NAMES
+    if unknown := sorted(set(only) - set(NAMES)):
+        known = ", ".join(NAMES)
+        print(f"ollama-proxy: --only: no {', '.join(unknown)} among {known}", file=sys.stderr)
+        return BAD_CONFIG
+    if arguments.requests is not None and arguments.requests < 1:
+        print(f"ollama-proxy: --requests: must be >= 1 (got {arguments.requests})", file=sys.stderr)
+        return BAD_CONFIG
+    try:
+        scenario, figures = simulate(
+            Path(arguments.scenario), requests=arguments.requests, seed=arguments.seed, only=only
+        )
+    except ConfigFaults as faults:
+        print(describe_faults(faults), file=sys.stderr)
+        return BAD_CONFIG
+    if arguments.json:
+        print(
+            json.dumps({"title": scenario.title, "seed": scenario.seed, "runs": figures}, indent=2)
+        )
+        return OK
+    print(f"{scenario.title or arguments.scenario}, seed {scenario.seed}")
+    _table(rows(figures))
     return OK
 
 

@@ -1,127 +1,43 @@
 """What the owner wrote down: read into one complete `Config`, or into every fault it has at once.
 
 Flags win over the environment, the environment over the file, the file over the defaults. Each key
-is checked by itself while cattrs builds the classes; what only two keys together can get wrong is
-checked on the raw tables, so that a fault of one kind does not hide those of the other.
+is checked by itself while the classes are built (`tables`); what only two keys together can get
+wrong is checked on the raw tables, so that a fault of one kind does not hide those of the other.
 """
 
-import difflib
 import enum
-import functools
 import ipaddress
 import itertools
-import json
 import os
 import re
-import tomllib
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, Hardware
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.tables import (
+    ABOVE_0,
+    Check,
+    ConfigFaults,
+    Fault,
+    KeyPath,
+    Table,
+    dotted,
+    parse,
+    shown,
+    structure,
+    within,
+)
 
 SYSTEM_PATH = Path("/etc/ollama-proxy/config.toml")
-MAX_FILE_BYTES = 1 << 20
 _DAY_S = 86400
 
 
-class ConfigFaults(Exception):  # noqa: N818 - it is the list of faults, not an error of the program
-    """A configuration that cannot be used.
-
-    Attributes:
-        faults: one line each, beginning with the key, variable or flag it is about.
-        path: the file, if there is one.
-    """
-
-    def __init__(self, faults: tuple[str, ...], path: Path | None = None) -> None:
-        """Keep what was found."""
-        super().__init__("; ".join(faults))
-        self.faults = faults
-        self.path = path
-
-
-def describe_faults(faults: ConfigFaults) -> str:
-    """The faults for a terminal: one line if there is one, else a heading and a line for each."""
-    where = "" if faults.path is None else f"{faults.path}: "
-    if len(faults.faults) == 1:
-        return where + faults.faults[0]
-    return "\n".join([f"{where}{len(faults.faults)} faults", *faults.faults])
-
-
 # -- what a value may be -------------------------------------------------------------------------
-
-
-class _Wrong(ValueError):  # noqa: N818 - a fault of the owner, not an error of the program
-    """A value that its key cannot have; the message is the fault without the key."""
-
-
-def _shown(value: object) -> str:
-    """A value as its owner would recognise it, short and harmless for a terminal."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            short = value if len(value) <= 80 else value[:77] + "..."  # noqa: PLR2004 - a line's width
-            return json.dumps(short, ensure_ascii=not short.isprintable())
-        case int() if not _fits_64_bits(value):
-            return "a number beyond 64 bits"
-        case dict():
-            return "a table"
-        case list() | tuple():
-            return "a list"
-        case _:
-            return str(value)
-
-
-def _fits_64_bits(value: float) -> bool:
-    """Whether a number is one that TOML promises to keep; infinities and not-a-number are not."""
-    return -(1 << 63) <= value < 1 << 63
-
-
-def _wrong(expected: str, *values: object) -> _Wrong:
-    return _Wrong(f"must be {expected} (got {', '.join(map(_shown, values))})")
-
-
-@attrs.frozen
-class Check:
-    """An attrs validator that says what it expects.
-
-    Attributes:
-        expected: completes the sentence "must be ...".
-        is_good: whether a value will do.
-        each: the value is a tuple, and it is its elements that are meant.
-        may_show: whether a wrong value may be repeated: it might be a secret in the wrong place.
-    """
-
-    expected: str
-    is_good: Callable[[Any], bool]
-    each: bool = False
-    may_show: Callable[[Any], bool] = lambda _: True
-
-    def __call__(self, _instance: object, _attribute: object, value: Any) -> None:  # noqa: ANN401 - attrs gives any
-        """Raise ValueError unless `value` will do."""
-        bad = [v for v in (value if self.each else (value,)) if not self.is_good(v)]
-        if not all(map(self.may_show, bad)):
-            raise _Wrong(f"must be {self.expected}")
-        if bad:
-            raise _wrong(self.expected, *map(_as_written, bad))
-
-
-def _as_written(value: object) -> object:
-    """Undo the widening of whole numbers: who wrote -3 is not told of -3.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _within(low: float, high: float) -> Check:
-    return Check(f"{low} to {high}", lambda value: low <= value <= high)
 
 
 def _is_host(text: str) -> bool:
@@ -159,9 +75,8 @@ def _is_endpoint(text: str) -> bool:
     )
 
 
-_ABOVE_0 = Check("> 0", lambda value: value > 0)
 _SECONDS = Check(f"> 0, at most {_DAY_S}", lambda value: 0 < value <= _DAY_S)
-_PORT = _within(0, 65535)
+_PORT = within(0, 65535)
 _HOST = Check("an address or a host name without a port", _is_host)
 _HOSTS = attrs.evolve(_HOST, expected="addresses or host names without a port", each=True)
 _ORIGINS = Check(
@@ -219,15 +134,15 @@ class Server:
     grpc: bool = True
     grpc_port: int = attrs.field(default=50051, validator=_PORT)
     insecure: bool = False
-    drain_s: float = attrs.field(default=30.0, validator=_within(0, _DAY_S))
-    max_body_mib: int = attrs.field(default=64, validator=_within(1, 1 << 20))
+    drain_s: float = attrs.field(default=30.0, validator=within(0, _DAY_S))
+    max_body_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
     allowed_hosts: tuple[str, ...] = attrs.field(default=(), validator=_HOSTS)
     allowed_origins: tuple[str, ...] = attrs.field(default=(), validator=_ORIGINS)
     head_timeout_s: float = attrs.field(default=10.0, validator=_SECONDS)
     body_timeout_s: float = attrs.field(default=60.0, validator=_SECONDS)
     idle_timeout_s: float = attrs.field(default=75.0, validator=_SECONDS)
     write_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
-    max_connections: int = attrs.field(default=4096, validator=_within(1, 1_000_000))
+    max_connections: int = attrs.field(default=4096, validator=within(1, 1_000_000))
     lane: bool = True
 
 
@@ -241,15 +156,15 @@ class Router:
     retry_before_first_byte: bool = True
     first_byte_timeout_s: float = attrs.field(default=300.0, validator=_SECONDS)
     stall_timeout_s: float = attrs.field(default=120.0, validator=_SECONDS)
-    health_interval_s: float = attrs.field(default=5.0, validator=_within(0.1, 3600))
+    health_interval_s: float = attrs.field(default=5.0, validator=within(0.1, 3600))
 
 
 @attrs.frozen(kw_only=True)
 class Characteristics:
     """What to believe of a backend before anything was measured."""
 
-    power_watts: float = attrs.field(default=10.0, validator=_ABOVE_0)
-    avg_latency_ms: float = attrs.field(default=500.0, validator=_ABOVE_0)
+    power_watts: float = attrs.field(default=10.0, validator=ABOVE_0)
+    avg_latency_ms: float = attrs.field(default=500.0, validator=ABOVE_0)
     priority: int = 0
 
 
@@ -263,7 +178,7 @@ class BackendConfig:
     hardware: Hardware
     enabled: bool = True
     endpoint: str = attrs.field(default="", validator=_ENDPOINT)
-    slots: int = attrs.field(default=1, validator=_within(1, 1024))
+    slots: int = attrs.field(default=1, validator=within(1, 1024))
     api_key_env: str = attrs.field(default="", validator=_VARIABLE)
     models: tuple[str, ...] = attrs.field(default=("*",), validator=_PATTERNS)
     exclude: tuple[str, ...] = attrs.field(default=(), validator=_PATTERNS)
@@ -312,13 +227,13 @@ class BackendConfig:
 class Scheduler:
     """The lines in front of the backends."""
 
-    queue_capacity: int = attrs.field(default=256, validator=_within(0, 1_000_000))
+    queue_capacity: int = attrs.field(default=256, validator=within(0, 1_000_000))
     aging_s: float = attrs.field(default=10.0, validator=_SECONDS)
-    reserve_critical_slots: int = attrs.field(default=0, validator=_within(0, 1024))
+    reserve_critical_slots: int = attrs.field(default=0, validator=within(0, 1024))
     preempt: bool = True
     preempt_started: Started = Started.KEEP
     hedge: bool = False
-    hedge_budget: float = attrs.field(default=0.05, validator=_within(0, 1))
+    hedge_budget: float = attrs.field(default=0.05, validator=within(0, 1))
 
 
 @attrs.frozen(kw_only=True)
@@ -366,150 +281,17 @@ class Loaded:
     path: Path | None = None
 
 
-# -- from tables to classes ----------------------------------------------------------------------
-
-_Path = tuple[str | int, ...]
-_Fault = tuple[_Path, str]
-_Hook = Callable[[Any, Any], Any]
-_Table = dict[str, Any]
-
-
-def _read_flag(value: object, _: object) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong("true or false", value)
-    return value
-
-
-def _read_whole(value: object, _: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not _fits_64_bits(value):
-        raise _wrong("a whole number", value)
-    return value
-
-
-def _read_number(value: object, _: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not _fits_64_bits(value):
-        raise _wrong("a number", value)
-    return float(value)
-
-
-def _read_text(value: object, _: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong("text in quotes", value)
-    return value
-
-
-def _read_word(value: object, words: type[enum.Enum]) -> enum.Enum:
-    for member in words:
-        if member.value == value:
-            return member
-    raise _wrong("one of " + ", ".join(member.value for member in words), value)
-
-
-def _list_hook(of: Any) -> _Hook:  # noqa: ANN401 - a type form
-    element = typing.get_args(of)[0]
-    expected = "a list of tables, each headed [[...]]" if attrs.has(element) else "a list of texts"
-
-    def read(value: object, _: object) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise _wrong(expected, value)
-        elements: Any = types.GenericAlias(list, (element,))
-        return tuple(_converter().structure(value, elements))
-
-    return read
-
-
-def _read_texts_by_text(value: object, _: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise _wrong("a table of texts", value)
-    return _converter().structure(value, dict[str, str])
-
-
-def _table_hook(of: type[Any]) -> _Hook:
-    """Reads a class. Each key is validated as it is read: the class itself stops at the first."""
-
-    def key_hook(attribute: "attrs.Attribute[Any]") -> _Hook:
-        def read(value: object, kind: Any) -> object:  # noqa: ANN401 - a type form
-            good = _converter().structure(value, kind)
-            if attribute.validator is not None:
-                attribute.validator(None, attribute, good)
-            return good
-
-        return read
-
-    hooks: dict[str, Any] = {a.name: override(struct_hook=key_hook(a)) for a in attrs.fields(of)}
-    build = make_dict_structure_fn(of, _converter(), **hooks)
-
-    def read(value: object, _: object) -> object:
-        if not isinstance(value, dict):
-            raise _wrong("a table", value)
-        return build(value, of)
-
-    return read
-
-
-def _origin(of: Any) -> object:  # noqa: ANN401 - a type form
-    return typing.get_origin(of)
-
-
-@functools.cache
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
-    converter.register_structure_hook(bool, _read_flag)
-    converter.register_structure_hook(int, _read_whole)
-    converter.register_structure_hook(float, _read_number)
-    converter.register_structure_hook(str, _read_text)
-    for words in (BackendType, Hardware, LogLevel, LogFormat):
-        converter.register_structure_hook(words, _read_word)
-    converter.register_structure_hook_func(lambda of: _origin(of) is Mapping, _read_texts_by_text)
-    converter.register_structure_hook_factory(lambda of: _origin(of) is tuple, _list_hook)
-    converter.register_structure_hook_factory(attrs.has, _table_hook)
-    return converter
-
-
-def _faults_in(error: Exception, path: _Path) -> Iterator[_Fault]:
-    """The faults that cattrs has gathered, each with its path."""
-    match error:
-        case cattrs.ClassValidationError():
-            members, others = error.group_exceptions()
-            for inner, member in members:
-                yield from _faults_in(inner, (*path, member.name))
-            for inner in others:
-                yield from _faults_in(inner, path)
-        case cattrs.IterableValidationError():
-            for inner, element in error.group_exceptions()[0]:
-                yield from _faults_in(inner, (*path, element.index))
-        case cattrs.ForbiddenExtraKeysError():
-            for key in sorted(error.extra_fields):
-                yield (*path, key), "unknown key" + _did_you_mean(key, error.cl, path)
-        case KeyError():
-            yield path, "is required"
-        case _Wrong():
-            yield path, str(error)
-        case _:
-            raise error
-
-
-def _did_you_mean(key: str, of: type[Any], path: _Path) -> str:
-    known = {field.name: field.name for field in attrs.fields(of)}
-    known |= {str(late[-1]): str(late[-1]) for late in _LATER if late[:-1] == path}
-    for field in attrs.fields(of):
-        if attrs.has(field.type) and key in attrs.fields_dict(field.type):
-            return f", did you mean {field.name}.{key}?"
-    near = difflib.get_close_matches(key, known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
 # -- what only two keys together get wrong ---------------------------------------------------------
 
 
-def _contradictions(raw: _Table) -> Iterator[_Fault]:
+def _contradictions(raw: Table) -> Iterator[Fault]:
     """Faults between keys; a key that is wrong by itself is left to its own fault."""
     server = _table_at(raw, "server")
     host = server.get("host", Server().host)
     is_open = isinstance(host, str) and _is_host(host) and not _is_loopback(host)
     if is_open and server.get("insecure", False) is False:
         message = (
-            f"{_shown(host)} can be reached from other machines, and this version asks nobody for a"
+            f"{shown(host)} can be reached from other machines, and this version asks nobody for a"
             " key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
         )
         yield ("server", "host"), message
@@ -524,12 +306,12 @@ def _contradictions(raw: _Table) -> Iterator[_Fault]:
             yield ("backends", index, key), message
         backend_id = backend.get("id")
         if isinstance(backend_id, str) and users.setdefault(backend_id, index) != index:
-            message = f"{_shown(backend_id)} is already used by backends[{users[backend_id]}]"
+            message = f"{shown(backend_id)} is already used by backends[{users[backend_id]}]"
             yield ("backends", index, "id"), message
     default = _table_at(raw, "router").get("default_backend", "")
     if isinstance(default, str) and default not in {"", *users}:
-        ids = ", ".join(map(_shown, users)) or "there is none"
-        message = f"must be the id of a backend: {ids} (got {_shown(default)})"
+        ids = ", ".join(map(shown, users)) or "there is none"
+        message = f"must be the id of a backend: {ids} (got {shown(default)})"
         yield ("router", "default_backend"), message
 
 
@@ -537,12 +319,12 @@ _HARDWARE_NAMES = [member.value for member in Hardware]
 _TYPE_NAMES = [member.value for member in BackendType]
 
 
-def _backend_contradictions(backend: _Table) -> Iterator[tuple[str, str]]:
+def _backend_contradictions(backend: Table) -> Iterator[tuple[str, str]]:
     backend_id, hardware = backend.get("id"), backend.get("hardware")
     if backend_id in _HARDWARE_NAMES and hardware in _HARDWARE_NAMES and backend_id != hardware:
         message = (
-            f"{_shown(backend_id)} is the name of a hardware, and this backend's is"
-            f" {_shown(hardware)}; choose another, since X-Target-Backend takes either"
+            f"{shown(backend_id)} is the name of a hardware, and this backend's is"
+            f" {shown(hardware)}; choose another, since X-Target-Backend takes either"
         )
         yield "id", message
     kind = backend.get("type", BackendType.OLLAMA.value)
@@ -557,7 +339,7 @@ def _backend_contradictions(backend: _Table) -> Iterator[tuple[str, str]]:
             yield "model_path", 'must be left out unless type = "embedded"'
 
 
-def _table_at(raw: _Table, key: str) -> _Table:
+def _table_at(raw: Table, key: str) -> Table:
     found = raw.get(key)
     return found if isinstance(found, dict) else {}
 
@@ -587,7 +369,7 @@ def _asks_for_something(value: object) -> bool:
     return any(value.values()) if isinstance(value, dict) else bool(value)
 
 
-def _set_later_keys_aside(raw: _Table) -> Iterator[tuple[str, bool]]:
+def _set_later_keys_aside(raw: Table) -> Iterator[tuple[str, bool]]:
     """Take what only later versions heed out of `raw`: its name, and whether that is harmless."""
     for path in _LATER:
         table = raw if len(path) == 1 else _table_at(raw, path[0])
@@ -607,8 +389,8 @@ _OVERRIDABLE = {
 
 
 def _override(
-    raw: _Table, environ: Mapping[str, str], overrides: Overrides
-) -> Iterator[tuple[_Path, str]]:
+    raw: Table, environ: Mapping[str, str], overrides: Overrides
+) -> Iterator[tuple[KeyPath, str]]:
     """Put flags and variables into `raw`; yields which key is now whose."""
     for key, (section, name) in _OVERRIDABLE.items():
         flag = getattr(overrides, key)
@@ -626,17 +408,6 @@ def _override(
             value = int(given)
         table[name] = value
         yield (section, name), variable if flag is None else "--" + key.replace("_", "-")
-
-
-def _dotted(path: _Path) -> str:
-    """A path as in `backends[1].characteristics.power_watts`."""
-    parts = (
-        f"[{step}]"
-        if isinstance(step, int)
-        else "." + (step if re.fullmatch(r"[A-Za-z0-9_-]+", step) else json.dumps(step))
-        for step in path
-    )
-    return "".join(parts).removeprefix(".")
 
 
 def interpret(
@@ -657,7 +428,7 @@ def interpret(
     Raises:
         ConfigFaults: with every fault there is.
     """
-    raw: _Table = {k: dict(v) if isinstance(v, dict) else v for k, v in tables.items()}
+    raw: Table = {k: dict(v) if isinstance(v, dict) else v for k, v in tables.items()}
     faults: list[str] = []
     notes: list[str] = []
     router = "router"
@@ -676,16 +447,11 @@ def interpret(
         faults.append(f"OLLAMA_PROXY_API_KEYS: {_UNPROTECTED}")
     sources = dict(_override(raw, environ, overrides))
 
-    found: list[_Fault] = []
-    config = Config()
-    try:
-        config = _converter().structure(raw, Config)
-    except cattrs.BaseValidationError as error:
-        found += _faults_in(error, ())
+    config, found = structure(raw, Config, others=_LATER)
     for where, message in itertools.chain(found, _contradictions(raw)):
         spelt = (router, *where[1:]) if where[:1] == ("router",) else where
-        faults.append(f"{sources.get(where) or _dotted(spelt)}: {message}")
-    if faults:
+        faults.append(f"{sources.get(where) or dotted(spelt)}: {message}")
+    if faults or config is None:
         raise ConfigFaults(tuple(faults), path)
     for index, backend in enumerate(config.backends):
         if backend.device:
@@ -736,29 +502,5 @@ def load(path: Path | None, *, environ: Mapping[str, str], overrides: Overrides)
     Raises:
         ConfigFaults: with every fault there is.
     """
-    tables = {} if path is None else _parse(path)
+    tables = {} if path is None else parse(path)
     return interpret(tables, environ=environ, overrides=overrides, path=path)
-
-
-def _parse(path: Path) -> _Table:
-    def fault(message: str) -> ConfigFaults:
-        return ConfigFaults((message,), path)
-
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise fault(f"cannot be read: {reason or error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise fault(f"is larger than {MAX_FILE_BYTES >> 20} MiB: hardly a configuration")
-    try:
-        return tomllib.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise fault(f"line {line}: is not UTF-8") from error
-    except RecursionError as error:
-        raise fault("is nested too deeply") from error
-    except ValueError as error:  # a TOMLDecodeError, or a number with thousands of digits
-        message, at, where = str(error).rpartition(" (at ")
-        raise fault(f"{where.removesuffix(')')}: {message}" if at else str(error)) from error

@@ -33,10 +33,8 @@ from ollama_proxy.backends.server import Server, ServerSettings
 from ollama_proxy.config import (
     BackendConfig,
     Config,
-    ConfigFaults,
     Loaded,
     Scheduler,
-    describe_faults,
 )
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -52,6 +50,7 @@ from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
+from ollama_proxy.tables import ConfigFaults, describe_faults
 
 log = logging.getLogger("ollama_proxy")
 

@@ -182,6 +182,23 @@ def test_a_wait_given_up_teaches_twice_its_length() -> None:
     assert (before, expected(estimates).first_s) == (1.0, 2.0)
 
 
+def test_a_wait_given_up_in_loading_teaches_of_loading() -> None:
+    """What the backend is once the model is in memory is believed as before."""
+    estimates = Estimates()
+    estimates.keep_waiting(an_ask(), 2.5, PRIOR, now=0.0, cold=True)
+
+    assert 1.0 == expected(estimates, loaded=True).first_s
+    assert 5.0 == expected(estimates, loaded=False).first_s
+
+
+def test_coming_early_makes_no_forecast_unsafe() -> None:
+    """One that was too gloomy is put right without counting as an error of this size."""
+    estimates = taught(*[Seen(first_s=0.1, whole_s=0.1)] * 4)
+
+    assert 0.0 == expected(estimates).off_first_s
+    assert expected(estimates).first_s < 0.5
+
+
 def test_made_up_names_do_not_pile_up() -> None:
     """The model that was used least lately is forgotten."""
     estimates = Estimates()

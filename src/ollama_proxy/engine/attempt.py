@@ -2,6 +2,7 @@
 
 import enum
 import math
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -37,6 +38,7 @@ class Attempt(Sink):
         halted: why it is to end, once it is.
         answered: its backend has given the first bytes.
         is_giving: bytes are there, and the caller has not taken them yet.
+        told: who hears of its halt, besides the scope; for a crew that waits in no scope.
     """
 
     job: Job
@@ -50,6 +52,7 @@ class Attempt(Sink):
     halted: Halt | None = None
     answered: bool = False
     is_giving: bool = False
+    told: Callable[["Attempt"], object] | None = None
 
     # -- what `policy.preempt` asks ----------------------------------------------------------------
 
@@ -83,6 +86,8 @@ class Attempt(Sink):
         if self.halted is None:
             self.halted = why
             self.scope.cancel()
+            if self.told is not None:
+                self.told(self)
 
     def win(self, now: float) -> None:
         """Its backend has given the first bytes: it is the one that answers."""

@@ -574,7 +574,11 @@ class Dispatcher:
         """Nobody waits any more for an answer that had not begun."""
         if attempt.job.begun is None:
             station.estimates.keep_waiting(
-                attempt.job.ask, now - attempt.started, station.spec.prior, now=now
+                attempt.job.ask,
+                now - attempt.started,
+                station.spec.prior,
+                now=now,
+                cold=attempt.cold,
             )
             station.learned()
 

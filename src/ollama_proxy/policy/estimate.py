@@ -60,6 +60,16 @@ def fed(known: Learned | None, observed: float, now: float) -> Learned:
     return Learned(observed, now) if known is None else known.feed(observed, now)
 
 
+def _off(known: Learned | None, late_s: float, now: float) -> Learned:
+    """The usual error after one more, `late_s` of which is below 0 where it came early.
+
+    What came early counts as no more than the usual: a forecast that was far too gloomy, as after a
+    wait that was given up, would else be taken for an unsafe one just when it is put right.
+    """
+    usual_s = known.value if known is not None else 0.0
+    return fed(known, late_s if late_s > 0 else min(-late_s, usual_s), now)
+
+
 @attrs.define
 class Slope:
     """A line through points, old ones fading: decaying means, variance and covariance."""
@@ -238,8 +248,8 @@ class Speeds:
             whole_s = max(0.0, seen.whole_s - load_s)
             self.whole_s = (self.whole_s or Learned(prior.whole_s, now)).feed(whole_s, now)
         if not seen.cold or self.load_s is not None:
-            off_s = abs(seen.whole_s - load_s - (believed.whole_s - believed.load_s))
-            self.off_whole_s = fed(self.off_whole_s, off_s, now)
+            late_s = seen.whole_s - load_s - (believed.whole_s - believed.load_s)
+            self.off_whole_s = _off(self.off_whole_s, late_s, now)
 
     def _learn_tokens(self, ask: Ask, seen: Seen, now: float) -> None:
         if seen.prompt_tokens and ask.prompt_bytes:
@@ -293,8 +303,7 @@ class Speeds:
         expected_s = believed.first_s - believed.load_s
         floor_s = max(0.0, warm_s - self.per_token_s * fresh)
         self.floor_s = (self.floor_s or Learned(expected_s, now)).feed(floor_s, now)
-        off_s = abs(warm_s - expected_s)
-        self.off_first_s = fed(self.off_first_s, off_s, now)
+        self.off_first_s = _off(self.off_first_s, warm_s - expected_s, now)
 
 
 @attrs.define
@@ -338,18 +347,24 @@ class Estimates:
         if len(self.subjects) > MODELS_MAX:
             del self.subjects[next(iter(self.subjects))]
 
-    def keep_waiting(self, ask: Ask, waited_s: float, prior: Prior, *, now: float) -> None:
+    def keep_waiting(
+        self, ask: Ask, waited_s: float, prior: Prior, *, now: float, cold: bool | None = None
+    ) -> None:
         """Learn from a wait that was given up: at least so long it would have taken yet.
 
         How much longer is not known. Twice the wait is assumed, or a backend that hangs would go on
-        being chosen for what it is believed to be.
+        being chosen for what it is believed to be. Where the model had to be loaded, that is what
+        took so long: what is believed of a backend at work stands, for when it is loaded.
         """
         likely_s = 2 * waited_s
-        believed = self.forecast(ask, prior, now=now)
+        believed = self.forecast(ask, prior, now=now, loaded=None if cold is None else not cold)
         if likely_s <= (believed.first_s if ask.stream else believed.whole_s):
             return
         speeds = self.subjects.setdefault(ask.subject, Speeds())
-        if ask.stream:
+        if cold:
+            warm_s = (believed.first_s if ask.stream else believed.whole_s) - believed.load_s
+            speeds.load_s = fed(speeds.load_s, likely_s - warm_s, now)
+        elif ask.stream:
             known, expected = speeds.floor_s, believed.first_s
             speeds.floor_s = (known or Learned(expected, now)).feed(likely_s, now)
         else:

@@ -5,6 +5,12 @@ Rule 2: nobody is put back more than twice: a batch job under a busy voice still
 Rule 3: of those who may be put back, the one that began last: the least work is lost.
 Rule 4: an answer that has begun is only broken into where the owner says so, and only when nobody
         who has not begun could yield instead.
+
+The limit is where the voice pays for the batch: it waits to the end of whoever has reached it. So
+the voice's 99th of a hundred is as on an idle backend where a batch job takes a twelfth of the
+voice's pauses or less, and some times that where it takes half (`ollama-proxy simulate
+tools/scenarios/voice-and-batch.toml` shows both; keeping a slot, or a second backend, helps then).
+A higher limit would mend it at the price of work thrown away again and again.
 """
 
 import enum

@@ -255,7 +255,7 @@ def explain(
             )
             return Explanation(outcome=refusal, barred=tuple(barred))
     if (limit := wishes.max_latency_s) is not None:
-        best = min(able, key=lambda candidate: candidate.safe_s)
+        late = able
         able = _keep(
             able,
             lambda c: c.safe_s <= limit,
@@ -263,6 +263,7 @@ def explain(
             barred,
         )
         if not able:
+            best = min(late, key=lambda candidate: candidate.safe_s)
             refusal = Refusal(
                 Code.DEADLINE_UNMEETABLE,
                 f"No backend is predicted to answer within {limit * 1000:g} ms; the best"
