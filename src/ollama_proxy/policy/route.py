@@ -42,7 +42,7 @@ from ollama_proxy.policy.estimate import BYTES_PER_TOKEN, Forecast
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
 
-JUDGED_FOR_S = 10.0  # a 180th of the half-life of what was learned
+JUDGED_FOR_S = 60.0  # a 30th of the half-life of what was learned: two percent of it has faded
 JUDGED_KEPT = 64
 # A deadline is promised where the forecast and so many times its usual error fit before it. Mean
 # errors are 0.8 of a deviation: three of them hold 99 of 100 where errors are spread normally.
@@ -176,9 +176,17 @@ def choose(
         warm: who has the beginning of its prompt.
         tried: ids that already failed this request.
     """
-    return explain(
-        ask, wishes, fleet, settings, now=now, client=client, warm=warm, tried=tried
-    ).outcome
+    return _decide(
+        ask,
+        wishes,
+        fleet,
+        settings,
+        now=now,
+        client=client,
+        warm=warm,
+        tried=tried,
+        barred=None,
+    )
 
 
 def explain(
@@ -194,15 +202,44 @@ def explain(
 ) -> Explanation:
     """As `choose`, and say of every other backend why not."""
     barred: list[Barred] = []
+    outcome = _decide(
+        ask,
+        wishes,
+        fleet,
+        settings,
+        now=now,
+        client=client,
+        warm=warm,
+        tried=tried,
+        barred=barred,
+    )
+    return Explanation(outcome=outcome, barred=tuple(barred))
 
+
+def _decide(  # noqa: PLR0915 - the numbered tree, once
+    ask: Ask,
+    wishes: Wishes,
+    fleet: Sequence[BackendView],
+    settings: RouteSettings,
+    *,
+    now: float,
+    client: str,
+    warm: Warm | None,
+    tried: Collection[str],
+    barred: list[Barred] | None,
+) -> Decision | Refusal:
+    """As `choose`; why the others are not chosen goes to `barred`, if somebody is to read it."""
     # (1) target
     meant = fleet
     if wishes.target is not None:
         meant = _targets(fleet, wishes.target)
         if not meant:
-            return Explanation(outcome=_unknown_target(wishes.target, fleet), barred=())
-        chosen = {view.spec.id for view in meant}
-        barred += [Barred(v.spec.id, "is not the target") for v in fleet if v.spec.id not in chosen]
+            return _unknown_target(wishes.target, fleet)
+        if barred is not None:
+            chosen = {view.spec.id for view in meant}
+            barred += [
+                Barred(v.spec.id, "is not the target") for v in fleet if v.spec.id not in chosen
+            ]
 
     # (2) may serve
     able: list[Candidate] = []
@@ -219,7 +256,8 @@ def explain(
         if tried or view.spec.max_prompt_tokens:
             obstacle = _obstacle(view, ask, tried)
         if obstacle is not None:
-            barred.append(Barred(view.spec.id, obstacle))
+            if barred is not None:
+                barred.append(Barred(view.spec.id, obstacle))
             continue
         candidate = judged.candidate
         if warm is not None and warm.backend == view.spec.id:
@@ -230,58 +268,56 @@ def explain(
             candidate = _load(candidate, view, wait_s)
             if not has_room and view.is_full_for(priority):
                 full.append(candidate)
-                barred.append(Barred(view.spec.id, _FULL))
+                if barred is not None:
+                    barred.append(Barred(view.spec.id, _FULL))
                 continue
         able.append(candidate)
     if not able:
-        refusal = _no_room(full) if full else _nobody(ask, wishes, meant, tried)
-        return Explanation(outcome=refusal, barred=tuple(barred))
+        return _no_room(full) if full else _nobody(ask, wishes, meant, tried)
 
     # (3) caps
     if (budget := wishes.max_power_watts) is not None:
-        least = min(candidate.watts for candidate in able)
-        able = _keep(
-            able,
-            lambda c: c.watts <= budget,
-            lambda c: f"draws {c.watts:g} W, over {budget:g} W",
-            barred,
-        )
+        hungry = able
+        able = [c for c in hungry if c.watts <= budget]
+        if barred is not None:
+            barred += [
+                Barred(c.id, f"draws {c.watts:g} W, over {budget:g} W")
+                for c in hungry
+                if c.watts > budget
+            ]
         if not able:
-            refusal = Refusal(
+            least = min(candidate.watts for candidate in hungry)
+            return Refusal(
                 Code.NO_BACKEND,
                 f"No backend for {ask.model!r} draws {budget:g} W or less; the thriftiest draws"
                 f" {least:g} W. Raise the budget.",
                 retry_after_s=_RETRY_AFTER_S,
             )
-            return Explanation(outcome=refusal, barred=tuple(barred))
     if (limit := wishes.max_latency_s) is not None:
         late = able
-        able = _keep(
-            able,
-            lambda c: c.safe_s <= limit,
-            lambda c: f"predicted {_in_ms(c)}, over {limit * 1000:g} ms",
-            barred,
-        )
+        able = [c for c in late if c.safe_s <= limit]
+        if barred is not None:
+            barred += [
+                Barred(c.id, f"predicted {_in_ms(c)}, over {limit * 1000:g} ms")
+                for c in late
+                if c.safe_s > limit
+            ]
         if not able:
             best = min(late, key=lambda candidate: candidate.safe_s)
-            refusal = Refusal(
+            return Refusal(
                 Code.DEADLINE_UNMEETABLE,
                 f"No backend is predicted to answer within {limit * 1000:g} ms; the best"
                 f" prediction is {_in_ms(best)}.",
                 retry_after_s=max(1.0, best.predicted_s),
             )
-            return Explanation(outcome=refusal, barred=tuple(barred))
 
     # (4) order, (5) ties
     able.sort(key=_order(wishes))
     candidates = tuple(able)
-    return Explanation(
-        outcome=Decision(
-            backend=candidates[0].id,
-            reason=_reason(wishes, candidates, tried=bool(tried)),
-            candidates=candidates,
-        ),
-        barred=tuple(barred),
+    return Decision(
+        backend=candidates[0].id,
+        reason=_reason(wishes, candidates, tried=bool(tried)),
+        candidates=candidates,
     )
 
 
@@ -401,21 +437,6 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     return Candidate(
         id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties
     )
-
-
-def _keep(
-    able: list[Candidate],
-    fits: Callable[[Candidate], bool],
-    why_not: Callable[[Candidate], str],
-    barred: list[Barred],
-) -> list[Candidate]:
-    kept = []
-    for candidate in able:
-        if fits(candidate):
-            kept.append(candidate)
-        else:
-            barred.append(Barred(candidate.id, why_not(candidate)))
-    return kept
 
 
 def _order(wishes: Wishes) -> Callable[[Candidate], Any]:

@@ -60,6 +60,7 @@ class Tally:
     _slowness: list[dict[str, list[float]]] = attrs.field(factory=lambda: [{} for _ in Priority])
     _kept: list[list[int]] = attrs.field(factory=lambda: [[0, 0], [0, 0]])
     _refused: list[Counter[str]] = attrs.field(factory=lambda: [Counter(), Counter()])
+    _in_vain: list[int] = attrs.field(factory=lambda: [0, 0])
     _ended: Counter[str] = attrs.field(factory=Counter)
     _off: float = 0.0
     _bias: float = 0.0
@@ -72,7 +73,14 @@ class Tally:
         return COLD if is_cold else CALIBRATED
 
     def serve(
-        self, arrival: Arrival, at: float, phase: int, first_at: float, end_at: float, slot_s: float
+        self,
+        arrival: Arrival,
+        *,
+        at: float,
+        phase: int,
+        first_at: float,
+        end_at: float,
+        slot_s: float,
     ) -> None:
         """Note one that was answered.
 
@@ -107,9 +115,10 @@ class Tally:
         self._kept[phase][0] += met
         self._kept[phase][1] += 1
 
-    def turn_away(self, phase: int, code: str) -> None:
-        """Note one that was refused at once."""
+    def turn_away(self, phase: int, code: str, *, in_time: bool) -> None:
+        """Note one that was refused at once; `in_time`: it had a deadline."""
         self._refused[phase][code] += 1
+        self._in_vain[phase] += in_time
 
     def end(self, code: str) -> None:
         """Note one that was admitted and not answered."""
@@ -184,10 +193,6 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _codes(codes: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {code}" for code, count in sorted(codes.items())) or "-"
-
-
 def table(runs: Mapping[str, Figures], priorities: Sequence[str]) -> list[list[str]]:
     """Rows for a terminal: a figure each, a column for each run."""
     rows = [["", *runs]]
@@ -207,6 +212,7 @@ def table(runs: Mapping[str, Figures], priorities: Sequence[str]) -> list[list[s
             cells = [run["deadlines"][phase] for run in runs.values()]
             row(f"deadlines kept, {phase}", [_percent(cell["rate"]) for cell in cells])
             row("  of admitted", [cell["admitted"] for cell in cells])
+            row("  of all that had one", [_percent(cell["of_all"]) for cell in cells])
     for priority in priorities:
         of = [run["by_priority"].get(priority) for run in runs.values()]
         if not any(of):

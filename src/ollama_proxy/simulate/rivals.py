@@ -91,7 +91,8 @@ class Rival:
         phase = self._tally.comes(now)
         model = self._models[arrival.kind]
         if not self.able[model]:
-            self._tally.turn_away(phase, "model_not_found")
+            in_time = self._traffic.kinds[arrival.kind].limit_s < math.inf
+            self._tally.turn_away(phase, "model_not_found", in_time=in_time)
             return
         place = self.take(model, (arrival, now, phase, asker))
         if place is not None and place.free:
@@ -107,10 +108,17 @@ class Rival:
         ends_at = run.first_at if run.breaks else run.ends_at
         heapq.heappush(self._heap, (ends_at, next(self._order), place, run, asker))
         if not run.breaks:
-            self._tally.serve(arrival, at, phase, run.first_at, ends_at, ends_at - now)
+            self._tally.serve(
+                arrival,
+                at=at,
+                phase=phase,
+                first_at=run.first_at,
+                end_at=ends_at,
+                slot_s=ends_at - now,
+            )
         else:
             self._tally.end("backend_failed")
-            if self._traffic.kinds[arrival.kind].wishes.max_latency_s is not None:
+            if self._traffic.kinds[arrival.kind].limit_s < math.inf:
                 self._tally.keep_deadline(phase, met=False)
 
 

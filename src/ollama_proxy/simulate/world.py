@@ -211,16 +211,23 @@ class World:
             tally.hedges += 1
         if code is None:
             begun = job.begun if job.begun is not None else now
-            tally.serve(request.arrival, request.at, request.phase, begun, now, request.slot_s)
+            tally.serve(
+                request.arrival,
+                at=request.at,
+                phase=request.phase,
+                first_at=begun,
+                end_at=now,
+                slot_s=request.slot_s,
+            )
             if job.promised_s is not None and not job.put_back:
                 took_s = (begun if request.kind.stream else now) - request.at
                 tally.compare(job.promised_s, took_s)
         elif job.promised_s is None:
-            tally.turn_away(request.phase, code.value)
+            tally.turn_away(request.phase, code.value, in_time=job.deadline < math.inf)
         else:
             tally.end(code.value)
             tally.stopped += code is Code.PREEMPTED
-            if request.kind.wishes.max_latency_s is not None:
+            if job.deadline < math.inf:
                 is_kept = request.kind.stream and job.begun is not None
                 tally.keep_deadline(request.phase, met=is_kept)
         if request.kept is not None:
