@@ -562,3 +562,66 @@ async def test_arguments_that_are_none(desk: Desk, arguments: list[str]) -> None
     done = await desk.run(*arguments)
 
     assert (2, b"", True) == (done.returncode, done.stdout, done.stderr.startswith(b"usage: "))
+
+
+SCENARIO = """
+requests = 20
+[[backends]]
+id = "a"
+prefill_tokens_per_s = 1000
+decode_tokens_per_s = 50
+[[traffic]]
+name = "chat"
+rate_per_s = 0.5
+"""
+
+
+async def test_simulate(desk: Desk) -> None:
+    """A table for people, with a column for each router."""
+    (desk.directory / "scenario.toml").write_text(SCENARIO)
+    done = await desk.run("simulate", "scenario.toml", "--only", "ours,fifo", "--requests", "7")
+
+    title, head, requests, *_ = done.stdout.decode().splitlines()
+    assert (0, "scenario.toml, seed 1") == (done.returncode, title)
+    assert [["ours", "fifo"], ["requests", "7", "7"]] == [head.split(), requests.split()]
+
+
+async def test_simulate_for_machines(desk: Desk) -> None:
+    """All figures as JSON, of the seed that was asked for."""
+    (desk.directory / "scenario.toml").write_text(SCENARIO)
+    done = await desk.run("simulate", "scenario.toml", "--json", "--seed", "5")
+    told = json.loads(done.stdout)
+
+    assert (5, 20) == (told["seed"], told["runs"]["ours"]["served"])
+    assert ["ours", "round-robin", "least-connections", "fifo"] == list(told["runs"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gone.toml"], "gone.toml: cannot be read: No such file or directory"),
+        (["config.toml"], "config.toml: backends[0].slots: must be 1 to 1024 (got 0)"),
+        (
+            ["config.toml", "--only", "ours,lifo"],
+            "ollama-proxy: --only: no lifo among ours, round-robin, least-connections, fifo",
+        ),
+        (["config.toml", "--requests", "0"], "ollama-proxy: --requests: must be >= 1 (got 0)"),
+    ],
+)
+async def test_what_cannot_be_simulated(desk: Desk, arguments: list[str], sentence: str) -> None:
+    """One line, no traceback."""
+    desk.write(SCENARIO.replace('id = "a"', 'id = "a"\nslots = 0'))
+    done = await desk.run("simulate", *arguments)
+
+    assert (2, sentence) == (done.returncode, done.stderr.decode().strip())
+
+
+async def test_who_serves_does_not_pay_for_the_simulation(desk: Desk) -> None:
+    """Its room is imported by its own command alone."""
+    program = (
+        "-c",
+        "import sys, ollama_proxy.cli; sys.exit('ollama_proxy.simulate' in sys.modules)",
+    )
+    done = await desk.run(program=program)
+
+    assert 0 == done.returncode

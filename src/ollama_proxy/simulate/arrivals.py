@@ -199,13 +199,16 @@ def _times(given: TrafficConfig, dice: random.Random) -> Iterator[float]:
     """When requests of a class come: in a Poisson stream, with pauses or without."""
     now, rate = given.starts_s, given.rate_per_s
     pause_at = now + dice.expovariate(1 / given.on_s) if given.on_s else math.inf
-    while not given.ends_s or now <= given.ends_s:
+    ends = given.ends_s or math.inf
+    while True:
         now += dice.expovariate(rate)
         while now > pause_at:
             # A Poisson stream forgets: what was left of the gap is drawn anew.
             now = pause_at + dice.expovariate(1 / given.off_s)
             pause_at = now + dice.expovariate(1 / given.on_s)
             now += dice.expovariate(rate)
+        if now > ends:
+            return
         yield now
 
 

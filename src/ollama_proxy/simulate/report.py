@@ -135,19 +135,16 @@ class Tally:
         """All that is reported of the run, ready for JSON. Times in seconds."""
         busy_s = sum(machine.busy_s for machine in fleet)
         joules = sum(machine.joules(self.ended_at) for machine in fleet)
-        refused = self._refused[COLD] + self._refused[CALIBRATED]
         return {
             "arrived": self.arrived,
             "served": self.served,
-            "refused": dict(refused),
+            "refused": dict(self._refused[COLD] + self._refused[CALIBRATED]),
             "failed": dict(self._ended),
             "deadlines": {
-                name: {
-                    "admitted": admitted,
-                    "met": met,
-                    "rate": met / admitted if admitted else None,
-                }
-                for name, (met, admitted) in zip(("cold", "calibrated"), self._kept, strict=True)
+                name: _kept(met, admitted, refused)
+                for name, (met, admitted), refused in zip(
+                    ("cold", "calibrated"), self._kept, self._in_vain, strict=True
+                )
             },
             "refused_by_phase": {
                 name: dict(codes)
@@ -183,6 +180,17 @@ class Tally:
             "clients": len(means),
             "fairness": sum(means) ** 2 / (len(means) * math.fsum(m * m for m in means)),
         }
+
+
+def _kept(met: int, admitted: int, refused: int) -> Figures:
+    had_one = admitted + refused
+    return {
+        "admitted": admitted,
+        "refused": refused,
+        "met": met,
+        "rate": met / admitted if admitted else None,
+        "of_all": met / had_one if had_one else None,
+    }
 
 
 def _percent(share: float | None) -> str:

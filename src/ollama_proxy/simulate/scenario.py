@@ -253,7 +253,9 @@ def read_trace(path: Path) -> list[Recorded]:
                     faults.append(f"line {number}: is no complete JSON object")
                     continue
                 request, found = structure(raw, Recorded)
-                faults += [f"line {number}: {dotted(key)}: {why}" for key, why in found]
+                faults += [
+                    ": ".join(filter(None, (f"line {number}", dotted(k), w))) for k, w in found
+                ]
                 if request is not None:
                     requests.append(request)
     except (OSError, UnicodeDecodeError) as error:
