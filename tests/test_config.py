@@ -412,6 +412,10 @@ class TestFaults:
                 ),
             ),
             (
+                'scheduler.preempt_started = "later"',
+                'scheduler.preempt_started: must be one of keep, stop, continue (got "later")',
+            ),
+            (
                 'observability.log_format = "xml"',
                 'observability.log_format: must be one of console, json (got "xml")',
             ),

@@ -462,7 +462,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(int, _read_whole)
     converter.register_structure_hook(float, _read_number)
     converter.register_structure_hook(str, _read_text)
-    for words in (BackendType, Hardware, LogLevel, LogFormat):
+    for words in (BackendType, Hardware, LogLevel, LogFormat, Started):
         converter.register_structure_hook(words, _read_word)
     converter.register_structure_hook_func(lambda of: _origin(of) is Mapping, _read_texts_by_text)
     converter.register_structure_hook_factory(lambda of: _origin(of) is tuple, _list_hook)
