@@ -268,6 +268,7 @@ class TestGood:
 
         assert (BackendType.OLLAMA, "http://127.0.0.1:11434") == (ollama.type, ollama.endpoint)
         assert (BackendType.EMBEDDED, "") == (embedded.type, embedded.endpoint)
+        assert (False, True) == (ollama.continues_chat, embedded.continues_chat)
 
 
 class TestOverrides:
