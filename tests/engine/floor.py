@@ -88,6 +88,19 @@ class Listener(Caller):
         return [what for _, what in self.heard]
 
 
+class Socket(Tap):
+    """A way for the pump that leads nowhere."""
+
+    descriptor = -1
+
+    def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:  # noqa: ARG002 - as `Tap` has it
+        """Frame nothing."""
+        return b"".join(chunks)
+
+    async def flush(self, rest: bytes) -> None:
+        """Write nothing."""
+
+
 @attrs.define(eq=False)
 class Floor:
     """What a test of the engine looks at."""

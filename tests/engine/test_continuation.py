@@ -4,19 +4,21 @@ import json
 from typing import Any
 
 import attrs
-import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from ollama_proxy.backends.backend import Errand, Head, Served, Sink
 from ollama_proxy.engine.ledger import Outcome
-from ollama_proxy.policy.ask import Call, Priority
+from ollama_proxy.policy.ask import Call, Priority, Wishes
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Barred
-from tests.engine.floor import Floor, Listener, backend, open_floor
+from tests.engine.floor import Floor, Listener, Socket, backend, open_floor
+from tests.engine.storm import CONTINUING, Storm
 from tests.fakes.backend import ScriptedBackend
+from tests.fleet import spec
 
 CRITICAL = Priority.CRITICAL
 
@@ -55,9 +57,12 @@ def open_continuing(
 
 def complete(floor: Floor, **wanted: Any) -> Listener:
     """A best-effort completion, submitted."""
-    body = msgspec.json.encode({"model": "m", "prompt": "One,", "stream": True})
-    given: dict[str, Any] = {"call": Call.OPENAI_COMPLETION, "priority": Priority.BEST_EFFORT}
-    return floor.submit(body=body, **(given | wanted))
+    given: dict[str, Any] = {
+        "call": Call.OPENAI_COMPLETION,
+        "body": b'{"model":"m","prompt":"One,","stream":true}',
+        "priority": Priority.BEST_EFFORT,
+    }
+    return floor.submit(**(given | wanted))
 
 
 def heard(caller: Listener) -> list[tuple[float, str]]:
@@ -101,6 +106,9 @@ async def test_it_goes_on_elsewhere(nursery: trio.Nursery, autojump_clock: MockC
         fact.first_s,
         fact.tokens,
     )
+    learned = floor.station("igpu").estimates.subjects[caller.job.ask.subject]
+    assert learned.floor_s is not None
+    assert 0.4 < learned.floor_s.value < 1.0  # what was believed, and what this part took
 
 
 async def test_it_waits_for_its_slot(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -289,7 +297,9 @@ class Kept:
 KEPT = {
     "it began where nobody could go on": Kept(backend={"type": BackendType.OLLAMA}),
     "its call cannot be continued": Kept(wanted={"call": Call.ANTHROPIC_MESSAGES}),
-    "its backend does not continue chats": Kept(wanted={"call": Call.OPENAI_CHAT}),
+    "its backend does not continue chats": Kept(
+        wanted={"call": Call.OPENAI_CHAT, "body": b'{"messages":[{"role":"user"}]}'}
+    ),
     "it wants what cannot be joined": Kept(wanted={"body": b'{"prompt":"a","n":2}'}),
     "it said what is not understood": Kept(piece='{"strange":1}'),
     "it is not best effort": Kept(wanted={"priority": Priority.NORMAL}),
@@ -303,13 +313,7 @@ async def test_what_could_not_go_on_is_kept(
     """The critical request waits for its end."""
     npu = openai(**kept.backend).say(kept.piece, after=1.0).say(kept.piece, after=5.0)
     floor = open_continuing(nursery, autojump_clock, npu.then().say("urgent"))
-    body = msgspec.json.encode({"prompt": "One,", "messages": [{"role": "user", "content": "a"}]})
-    wanted: dict[str, Any] = {
-        "call": Call.OPENAI_COMPLETION,
-        "body": body,
-        "priority": Priority.BEST_EFFORT,
-    }
-    caller = floor.submit(**(wanted | kept.wanted))
+    caller = complete(floor, **kept.wanted)
 
     await trio.sleep(1.5)
     urgent = floor.submit(priority=CRITICAL)
@@ -350,3 +354,76 @@ async def test_where_it_is_to_be_stopped_it_is_told(
     await caller.ended.wait()
 
     assert [(1.0, "a"), (1.5, Code.PREEMPTED.value), (1.5, "done")] == heard(caller)
+
+
+class Prompted(ScriptedBackend):
+    """Says a piece, and another in the very moment it is told to."""
+
+    cue: trio.Event
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:
+        """The first time as told; then by its script."""
+        if self.errands:
+            return await super().exchange(errand, sink)
+        self.errands.append(errand)
+        headers = ((b"content-type", b"text/event-stream"),)
+        first, second = (f"data: {said(text, 'first')}\n\n".encode() for text in "ab")
+        await sink.begin(Head(status=200, headers=headers), first, complete=False)
+        await self.cue.wait()
+        await sink.write(second)
+        raise AssertionError("it was told to end before")
+
+
+async def test_a_piece_that_comes_too_late_is_said_anew(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Of what came between the end's being decided and its being heard, nothing is out or noted."""
+    npu = Prompted(spec("npu", type=BackendType.OPENAI)).then().say("urgent", after=1.0)
+    npu.cue = trio.Event()
+    floor = open_continuing(nursery, autojump_clock, saying(npu.then(), "b"))
+    caller = complete(floor)
+    await wait_all_tasks_blocked()
+
+    npu.cue.set()
+    floor.submit(priority=CRITICAL)
+    await caller.ended.wait()
+
+    assert [(0.0, "a"), (2.0, "b"), (2.0, "done")] == heard(caller)
+    assert ["One,", "One,a"] == prompts(npu)
+
+
+@pytest.mark.parametrize(
+    ("priority", "is_pumped"), [(Priority.BEST_EFFORT, False), (Priority.NORMAL, True)]
+)
+async def test_the_pump_keeps_no_transcript(
+    nursery: trio.Nursery, autojump_clock: MockClock, priority: Priority, is_pumped: bool
+) -> None:
+    """So only those who are never broken into are given to it."""
+    floor = open_continuing(nursery, autojump_clock, saying(openai(), "a").hang())
+    caller = complete(floor, priority=priority)
+    caller.socket = Socket()
+
+    await trio.sleep(1.5)
+    (attempt,) = caller.job.attempts
+
+    assert is_pumped is (attempt.tap() is not None)
+
+
+def test_a_beaten_rival_must_be_out_first() -> None:
+    """While a second attempt is on its way out, the job cannot wait in line, so it is kept."""
+    storm = Storm(preempts=Started.CONTINUE, hedge_budget=1.0)
+    wishes = Wishes(priority=Priority.BEST_EFFORT, latency_critical=True)
+    job = storm.submit(wishes, call=Call.OPENAI_CHAT, stream=True, late_s=0.0, client="")
+    storm.dispatcher._hedging.saved_s = 10.0
+    storm.wait(100.0)
+    (_, first), (_, second) = storm.running
+    number = 0 if first.decision.backend in CONTINUING else 1
+    winner = [first, second][number]
+    storm.answer(number)
+
+    assert [first, second] == job.attempts
+    assert not winner.is_continuable
+
+    storm.end(1 - number, Served(status=200))
+
+    assert winner.is_continuable

@@ -440,7 +440,7 @@ class Dispatcher:
         )
         job.attempts.append(attempt)
         station.hand(attempt)
-        if self._hedging.share and not is_hedge and job.begun is None:
+        if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
             if when is not None and when < job.deadline and len(self.stations) > 1:
