@@ -266,6 +266,7 @@ class TestGood:
 
         assert (BackendType.OLLAMA, "http://127.0.0.1:11434") == (ollama.type, ollama.endpoint)
         assert (BackendType.EMBEDDED, "") == (embedded.type, embedded.endpoint)
+        assert (False, True) == (ollama.continues_chat, embedded.continues_chat)
 
 
 class TestOverrides:
@@ -410,12 +411,12 @@ class TestFaults:
                 ),
             ),
             (
-                'observability.log_format = "xml"',
-                'observability.log_format: must be one of console, json (got "xml")',
-            ),
-            (
                 'scheduler.preempt_started = "later"',
                 'scheduler.preempt_started: must be one of keep, stop, continue (got "later")',
+            ),
+            (
+                'observability.log_format = "xml"',
+                'observability.log_format: must be one of console, json (got "xml")',
             ),
             (
                 "routing = {}\nrouter = {}",

@@ -188,6 +188,7 @@ class BackendConfig:
     )
     device: str = attrs.field(default="", validator=_PRINTABLE)
     model_path: str = attrs.field(default="", validator=_PRINTABLE)
+    continues_chat: bool = False
     connect_timeout_s: float = attrs.field(default=2.0, validator=_SECONDS)
     characteristics: Characteristics = attrs.field(factory=Characteristics)
 
@@ -220,6 +221,9 @@ class BackendConfig:
             preference=self.characteristics.priority,
             api_key_env=self.api_key_env,
             model_path=self.model_path,
+            # The model that comes along is known to; one that thinks first is refused by llama.cpp.
+            continues_chat=self.continues_chat
+            or (self.type is BackendType.EMBEDDED and not self.model_path),
         )
 
 

@@ -24,6 +24,7 @@ import trio
 
 import ollama_proxy
 from ollama_proxy.backends.backend import Backend, BackendFailed
+from ollama_proxy.backends.continuation import transcribe
 from ollama_proxy.backends.embedded import EmbeddedBackend
 from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.ollama import OllamaBackend
@@ -324,7 +325,7 @@ async def serve(
     config = plan.config
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
-    dispatcher = Dispatcher(_dispatch_settings(config), ledger)
+    dispatcher = Dispatcher(_dispatch_settings(config), ledger, transcribe=transcribe)
     gate = Gate(
         bound_host=config.server.host,
         allowed_hosts=config.server.allowed_hosts,

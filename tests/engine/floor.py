@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import CallerLeft, Errand, Head, Probe, Tap
+from ollama_proxy.backends.continuation import transcribe
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Caller, Job
@@ -87,6 +88,19 @@ class Listener(Caller):
         return [what for _, what in self.heard]
 
 
+class Socket(Tap):
+    """A way for the pump that leads nowhere."""
+
+    descriptor = -1
+
+    def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:  # noqa: ARG002 - as `Tap` has it
+        """Frame nothing."""
+        return b"".join(chunks)
+
+    async def flush(self, rest: bytes) -> None:
+        """Write nothing."""
+
+
 @attrs.define(eq=False)
 class Floor:
     """What a test of the engine looks at."""
@@ -129,8 +143,9 @@ class Floor:
         call = wanted.pop("call", Call.OPENAI_CHAT)
         model = wanted.pop("model", MODEL)
         stream = wanted.pop("stream", True)
+        body = wanted.pop("body", b"{}")
         caller.job = Job(
-            errand=Errand(call=call, model=model, body=b"{}", stream=stream),
+            errand=Errand(call=call, model=model, body=body, stream=stream),
             ask=Ask(call=call, model=model, stream=stream),
             arrived=wanted.pop("arrived", trio.current_time()),
             wishes=Wishes(**wanted),
@@ -198,7 +213,9 @@ def open_floor(
 ) -> Floor:
     """Put backends to work; `changes` are the dispatcher's settings."""
     ledger = Ledger()
-    dispatcher = Dispatcher(DispatchSettings(**changes), ledger, clock=clock.current_time)
+    dispatcher = Dispatcher(
+        DispatchSettings(**changes), ledger, clock=clock.current_time, transcribe=transcribe
+    )
     floor = Floor(
         dispatcher, nursery, preempts=preempts, reserve_critical_slots=reserve_critical_slots
     )

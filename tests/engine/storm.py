@@ -9,7 +9,16 @@ from typing import cast
 
 import attrs
 
-from ollama_proxy.backends.backend import BackendFailed, Errand, Fault, Head, Probe, Served, Tap
+from ollama_proxy.backends.backend import (
+    BackendFailed,
+    Errand,
+    Fault,
+    Head,
+    Probe,
+    Served,
+    Tap,
+    Transcript,
+)
 from ollama_proxy.engine.attempt import Attempt
 from ollama_proxy.engine.dispatcher import CallerStalled, Dispatcher, DispatchSettings, Ending
 from ollama_proxy.engine.job import Caller, Job, Stage
@@ -24,6 +33,7 @@ from tests.fleet import MODEL
 
 NAMES = ("npu", "igpu", "cpu")
 SLOTS = {"npu": 1, "igpu": 2, "cpu": 3}
+CONTINUING = {"npu", "cpu"}
 CAPACITY = 3
 
 
@@ -55,6 +65,26 @@ class Witness(Caller):
 
 
 @attrs.define(eq=False)
+class Gist(Transcript):
+    """A transcript of nothing, which can be gone on with until `is_continuable` says otherwise."""
+
+    errand: Errand
+    pieces: int = 1
+    is_continuable: bool = True
+
+    def continued(self) -> Errand | None:
+        """The same again, and longer."""
+        return attrs.evolve(self.errand, body=bytes(self.errand.body) + b"{}")
+
+    def open(self, head: Head) -> None:
+        """Nothing comes: no worker writes."""
+
+    def feed(self, data: bytes, *, complete: bool) -> bytes:  # noqa: ARG002 - as `Transcript` has it
+        """As above."""
+        return data
+
+
+@attrs.define(eq=False)
 class Bench:
     """A crew that works on nothing until it is told to."""
 
@@ -78,6 +108,7 @@ class Storm:
         jobs: all that have not ended when they were last looked at.
         running: who is at work where.
         opened: every station that ever was, while somebody is at its slots.
+        continued: how often an answer was seen that went on, or will.
     """
 
     preempts: Started | None = Started.STOP
@@ -92,13 +123,17 @@ class Storm:
     opened: list[Station] = attrs.field(factory=list)
     submitted: int = 0
     outcomes: dict[str, Outcome] = attrs.field(factory=dict)
+    continued: int = 0
     dispatcher: Dispatcher = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         ledger = Ledger()
         ledger.read_by(self._note)
         self.dispatcher = Dispatcher(
-            DispatchSettings(hedge_budget=self.hedge_budget), ledger, clock=lambda: self.now
+            DispatchSettings(hedge_budget=self.hedge_budget),
+            ledger,
+            clock=lambda: self.now,
+            transcribe=Gist,
         )
         for name in self.names:
             self.join(name)
@@ -139,8 +174,14 @@ class Storm:
     def answer(self, number: int) -> None:
         """An attempt brings its first bytes, unless it was told to end."""
         _, attempt = self.running[number]
-        if attempt.halted is None and attempt.job.begun is None:
+        if attempt.halted is None and not attempt.answered:
             attempt.win(self.now)
+
+    def say_the_last(self, number: int) -> None:
+        """An answer comes to a place from where nobody could go on."""
+        _, attempt = self.running[number]
+        if isinstance(attempt.job.transcript, Gist):
+            attempt.job.transcript.is_continuable = False
 
     def end(self, number: int, ending: Ending) -> None:
         """An attempt ends: as it was told to, if it was."""
@@ -171,7 +212,7 @@ class Storm:
     def join(self, name: str) -> None:
         """A backend joins, or takes the place of the one that had its id."""
         station = Station(
-            backend(name, slots=SLOTS[name]),
+            backend(name, slots=SLOTS[name], continues_chat=name in CONTINUING),
             queue_capacity=self.capacity,
             preempts=self.preempts,
             reserve_critical_slots=self.reserve,
@@ -244,6 +285,15 @@ class Storm:
                 assert job.attempts
             if job.stage is Stage.WAITING:
                 assert not job.attempts
+            if job.stage is Stage.WAITING and job.begun is not None:
+                assert job.decision is not None
+                assert Started.CONTINUE is self.preempts
+                assert job.decision.backend in CONTINUING
+                assert (True, 1) == (job.ask.continues, job.given)
+            if job.ask.continues:
+                assert 1 <= job.put_back
+                assert len(job.attempts) <= 1
+                self.continued += 1
 
     def check_alarms(self) -> None:
         """Who waits with a deadline is remembered by it."""

@@ -96,6 +96,12 @@ class Dispatching(RuleBasedStateMachine):
         self.storm.answer(data.draw(st.integers(0, len(self.storm.running) - 1)))
 
     @precondition(lambda self: self.storm.running)
+    @rule(data=st.data())
+    def say_the_last(self, data: st.DataObject) -> None:
+        """An answer comes to a place from where nobody could go on."""
+        self.storm.say_the_last(data.draw(st.integers(0, len(self.storm.running) - 1)))
+
+    @precondition(lambda self: self.storm.running)
     @rule(data=st.data(), ending=ENDINGS)
     def end(self, data: st.DataObject, ending: Ending) -> None:
         """An attempt ends."""

@@ -8,10 +8,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ollama_proxy.backends.backend import Errand, Served, Sink, Tap
+from ollama_proxy.backends.backend import Errand, Served, Sink
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.policy.refusal import Code
-from tests.engine.floor import backend, open_floor
+from tests.engine.floor import Socket, backend, open_floor
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import spec
 
@@ -144,19 +144,6 @@ async def test_both_sides_may_take_their_time_in_turn(
 
     assert [(0.0, "a"), (2 * turn_s, "b"), (3 * turn_s, "c")] == caller.heard[:3]
     assert Outcome.SERVED is floor.outcome(caller)
-
-
-class Socket(Tap):
-    """A way for the pump that leads nowhere."""
-
-    descriptor = -1
-
-    def frame(self, chunks: list[bytes], *, complete: bool) -> bytes:  # noqa: ARG002 - as `Tap` has it
-        """Frame nothing."""
-        return b"".join(chunks)
-
-    async def flush(self, rest: bytes) -> None:
-        """Write nothing."""
 
 
 class Pumped(ScriptedBackend):

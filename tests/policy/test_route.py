@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ollama_proxy.policy.ask import Call, Wishes
 from ollama_proxy.policy.estimate import Estimates, Seen
-from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.fleet import BackendType, BackendView
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import Decision, Reason, RouteSettings, choose, explain
 from tests.fleet import FIGURES, MODEL, ask, laptop, spec, view
@@ -97,6 +97,34 @@ class TestMayServe:
         assert explanation.outcome.backend == "cpu"
         assert [b.id for b in explanation.barred] == ["npu"]
         assert explanation.barred[0].why_not
+
+    @pytest.mark.parametrize(
+        ("call", "type_", "continues_chat", "can"),
+        [
+            (Call.OPENAI_COMPLETION, BackendType.OPENAI, False, True),
+            (Call.OPENAI_COMPLETION, BackendType.EMBEDDED, False, True),
+            (Call.OPENAI_COMPLETION, BackendType.OLLAMA, True, False),
+            (Call.OPENAI_CHAT, BackendType.OPENAI, False, False),
+            (Call.OPENAI_CHAT, BackendType.OPENAI, True, True),
+            (Call.OPENAI_CHAT, BackendType.OLLAMA, True, True),
+            (Call.OLLAMA_CHAT, BackendType.OLLAMA, True, False),
+        ],
+    )
+    def test_2_an_answer_is_only_continued_by_who_can(
+        self, call: Call, type_: BackendType, continues_chat: bool, can: bool
+    ) -> None:
+        """Texts by all but Ollama, which asks them as questions; chats by those of whom it is said."""
+        fleet = [view(spec_type=type_, spec_continues_chat=continues_chat)]
+        rest = ask(call=call, continues=True)
+
+        explanation = explain(rest, Wishes(), fleet, SETTINGS, now=0.0)
+
+        assert can is isinstance(explanation.outcome, Decision)
+        why_not = [] if can else ["cannot continue an answer"]
+        assert why_not == [b.why_not for b in explanation.barred]
+        assert isinstance(
+            explain(ask(call=call), Wishes(), fleet, SETTINGS, now=0.0).outcome, Decision
+        )
 
     def test_2_a_backend_that_lists_nothing_is_trusted(self) -> None:
         """A server that does not tell its models may serve what its owner allows."""

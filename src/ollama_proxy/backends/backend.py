@@ -70,6 +70,34 @@ class Sink(Protocol):
         """The way for the pump, once begun; None where bytes must come through `write`."""
 
 
+class Transcript(Protocol):
+    """What the caller of a stream was given, so that another attempt can go on where one broke off.
+
+    The parts of an answer pass through it in turn: each is opened, then fed.
+    """
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces said something."""
+
+    @property
+    def is_continuable(self) -> bool:
+        """Whether another part could go on from here."""
+
+    def continued(self) -> Errand | None:
+        """What is left to do; None where nobody could go on."""
+
+    def open(self, head: Head) -> None:
+        """A part's head has come.
+
+        Raises:
+            BackendFailed: a later part is none.
+        """
+
+    def feed(self, data: bytes, *, complete: bool) -> bytes:
+        """What the caller is to have of a part's bytes; none while a piece is not whole."""
+
+
 @attrs.frozen(kw_only=True)
 class Report:
     """What a server says of the work that one answer took. None: it does not tell.

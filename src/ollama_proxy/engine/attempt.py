@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from ollama_proxy.backends.backend import Head, Sink, Tap
+from ollama_proxy.backends.backend import Head, Sink, Tap, Transcript
 from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.route import Decision
@@ -35,8 +35,9 @@ class Attempt(Sink):
         is_hedge: it is the second at the same job.
         cold: the model had to be loaded; None where that is not known.
         uncached: the share of the prompt that was not computed here before.
+        transcript: what its caller is given is noted there; None where nobody will go on with it.
         halted: why it is to end, once it is.
-        answered: its backend has given the first bytes.
+        begun: when its backend gave the first bytes.
         is_giving: bytes are there, and the caller has not taken them yet.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
     """
@@ -49,8 +50,9 @@ class Attempt(Sink):
     is_hedge: bool = False
     cold: bool | None = None
     uncached: float = 1.0
+    transcript: Transcript | None = None
     halted: Halt | None = None
-    answered: bool = False
+    begun: float | None = None
     is_giving: bool = False
     told: Callable[["Attempt"], object] | None = None
 
@@ -73,8 +75,18 @@ class Attempt(Sink):
 
     @property
     def is_continuable(self) -> bool:
-        """Whether another attempt could go on where this one breaks off."""
-        return False
+        """Whether another attempt could go on where this one breaks off.
+
+        Not while the caller takes a piece: nobody would know how much of it is out. Nor while a
+        beaten rival is on its way out: the job could not wait in line.
+        """
+        transcript = self.job.transcript
+        return (
+            transcript is not None
+            and transcript.is_continuable
+            and not self.is_giving
+            and all(rival is self for rival in self.job.attempts)
+        )
 
     # -- ending it ---------------------------------------------------------------------------------
 
@@ -89,15 +101,40 @@ class Attempt(Sink):
             if self.told is not None:
                 self.told(self)
 
+    @property
+    def answered(self) -> bool:
+        """Whether its backend has given the first bytes."""
+        return self.begun is not None
+
     def win(self, now: float) -> None:
         """Its backend has given the first bytes: it is the one that answers."""
         job = self.job
-        self.answered = True
-        job.begun = now
+        self.begun = now
+        if job.begun is None:
+            job.begun = now
+            job.transcript = self.transcript
         job.decision = self.decision
         for rival in job.attempts:
             if rival is not self:
                 rival.halt(Halt.BEATEN)
+
+    def leave_rest(self) -> bool:
+        """Let its job be what is left of it; False where nobody could go on.
+
+        A stream's deadline was for its first byte, which was in time.
+        """
+        job = self.job
+        if job.transcript is None or not self.is_continuable:
+            return False
+        rest = job.transcript.continued()
+        if rest is None:
+            return False
+        job.errand = rest
+        job.ask = attrs.evolve(job.ask, continues=True, prompt_bytes=len(rest.body))
+        job.wishes = attrs.evolve(job.wishes, max_latency_s=None)
+        job.deadline = math.inf
+        job.given = job.transcript.pieces
+        return True
 
     # -- Sink --------------------------------------------------------------------------------------
 
@@ -106,24 +143,45 @@ class Attempt(Sink):
         if self.halted is not None:
             # Its slot is promised to another already, or its caller to another attempt.
             await trio.lowlevel.checkpoint_if_cancelled()
+        job = self.job
+        goes_on = job.begun is not None
         self.win(trio.current_time())
+        if job.transcript is not None:
+            job.transcript.open(head)
+            first = job.transcript.feed(first, complete=complete)
+            if not goes_on and not job.transcript.is_continuable:
+                job.transcript = None
+        if goes_on:
+            await self._give(first, complete=complete)
+            return
         self._watch_for_stall()
         self.is_giving = True
-        await self.job.caller.begin(self.job, head, first, complete=complete)
+        await job.caller.begin(job, head, first, complete=complete)
         self.is_giving = False
         self._watch_for_stall()
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""
+        transcript = self.job.transcript
+        if transcript is not None:
+            if self.halted is not None:
+                # What comes now will be said anew by whoever goes on.
+                await trio.lowlevel.checkpoint_if_cancelled()
+            data = transcript.feed(data, complete=complete)
+        await self._give(data, complete=complete)
+
+    async def _give(self, data: bytes, *, complete: bool) -> None:
         self._watch_for_stall()
+        if not data and not complete:
+            return
         self.is_giving = True
         await self.job.caller.write(data, complete=complete)
         self.is_giving = False
         self._watch_for_stall()
 
     def tap(self) -> Tap | None:
-        """See `Sink`. The pump watches for silence itself."""
-        tap = self.job.caller.tap()
+        """See `Sink`. The pump watches for silence itself, but keeps no transcript."""
+        tap = self.job.caller.tap() if self.job.transcript is None else None
         if tap is not None:
             self.scope.deadline = self._last_moment
         return tap

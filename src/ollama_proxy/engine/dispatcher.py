@@ -16,10 +16,12 @@ from ollama_proxy.backends.backend import (
     BackendFailed,
     CallRejected,
     CallUnserved,
+    Errand,
     Fault,
     ModelMissing,
     Report,
     Served,
+    Transcript,
 )
 from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
@@ -27,9 +29,11 @@ from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.affinity import Affinity
+from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.hedge import Budget, hedge_at
+from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import Decision, Explanation, RouteSettings, choose, explain
 
@@ -125,8 +129,16 @@ class Dispatcher:
         ledger: Ledger,
         *,
         clock: Callable[[], float] = trio.current_time,
+        transcribe: Callable[[Errand], Transcript | None] = lambda _: None,
     ) -> None:
-        """Begin with no stations; `add` them."""
+        """Begin with no stations; `add` them.
+
+        Args:
+            settings: how jobs are placed.
+            ledger: where they are booked.
+            clock: seconds.
+            transcribe: begins to note an answer, where another attempt could go on with it.
+        """
         self.stations: dict[str, Station] = {}
         self.is_draining = False
         self.jobs: set[Job] = set()
@@ -134,6 +146,7 @@ class Dispatcher:
         self.alarms = Alarms()
         self._ledger = ledger
         self._now = clock
+        self._transcribe = transcribe
         self._hedging = Budget(0.0)
         self._crowded: dict[Station, None] = {}  # whose line may hold somebody
         self._sooner = trio.Event()
@@ -245,7 +258,7 @@ class Dispatcher:
         self._assign(station)
         if is_put_back:
             # Only now: the slot is for whom it was cleared.
-            self._put_back(station, job)
+            self._put_back(station, attempt)
         self._invite(station)
 
     def _book(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
@@ -257,8 +270,12 @@ class Dispatcher:
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
+                # So does one that will not go on with an answer.
                 why = f"{job.errand.model}: {ending}"
-                station.has_failed(now, why, is_general=ending.status != 500)  # noqa: PLR2004 - RFC 9110
+                is_own = ending.status == 500 or (  # noqa: PLR2004 - RFC 9110
+                    job.ask.continues and ending.fault is Fault.REFUSED
+                )
+                station.has_failed(now, why, is_general=not is_own)
             case CallRejected():
                 station.has_served(now)
             case CallUnserved():
@@ -430,6 +447,7 @@ class Dispatcher:
             uncached=1 - warm.share
             if warm is not None and warm.backend == station.spec.id
             else 1.0,
+            transcript=self._new_transcript(job, station),
         )
         job.attempts.append(attempt)
         station.hand(attempt)
@@ -438,6 +456,18 @@ class Dispatcher:
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
             if when is not None and when < job.deadline and len(self.stations) > 1:
                 self._remind(job, when, Alarm.HEDGE)
+
+    def _new_transcript(self, job: Job, station: Station) -> Transcript | None:
+        """Where an answer is noted that may be broken into; only where its backend could go on."""
+        if (
+            station.preempts is Started.CONTINUE
+            and job.priority is Priority.BEST_EFFORT
+            and job.begun is None
+            and job.ask.stream
+            and station.spec.continues(job.ask.call)
+        ):
+            return self._transcribe(job.errand)
+        return None
 
     def _hedge(self, job: Job, now: float) -> None:
         """Make a second attempt at a job whose first is likely to miss."""
@@ -470,13 +500,14 @@ class Dispatcher:
             # What the last backend said is more use to the caller than that nobody is left.
             self._refuse(job, refusal)
 
-    def _put_back(self, station: Station, job: Job) -> None:
+    def _put_back(self, station: Station, attempt: Attempt) -> None:
         """One whose slot was taken waits again, at its old place or where it is better now."""
-        if job.begun is not None or job.left:
-            self._refuse(job, _PREEMPTED)
-            return
+        job = attempt.job
         if job.stopped:
             self._refuse(job, _STOPPING)
+            return
+        if job.left or (job.begun is not None and not attempt.leave_rest()):
+            self._refuse(job, _PREEMPTED)
             return
         job.put_back += 1
         job.stage = Stage.NEW
@@ -544,7 +575,7 @@ class Dispatcher:
         station.has_served(now)
         job = attempt.job
         is_answer = served.status < 400 and served.computed  # noqa: PLR2004 - an error is none
-        if job.begun is None or not is_answer:
+        if attempt.begun is None or not is_answer:
             return
         station.has_loaded(job.ask.model)
         if job.ask.prefix:
@@ -553,7 +584,7 @@ class Dispatcher:
         station.estimates.observe(
             job.ask,
             Seen(
-                first_s=job.begun - attempt.started if job.ask.stream else None,
+                first_s=attempt.begun - attempt.started if job.ask.stream else None,
                 whole_s=now - attempt.started,
                 pieces=served.tokens,
                 cold=attempt.cold,
@@ -572,7 +603,7 @@ class Dispatcher:
 
     def _learn_silence(self, station: Station, attempt: Attempt, now: float) -> None:
         """Nobody waits any more for an answer that had not begun."""
-        if attempt.job.begun is None:
+        if attempt.begun is None:
             station.estimates.keep_waiting(
                 attempt.job.ask,
                 now - attempt.started,
@@ -626,7 +657,9 @@ class Dispatcher:
                 promised_s=job.promised_s,
                 first_s=None if job.begun is None else job.begun - job.arrived,
                 whole_s=now - job.arrived,
-                tokens=served.tokens if served is not None else None,
+                tokens=job.given + served.tokens
+                if served is not None and served.tokens is not None
+                else None,
                 put_back=job.put_back,
                 hedged=job.hedge_s > 0,
             )

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from ollama_proxy.backends.backend import BackendFailed, CallerLeft, Errand, Head, Tap
+from ollama_proxy.backends.backend import (
+    BackendFailed,
+    CallerLeft,
+    Errand,
+    Head,
+    Tap,
+    Transcript,
+)
 from ollama_proxy.policy.ask import Ask, Priority, Wishes
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import Decision
@@ -71,6 +78,8 @@ class Job:
         stopped: the router ends, and has waited for it as long as it may.
         assigned: when its wait in line ended; None if it has not, or there was none.
         begun: when the first byte went to the caller.
+        transcript: what the caller was given, while another attempt could go on with it.
+        given: pieces of the answer by attempts that were put back.
         priority: how urgent it is.
         deadline: when it must have its first token (a stream) or its end (a whole answer).
     """
@@ -95,6 +104,8 @@ class Job:
     stopped: bool = False
     assigned: float | None = None
     begun: float | None = None
+    transcript: Transcript | None = attrs.field(default=None, repr=False)
+    given: int = 0
     # Kept, not derived: each is asked for a dozen times on a job's way.
     priority: Priority = attrs.field(init=False)
     deadline: float = attrs.field(init=False)

@@ -136,6 +136,7 @@ class Ask:
         prompt_bytes: the size of the whole request body: an upper bound for the prompt.
         answer_limit: how many tokens the caller wants at most; None where it does not say.
         prefix: what the prompt begins with, as `affinity.prefix_keys` tells it.
+        continues: it is the rest of an answer that was broken off, which not everyone can give.
         subject: what a speed is learned for: vectors take milliseconds where an answer takes
             seconds.
         kind: the same for any two that every backend would be judged alike for.
@@ -147,6 +148,7 @@ class Ask:
     prompt_bytes: int = 0
     answer_limit: int | None = None
     prefix: tuple[int, ...] = attrs.field(default=(), repr=False)
+    continues: bool = False
     subject: str = attrs.field(init=False, eq=False, repr=False)
     kind: str = attrs.field(init=False, eq=False, repr=False)
 
@@ -157,7 +159,8 @@ class Ask:
     @kind.default
     def _kind(self) -> str:
         size, limit = _step(self.prompt_bytes), self.answer_limit
-        return f"{self.call.value} {self.stream} {size} {limit and _step(limit)} {self.model}"
+        shape = f"{self.stream} {self.continues} {size} {limit and _step(limit)}"
+        return f"{self.call.value} {shape} {self.model}"
 
     @property
     def prompt_size(self) -> float:

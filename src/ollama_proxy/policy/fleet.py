@@ -51,7 +51,10 @@ def canonical_model(name: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class BackendSpec:
-    """One backend as its owner described it. Power in watts, times in seconds."""
+    """One backend as its owner described it. Power in watts, times in seconds.
+
+    `continues_chat`: where the last message is the assistant's, it goes on just where that ends.
+    """
 
     id: str
     type: BackendType
@@ -69,6 +72,7 @@ class BackendSpec:
     preference: int = 0
     api_key_env: str = ""
     model_path: str = ""
+    continues_chat: bool = False
     _may: re.Pattern[str] = attrs.field(
         init=False,
         eq=False,
@@ -93,6 +97,16 @@ class BackendSpec:
             return bool(self._may.match(model)) and not self._must_not.match(model)
         allowed = self._may.match(model) or self._may.match(real)
         return bool(allowed) and not (self._must_not.match(model) or self._must_not.match(real))
+
+    def continues(self, call: Call) -> bool:
+        """Whether it can go on with an answer that was broken off.
+
+        A text's completion goes on from the text so far; but Ollama makes of it a question in the
+        model's template, and answers that.
+        """
+        if call is Call.OPENAI_COMPLETION:
+            return self.type is not BackendType.OLLAMA
+        return call is Call.OPENAI_CHAT and self.continues_chat
 
     @property
     def prior(self) -> Prior:

@@ -3,8 +3,8 @@
 The decision, in the order it is made; the tests carry the same numbers:
 
 (1) target: a named backend or hardware narrows the fleet to it.
-(2) may serve: enabled, healthy, circuit closed, knows the call, owner allows the model, prompt
-    fits, model installed, room in its line.
+(2) may serve: enabled, healthy, circuit closed, knows the call, can continue an answer if that is
+    what is asked, owner allows the model, prompt fits, model installed, room in its line.
 (3) caps: power budget, then the deadline against the predicted latency and what such predictions
     were wrong by lately.
 (4) order: a flag in the request dominates. `latency-critical`: least predicted time;
@@ -345,6 +345,8 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
         return "failed too often lately"
     if ask.call in view.unserved:
         return f"does not serve {ask.call.path}"
+    if ask.continues and not spec.continues(ask.call):
+        return "cannot continue an answer"
     return _model_obstacle(view, ask)
 
 
