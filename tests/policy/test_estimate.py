@@ -11,6 +11,7 @@ from ollama_proxy.policy.ask import Ask, Call
 from ollama_proxy.policy.estimate import (
     HALF_LIFE_S,
     MODELS_MAX,
+    OFF_HALF_LIFE_S,
     Estimates,
     Forecast,
     Prior,
@@ -197,6 +198,14 @@ def test_coming_early_makes_no_forecast_unsafe() -> None:
 
     assert 0.0 == expected(estimates).off_first_s
     assert expected(estimates).first_s < 0.5
+
+
+def test_an_error_that_nothing_confirms_fades() -> None:
+    """Those whom it keeps away could not show that it was an accident."""
+    estimates = taught(Seen(first_s=5.0, whole_s=5.0))
+
+    assert 4.0 == expected(estimates).off_first_s
+    assert 2.0 == expected(estimates, now=OFF_HALF_LIFE_S).off_first_s
 
 
 def test_made_up_names_do_not_pile_up() -> None:

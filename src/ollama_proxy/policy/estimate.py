@@ -21,6 +21,9 @@ WEIGHT = 0.25  # of one new observation; four or five of them replace what was b
 SLOPE_WEIGHT = 0.1  # of one point of the line: two unknowns want more points than one
 MODELS_MAX = 1024  # some servers take any name a caller makes up; the least recently fed goes
 HALF_LIFE_S = 1800.0  # unused for half an hour, half of the trust goes back to the prior
+# An error that nothing confirms is forgotten sooner. It keeps requests with a deadline away, and none
+# but they would show that it was an accident.
+OFF_HALF_LIFE_S = 300.0
 DECODE_MAX = 1e6  # tokens per second; what reports more has a clock that stands still
 BYTES_PER_TOKEN = 4.0  # of English prose; an estimate until the backend reports counts
 # Sizes must differ so much, relative to their mean, before a line is drawn through them: the noise
@@ -53,6 +56,10 @@ class Learned:
         """The mean, drawn back to `prior` as it grows old."""
         trust = math.exp2(-max(0.0, now - self.at) / HALF_LIFE_S)
         return prior + trust * (self.value - prior)
+
+    def faded(self, now: float) -> float:
+        """An error, the smaller the longer nothing confirmed it."""
+        return self.value * math.exp2(-max(0.0, now - self.at) / OFF_HALF_LIFE_S)
 
 
 def fed(known: Learned | None, observed: float, now: float) -> Learned:
@@ -227,8 +234,8 @@ class Speeds:
             first_s=first_s,
             whole_s=whole_s,
             load_s=load_s,
-            off_first_s=self.off_first_s.value if self.off_first_s is not None else 0.0,
-            off_whole_s=self.off_whole_s.value if self.off_whole_s is not None else 0.0,
+            off_first_s=self.off_first_s.faded(now) if self.off_first_s is not None else 0.0,
+            off_whole_s=self.off_whole_s.faded(now) if self.off_whole_s is not None else 0.0,
         )
 
     def learn(self, ask: Ask, seen: Seen, prior: Prior, now: float) -> None:
