@@ -31,6 +31,7 @@ any fixed one the ranking of a slow thrifty NPU against a fast hungry card is de
 import difflib
 import enum
 import math
+import operator
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -312,7 +313,12 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
             )
 
     # (4) order, (5) ties
-    able.sort(key=_order(wishes))
+    if wishes.latency_critical or wishes.power_efficient:
+        able.sort(key=_order(wishes))
+    else:
+        # Sorting is stable. Twice by what is there costs half of once by what must be made.
+        able.sort(key=_ties_of)
+        able.sort(key=_score_of, reverse=True)
     candidates = tuple(able)
     return Decision(
         backend=candidates[0].id,
@@ -445,9 +451,11 @@ def _order(wishes: Wishes) -> Callable[[Candidate], Any]:
     """What candidates are sorted by, least first: what a flag names, then the score, then ties."""
     if wishes.latency_critical:
         return lambda c: (c.predicted_s * c.toil, -c.score, c.ties)
-    if wishes.power_efficient:
-        return lambda c: (c.watts * c.toil, -c.score, c.ties)
-    return lambda c: (-c.score, c.ties)
+    return lambda c: (c.watts * c.toil, -c.score, c.ties)
+
+
+_score_of = operator.attrgetter("score")
+_ties_of = operator.attrgetter("ties")
 
 
 def _reason(wishes: Wishes, candidates: tuple[Candidate, ...], *, tried: bool) -> Reason:
