@@ -724,3 +724,58 @@ async def test_an_absurd_deadline_is_as_good_as_none() -> None:
         )
 
     assert 200 == answer.status_code
+
+
+async def test_a_backend_joins_while_others_wait() -> None:
+    """Whoever is in line when a file names another backend is served, there or where it waits."""
+    async with AsyncExitStack() as stack:
+        slow = Script(first_token_s=0.3, tokens=1)
+        first = await stack.enter_async_context(open_fake(slow))
+        second = await stack.enter_async_context(open_fake(slow))
+        config = configured(backend("npu", first.url, slots=1))
+        owner = await stack.enter_async_context(running(config))
+        client = await stack.enter_async_context(owner.client())
+        statuses: list[int] = []
+
+        async def ask() -> None:
+            answer = await client.post(CHAT, json=asked(stream=False))
+            statuses.append(answer.status_code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(ask)
+            await first.until(inferences)
+            joined = backend("igpu", second.url, slots=1)
+            owner.config = attrs.evolve(config, backends=(*config.backends, joined))
+            owner.signal(signal.SIGHUP)
+        seen = inferences(second.log)
+
+    assert ([200] * 4, True) == (statuses, bool(seen))
+
+
+async def test_a_renamed_backend_keeps_its_line() -> None:
+    """Its server answers no probe in time; it was well a moment ago, and it is the same server."""
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(open_fake(Script(first_token_s=0.5, tokens=1)))
+        config = configured(backend("npu", fake.url, slots=1))
+        owner = await stack.enter_async_context(running(config))
+        client = await stack.enter_async_context(owner.client())
+        statuses: list[int] = []
+
+        async def ask() -> None:
+            answer = await client.post(CHAT, json=asked(stream=False))
+            statuses.append(answer.status_code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await fake.until(inferences)
+            fake.script = attrs.evolve(
+                fake.script, behaviour=Behaviour.SLOW, misbehaves_at=("/api/tags",), delay_s=1.0
+            )
+            owner.config = attrs.evolve(
+                config, backends=(attrs.evolve(config.backends[0], name="Other"),)
+            )
+            owner.signal(signal.SIGHUP)
+
+    assert [200] * 3 == statuses

@@ -122,6 +122,8 @@ class Fleet:
                     station = Station(
                         _open_backend(backend, self._pump), queue_capacity=lines.queue_capacity
                     )
+                    if known is not None and known[0].endpoint == backend.endpoint:
+                        station.inherit(known[1])
                     opened[backend_id] = station
                     opening.start_soon(self._start, station, health)
         for backend_id, station in opened.items():
@@ -135,6 +137,7 @@ class Fleet:
             self._dispatcher.remove(station)
         for _, station in self._open.values():
             _set_scheduler(station, lines)
+            self._dispatcher.health_changed(station)  # there may be more slots for some
         self._pump.stall_timeout_s = config.router.stall_timeout_s
 
     async def _start(self, station: Station, health: HealthSettings) -> None:

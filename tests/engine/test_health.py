@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import BackendFailed, Fault, Probe
-from ollama_proxy.engine.health import HealthSettings, watch_health
+from ollama_proxy.engine.health import PLACE_KEPT_S, HealthSettings, watch_health
 from ollama_proxy.engine.station import LINGERS_MAX_S, Station
 from ollama_proxy.policy.ask import Priority
 from tests.engine.floor import Floor, backend, open_floor
@@ -122,7 +122,7 @@ async def test_one_that_does_not_answer_is_down(
 
 
 async def test_probes_take_turns(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """No more are under way at once than there are places."""
+    """No more begin at once than there are places; one that is silent gives up its own."""
     fleet = [backend("npu"), backend("igpu")]
     floor = open_floor(nursery, autojump_clock)
     limiter = trio.CapacityLimiter(1)
@@ -133,7 +133,7 @@ async def test_probes_take_turns(nursery: trio.Nursery, autojump_clock: MockCloc
 
     await trio.sleep(3.0)
 
-    assert [0.0, 2.0] == sorted(played.probed[0] for played in fleet)
+    assert [0.0, PLACE_KEPT_S] == sorted(played.probed[0] for played in fleet)
 
 
 async def test_those_in_line_of_one_that_goes_down(
@@ -270,7 +270,7 @@ class TestLingering:
         floor.dispatcher.withdraw(gone.job)
         await waiting.ended.wait()
 
-        assert LINGERS_MAX_S < waiting.heard[0][0] < LINGERS_MAX_S + 2.0
+        assert LINGERS_MAX_S + 1.0 < waiting.heard[0][0] < LINGERS_MAX_S + 3.0
 
     async def test_a_stream_that_has_begun_leaves_nothing_behind(
         self, nursery: trio.Nursery, autojump_clock: MockClock

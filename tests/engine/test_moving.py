@@ -79,6 +79,24 @@ async def test_a_backend_that_comes_up_is_used_by_those_who_wait(
     assert [(2.0, "b"), (2.0, "done")] == waiting.heard
 
 
+async def test_nobody_is_invited_by_a_backend_that_has_not_joined(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A new one is probed before it joins; what that finds concerns nobody yet."""
+    floor = open_floor(nursery, autojump_clock, backend("a").say("a", after=30.0))
+    floor.submit()
+    waiting = floor.submit()
+    late = floor.open(backend("b").say("b", after=1.0), healthy=False)
+    del floor.dispatcher.stations["b"]
+    late.is_well(Probe(models=frozenset({MODEL})))
+
+    floor.dispatcher.health_changed(late)
+    floor.dispatcher.is_still_busy(late)
+    await waiting.ended.wait()
+
+    assert "a" == floor.fact(waiting).backend
+
+
 async def test_the_last_moment_is_one_to_look_elsewhere(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

@@ -138,6 +138,15 @@ async def test_idle_is_not_retired(nursery: trio.Nursery, autojump_clock: MockCl
     assert patience.cancelled_caught
 
 
+def test_a_successor_begins_with_what_was_known() -> None:
+    """A backend whose owner describes it anew is not unknown for that."""
+    former, successor = station(), Station(backend(name="New"), queue_capacity=8)
+    successor.inherit(former)
+
+    assert (True, frozenset({MODEL})) == (successor.view(0.0).healthy, successor.models)
+    assert successor.estimates is former.estimates
+
+
 def test_it_says_how_it_stands() -> None:
     """In a log a station is readable."""
     assert repr(station(slots=2)) == "<Station npu: healthy, 0/2 slots, 0 waiting>"

@@ -292,3 +292,27 @@ def test_a_prompt_of_any_type_is_read(value: str) -> None:
     body = f'{{"model": "m", "messages": {value}}}'.encode()
 
     assert () == read_ask(Call.OPENAI_CHAT, body).prefix
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"messages": [{{"role": "user", "content": "hello", "images": ["{data}"]}}]',
+        '"messages": [{{"content": [{{"image_url": {{"url": "data:image/png;base64,{data}"}}}}]}}]',
+        '"messages": [{{"content": [{{"source": {{"type":"base64", "data": "{data}"}}}}]}}]',
+    ],
+    ids=["ollama", "openai", "anthropic"],
+)
+def test_pictures_are_no_text(fields: str) -> None:
+    """Their megabytes are not taken for a prompt's tokens, however many there are."""
+    fields = fields.format(data="A" * 100_000)
+    body = f'{{"model": "m", {fields}, "more": {{{fields}}}}}'.encode()
+
+    assert read_ask(Call.OLLAMA_CHAT, body).prompt_bytes < 1000
+
+
+def test_a_body_cut_in_a_picture_is_counted() -> None:
+    """What only looks like one ends with the body."""
+    body = b'{"model": "m", "prompt": "' + b'\\"images\\": ' * 1000 + b'"}'
+
+    assert 0 < read_ask(Call.OLLAMA_GENERATE, body).prompt_bytes <= len(body)

@@ -208,6 +208,78 @@ def test_an_error_that_nothing_confirms_fades() -> None:
     assert 2.0 == expected(estimates, now=OFF_HALF_LIFE_S).off_first_s
 
 
+def test_a_guessed_cache_is_no_divisor() -> None:
+    """Where the server does not tell what it had, a guess of ours must not make prompts look slow."""
+    ask = an_ask(prompt_bytes=4096)
+    counted = Seen(first_s=0.2, whole_s=0.2, prompt_tokens=1000, prefill_s=0.1, uncached=0.02)
+    estimates = taught(*[counted] * 50, ask=ask)
+
+    assert expected(estimates, ask).first_s == pytest.approx(0.2, rel=0.02)
+    assert expected(estimates, ask, uncached=0.02).first_s == pytest.approx(0.2, rel=0.02)
+
+
+def test_more_than_there_was_is_not_believed() -> None:
+    """A server whose clock is broken says nothing of loading, prompts and tokens."""
+    for lie in ({"prefill_s": 80_000.0}, {"decode_s": 80_000.0}, {"load_s": 80_000.0}):
+        seen = Seen(first_s=0.1, whole_s=0.2, prompt_tokens=10, answer_tokens=5, cold=True, **lie)  # type: ignore[arg-type]  # times
+        estimates = taught(seen, ask=an_ask(prompt_bytes=40))
+
+        assert expected(estimates, an_ask(prompt_bytes=40), loaded=False).whole_s < 2.0
+
+
+def test_the_impatient_teach_nothing() -> None:
+    """Who leaves within the forecast has not shown that it was wrong; many in a row, unanswered, do."""
+    estimates = taught(Seen(first_s=1.0, whole_s=1.0))
+    after = []
+    for _ in range(5):
+        estimates.keep_waiting(an_ask(), 0.9, PRIOR, now=0.0)
+        after.append(expected(estimates).first_s)
+
+    assert [1.0, 1.0, 1.0] == after[:3]
+    assert after[4] > after[3] > 1.0
+
+
+def test_a_long_prompts_wait_is_not_the_short_ones() -> None:
+    """Of a wait that was given up the prompt's share is taken off first."""
+    slow = Seen(first_s=4.1, whole_s=4.1, prompt_tokens=1000, prefill_s=4.0)
+    long, short = an_ask(prompt_bytes=4000), an_ask(prompt_bytes=4)
+    estimates = taught(*[slow] * 50, ask=long)
+    before = expected(estimates, short).first_s
+    estimates.keep_waiting(long, 4.2, PRIOR, now=0.0)
+
+    assert expected(estimates, short).first_s < before + 0.25 * (2 * 4.2 - 4.0)
+
+
+def test_answers_cut_short_by_their_callers_are_no_measure() -> None:
+    """Pings of a token do not make an unlimited answer look short."""
+    estimates = taught(
+        *[Seen(whole_s=3.0, answer_tokens=100, decode_s=2.9)] * 20, ask=an_ask(stream=False)
+    )
+    before = expected(estimates, an_ask(stream=False)).whole_s
+    ping = an_ask(stream=False, answer_limit=1)
+    for _ in range(25):
+        estimates.observe(ping, Seen(whole_s=0.08, answer_tokens=1), PRIOR, now=0.0)
+
+    assert expected(estimates, an_ask(stream=False)).whole_s > before - 1.0
+
+
+def test_a_limit_stands_for_a_length_that_nobody_knows() -> None:
+    """The pace was learned from streams: a whole answer of so many tokens takes so long."""
+    estimates = taught(*[Seen(first_s=1.0, whole_s=3.0, pieces=41)] * 20)
+    whole = an_ask(stream=False, answer_limit=64)
+
+    assert expected(estimates, whole).whole_s == pytest.approx(1.0 + 40 / 20, rel=0.1)
+
+
+def test_waits_on_made_up_names_do_not_pile_up() -> None:
+    """Whoever gives up leaves no more behind than whoever was served."""
+    estimates = Estimates()
+    for number in range(MODELS_MAX + 10):
+        estimates.keep_waiting(an_ask(f"m{number}"), 60.0, PRIOR, now=0.0)
+
+    assert MODELS_MAX == len(estimates.subjects)
+
+
 def test_made_up_names_do_not_pile_up() -> None:
     """The model that was used least lately is forgotten."""
     estimates = Estimates()

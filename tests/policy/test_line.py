@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.line import CRITICAL_RUN, Line
+from ollama_proxy.policy.line import OVERTAKES_MAX, Line
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -62,12 +62,38 @@ def test_a_deadline_is_worth_no_priority() -> None:
 
 
 def test_waiting_is_worth_a_priority_each_aging_s() -> None:
-    """Best effort goes before a high one that came twenty seconds after it, not before."""
+    """Best effort is overtaken by all who came within twenty seconds, and by eight more."""
     old = Person(priority=Priority.BEST_EFFORT)
-    before = Person(priority=Priority.HIGH, arrived=19.9)
-    after = Person(priority=Priority.HIGH, arrived=20.1)
+    before = [Person(priority=Priority.HIGH, arrived=19.9) for _ in range(12)]
+    after = [Person(priority=Priority.HIGH, arrived=20.1) for _ in range(12)]
+    order = served(line_of(old, *before, *after))
 
-    assert [before, old, after] == served(line_of(old, before, after))
+    assert len(before) + OVERTAKES_MAX == order.index(old)
+
+
+def test_an_old_flood_delays_nobody_else() -> None:
+    """However long it has waited: another client's single request, or a more urgent one, is next."""
+    flood = [Person(client="flood", arrived=i / 1000) for i in range(100)]
+    line = line_of(*flood)
+    line.next()
+    single = Person(client="single", arrived=60.0)
+    urgent = Person(client="urgent", arrived=60.0, priority=Priority.HIGH)
+    line.add(single)
+    line.add(urgent)
+    order = served(line)
+
+    assert (0, True) == (order.index(urgent), order.index(single) <= 2)
+
+
+def test_callers_names_do_not_pile_up() -> None:
+    """An empty line owes nobody anything, and remembers nobody."""
+    line: Line[Person] = Line(capacity=1000)
+    for number in range(1000):
+        line.add(Person(client=str(number)))
+        line.next()
+    rank = line._ranks[Priority.NORMAL]
+
+    assert (0, 0, 0) == (len(rank._clocks), len(rank._clients), len(rank._turns))
 
 
 def test_a_deadline_cannot_push_back_for_ever() -> None:
@@ -102,7 +128,7 @@ def test_nobody_starves(arrivals: list[tuple[Priority, float, str]]) -> None:
         if not waiting:
             break
 
-    assert rounds <= (CRITICAL_RUN + 1) * (len(arrivals) + 1) + 33
+    assert rounds <= (OVERTAKES_MAX + 1) * (len(arrivals) + 1) + 33
 
 
 def test_clients_take_turns() -> None:
@@ -162,7 +188,7 @@ def test_critical_ones_go_before_the_due_but_not_for_ever() -> None:
     voices = [Person(priority=Priority.CRITICAL, arrived=1000.0 + i) for i in range(20)]
     order = served(line_of(*old, *voices))
 
-    assert [CRITICAL_RUN, 2 * CRITICAL_RUN + 1] == [order.index(who) for who in old]
+    assert [OVERTAKES_MAX, 2 * OVERTAKES_MAX + 1] == [order.index(who) for who in old]
 
 
 def test_slots_for_the_critical_alone_count_for_nobody() -> None:
@@ -174,7 +200,7 @@ def test_slots_for_the_critical_alone_count_for_nobody() -> None:
     rest = served(line)
 
     assert voices[:11] == reserved
-    assert CRITICAL_RUN == rest.index(old)
+    assert OVERTAKES_MAX == rest.index(old)
     assert line_of(old).next(Priority.CRITICAL) is None
 
 

@@ -211,6 +211,29 @@ class TestCaps:
         assert "150 ms" in refusal.message
         assert refusal.retry_after_s is not None
 
+    def test_3_a_bad_day_is_not_for_ever(self) -> None:
+        """An idle backend that was late for once may show now and then that it can be in time."""
+        learned = Estimates()
+        learned.observe(ask(), Seen(first_s=30.0, whole_s=30.0), spec("nvidia").prior, now=0.0)
+        wishes = Wishes(max_latency_s=1.0)
+        idle, busy = (view("nvidia", estimates=learned, in_flight=n) for n in (0, 1))
+        outcomes = [
+            choose(ask(), wishes, [standing], SETTINGS, now=now)
+            for standing, now in ((idle, 5.0), (idle, 10.0), (busy, 10.0))
+        ]
+
+        assert [Refusal, Decision, Refusal] == [type(outcome) for outcome in outcomes]
+
+    def test_3_nobody_tries_what_its_owner_thinks_it_cannot(self) -> None:
+        """A backend that was never said to be so fast is refused at once, however long ago."""
+        learned = Estimates()
+        learned.observe(ask(), Seen(first_s=2.0, whole_s=2.0), spec("cpu").prior, now=0.0)
+        wishes = Wishes(max_latency_s=1.0)
+
+        outcome = choose(ask(), wishes, [view("cpu", estimates=learned)], SETTINGS, now=1000.0)
+
+        assert isinstance(outcome, Refusal)
+
 
 class TestOrder:
     """Step 4."""

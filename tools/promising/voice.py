@@ -17,8 +17,8 @@ import trio
 from benching import servers
 from benching.servers import Server
 
-VOICES = 200
-VOICES_IN_LINE = 25  # each waits for seconds: enough for a median, and a p99 of a kind
+VOICES = 150
+VOICES_IN_LINE = 10  # each waits for seconds
 PAUSE_S = (0.9, 1.5)
 BATCH = 100
 FIRST_TOKEN_S = 0.1

@@ -38,6 +38,7 @@ class Attempt(Sink):
         transcript: what its caller is given is noted there; None where nobody will go on with it.
         halted: why it is to end, once it is.
         begun: when its backend gave the first bytes.
+        lingers_from: when it had ended for us, and perhaps not for its backend.
         is_giving: bytes are there, and the caller has not taken them yet.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
     """
@@ -53,6 +54,7 @@ class Attempt(Sink):
     transcript: Transcript | None = None
     halted: Halt | None = None
     begun: float | None = None
+    lingers_from: float = 0.0
     is_giving: bool = False
     told: Callable[["Attempt"], object] | None = None
 

@@ -181,7 +181,12 @@ class Dispatcher:
         self._crowded.pop(station, None)
 
     def health_changed(self, station: Station) -> None:
-        """A probe found a station up or down, or one that it had kept busy at rest."""
+        """A probe found a station up or down, or one that it had kept busy at rest.
+
+        One that has not joined yet, or has left, is nobody's choice.
+        """
+        if self.stations.get(station.spec.id) is not station:
+            return
         if not station.healthy:
             self._replace(station)
         self._assign(station)
@@ -189,6 +194,8 @@ class Dispatcher:
 
     def is_still_busy(self, station: Station) -> None:
         """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
+        if self.stations.get(station.spec.id) is not station:
+            return
         for job in station.line.foremost(INVITED_MAX):
             self._reconsider(job, self._views())
         self._assign(station)
@@ -511,6 +518,7 @@ class Dispatcher:
             return
         job.put_back += 1
         job.stage = Stage.NEW
+        job.assigned = None  # its wait goes on
         refusal = self._place(job)
         if refusal is None:
             return

@@ -1,6 +1,9 @@
 """One task a backend: is it there, and what does it have?"""
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import attrs
@@ -11,6 +14,8 @@ from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
 
 LINGER_INTERVAL_S = 0.05
+DOUBT_INTERVAL_S = 0.02
+PLACE_KEPT_S = 0.1
 
 log = logging.getLogger("ollama_proxy.health")
 
@@ -44,7 +49,8 @@ async def watch_health(
     while True:
         doubted = trio.Event()
         station.watch = doubted.set
-        async with limiter:
+        asked_at = trio.current_time()
+        async with _place(limiter):
             await _probe(dispatcher, station, settings.timeout_s)
         task_status.started()
         task_status = trio.TASK_STATUS_IGNORED
@@ -55,6 +61,31 @@ async def watch_health(
         pause_s = settings.first_interval_s
         with trio.move_on_after(LINGER_INTERVAL_S if station.lingering else settings.interval_s):
             await doubted.wait()
+            await trio.sleep_until(
+                asked_at + DOUBT_INTERVAL_S
+            )  # a storm of cancels is one question
+
+
+@asynccontextmanager
+async def _place(limiter: trio.CapacityLimiter) -> AsyncIterator[None]:
+    """A place among those who probe, given up by whoever must wait for its answer.
+
+    The limit is for the work of asking: a few servers that are silent must not keep the others from
+    being asked.
+    """
+    borrower = object()
+    await limiter.acquire_on_behalf_of(borrower)
+
+    async def give_up() -> None:
+        await trio.sleep(PLACE_KEPT_S)
+        limiter.release_on_behalf_of(borrower)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        yield
+        nursery.cancel_scope.cancel()
+    with contextlib.suppress(RuntimeError):  # it was given up
+        limiter.release_on_behalf_of(borrower)
 
 
 async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> None:

@@ -59,6 +59,7 @@ class Station:
         self.errors_total = 0
         self.watch: Callable[[], None] | None = None
         self._off_s = Learned(0.0, 0.0)
+        self._linger_s = Learned(0.0, 0.0)
         self._retiring = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -97,6 +98,7 @@ class Station:
                 failing=circuit.failing(now),
                 estimates=self.estimates,
                 off_s=self._off_s,
+                linger_s=self._linger_s,
             )
         return self._view
 
@@ -125,6 +127,13 @@ class Station:
     def has_free_slot(self) -> bool:
         """Whether a job, if it is urgent enough, could start at once."""
         return self.in_flight < self.spec.slots
+
+    def inherit(self, former: "Station") -> None:
+        """Begin with what was known of the same server before its owner described it anew."""
+        self.healthy, self.last_error = former.healthy, former.last_error
+        self.models, self.loaded = former.models, former.loaded
+        self.estimates, self.calibration = former.estimates, former.calibration
+        self.touch()
 
     def open(self, crew: Crew) -> None:
         """Let `crew` do what is handed out."""
@@ -173,6 +182,7 @@ class Station:
         if attempt.halted is None:
             self._off_s.feed(abs(now - attempt.ends), now)
         if lingers and self.watch is not None and self.healthy:
+            attempt.lingers_from = now
             self.watch()
         else:
             del self.busy[attempt]
@@ -196,8 +206,9 @@ class Station:
         lingering = [attempt for attempt in self.busy if attempt not in self.running]
         for number, attempt in enumerate(lingering):
             # A server that others use, too, is always computing something.
-            if number < asked - still or now - attempt.started > LINGERS_MAX_S:
+            if number < asked - still or now - attempt.lingers_from > LINGERS_MAX_S:
                 del self.busy[attempt]
+                self._linger_s.feed(now - attempt.lingers_from, now)
 
     def retire(self) -> None:
         """Take no more jobs."""
@@ -235,7 +246,8 @@ class Station:
         """A probe was not answered."""
         self.healthy = False
         self.last_error = why
-        self.settle(0, self.lingering, 0.0)
+        for attempt in [each for each in self.busy if each not in self.running]:
+            del self.busy[attempt]
         self.touch()
 
     def has_served(self, now: float) -> None:

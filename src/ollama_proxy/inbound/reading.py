@@ -75,6 +75,9 @@ class _AnyObject(msgspec.Struct):
 _peek = msgspec.json.Decoder(_Peek)
 _options = msgspec.json.Decoder(_Options)
 _object = msgspec.json.Decoder(_AnyObject)
+_PICTURE_MIN_BYTES = 4096
+# What pictures begin and end with: data URLs, as OpenAI has them; Ollama's lists; Anthropic's source.
+_PICTURES = ((b";base64,", b'"'), (b'"images":', b"]"), (b'"type":"base64"', b"}"))
 _WHOLE_NUMBER = re.compile(rb"[1-9][0-9]{0,8}\Z")
 
 
@@ -167,10 +170,24 @@ def read_ask(call: Call, body: bytes | bytearray) -> Ask:
         call=call,
         model=peek.model,
         stream=stream and not call.embeds,
-        prompt_bytes=len(body),
+        prompt_bytes=_prompt_bytes(body),
         answer_limit=_answer_limit(peek),
         prefix=prefix_keys(peek.model, memoryview(peek.messages or peek.prompt or peek.input)),
     )
+
+
+def _prompt_bytes(body: bytes | bytearray) -> int:
+    """The size of a prompt's text: of a body without its pictures, whose bytes are no tokens."""
+    size = len(body)
+    if size < _PICTURE_MIN_BYTES:
+        return size
+    for mark, end in _PICTURES:
+        at = body.find(mark)
+        while at >= 0:
+            until = body.find(end, at + len(mark))
+            size -= max(0, until - at - len(mark))
+            at = body.find(mark, until) if until >= 0 else -1
+    return size
 
 
 def _answer_limit(peek: _Peek) -> int | None:

@@ -24,6 +24,10 @@ HALF_LIFE_S = 1800.0  # unused for half an hour, half of the trust goes back to 
 # An error that nothing confirms is forgotten sooner. It keeps requests with a deadline away, and none
 # but they would show that it was an accident.
 OFF_HALF_LIFE_S = 300.0
+# What a server may say it took, of the time that was seen from without: clocks differ a little.
+TOLD_MAX = 1.25
+IN_VAIN_MAX = 3
+TOLD_SLACK_S = 0.1
 DECODE_MAX = 1e6  # tokens per second; what reports more has a clock that stands still
 BYTES_PER_TOKEN = 4.0  # of English prose; an estimate until the backend reports counts
 # Sizes must differ so much, relative to their mean, before a line is drawn through them: the noise
@@ -153,6 +157,23 @@ class Seen:
     prefill_s: float | None = None
     decode_s: float | None = None
 
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens the answer had, as far as anybody told."""
+        return self.answer_tokens or self.pieces
+
+
+def _believable(seen: Seen) -> Seen:
+    """The same without what a server says it took, where that is more than there was."""
+    told_s = (seen.load_s or 0.0) + (seen.prefill_s or 0.0) + (seen.decode_s or 0.0)
+    if told_s <= TOLD_MAX * seen.whole_s + TOLD_SLACK_S:
+        return seen
+    return attrs.evolve(seen, load_s=None, prefill_s=None, decode_s=None)
+
+
+def _value(learned: Learned | None) -> float:
+    return learned.value if learned is not None else 0.0
+
 
 @attrs.define
 class Speeds:
@@ -160,6 +181,7 @@ class Speeds:
 
     Attributes:
         floor_s: to the first token, without loading and without the prompt's share.
+        first_s: to the first token, as it was seen, for people to read.
         whole_s: of whole answers, where their parts are not known.
         load_s: loading.
         prefill_s: the prompt's share, per token, as reported.
@@ -170,9 +192,14 @@ class Speeds:
         gathered: tokens of a whole answer.
         off_first_s: how far the forecasts of first tokens were off.
         off_whole_s: how far those of the answer's end were off.
+        tells_cache: the server says how much of a prompt it had; else that is no more than a guess
+            of the router's, and no seconds are divided by it.
+        heard_at: when anything was learned last, or given up.
+        in_vain: how many waits in a row were given up since an answer came.
     """
 
     floor_s: Learned | None = None
+    first_s: Learned | None = None
     whole_s: Learned | None = None
     load_s: Learned | None = None
     prefill_s: Learned | None = None
@@ -183,6 +210,9 @@ class Speeds:
     gathered: Learned | None = None
     off_first_s: Learned | None = None
     off_whole_s: Learned | None = None
+    tells_cache: bool = False
+    heard_at: float = -math.inf
+    in_vain: int = 0
 
     def prompt_tokens(self, ask: Ask) -> float:
         """How many tokens a prompt has, by its bytes."""
@@ -203,11 +233,15 @@ class Speeds:
 
     def decoding_s(self, ask: Ask, tokens: Learned | None) -> float | None:
         """What the tokens after the first take; None where that is not known."""
-        if self.decode is None or tokens is None:
+        if self.decode is None:
             return None
-        expected, limit = tokens.value, ask.answer_size
-        if limit is not None:
-            expected = min(expected, limit)
+        limit = ask.answer_size
+        if tokens is not None:
+            expected = tokens.value if limit is None else min(tokens.value, limit)
+        elif limit is not None:
+            expected = limit
+        else:
+            return None
         return max(0.0, expected - 1) / self.decode.value
 
     def forecast(
@@ -218,8 +252,10 @@ class Speeds:
             prior.first_s if self.floor_s is None else self.floor_s.believed(prior.first_s, now)
         )
         load_s = self.load_s.value if loaded is False and self.load_s is not None else 0.0
-        first_s = floor_s + load_s + uncached * self.prefilling_s(ask)
-        decoding_s = self.decoding_s(ask, self.streamed if ask.stream else self.gathered)
+        prefilling_s = self.prefilling_s(ask)
+        first_s = floor_s + load_s + (uncached * prefilling_s if self.tells_cache else prefilling_s)
+        tokens = self.streamed if ask.stream else self.gathered or self.streamed
+        decoding_s = self.decoding_s(ask, tokens)
         if decoding_s is not None:
             whole_s = first_s + decoding_s
         elif ask.stream:
@@ -240,10 +276,17 @@ class Speeds:
 
     def learn(self, ask: Ask, seen: Seen, prior: Prior, now: float) -> None:
         """See `Estimates.observe`."""
+        seen = _believable(seen)
+        self.tells_cache |= seen.cached_tokens is not None
+        self.heard_at, self.in_vain = now, 0
         believed = self.forecast(
             ask, prior, loaded=seen.cold is False, uncached=seen.uncached, now=now
         )
-        self._learn_tokens(ask, seen, now)
+        # Cut short by its caller's wish: it says nothing of how long others are, but that they may
+        # be as long.
+        limit, tokens = ask.answer_limit, seen.tokens
+        is_cut = limit is not None and tokens is not None and tokens >= limit
+        self._learn_tokens(ask, seen, now, is_cut=is_cut)
         first_s = seen.first_s
         if first_s is None and seen.decode_s is not None and seen.answer_tokens:
             # A whole answer whose server measured its parts tells of the first token, too.
@@ -251,23 +294,23 @@ class Speeds:
         load_s = self._learn_load(seen, first_s, believed, now)
         if first_s is not None:
             self._learn_first(ask, seen, max(0.0, first_s - load_s), believed, now)
-        if not ask.stream:
-            whole_s = max(0.0, seen.whole_s - load_s)
+        whole_s = max(0.0, seen.whole_s - load_s)
+        if not ask.stream and (not is_cut or whole_s > believed.whole_s):
             self.whole_s = (self.whole_s or Learned(prior.whole_s, now)).feed(whole_s, now)
         if not seen.cold or self.load_s is not None:
             late_s = seen.whole_s - load_s - (believed.whole_s - believed.load_s)
             self.off_whole_s = _off(self.off_whole_s, late_s, now)
 
-    def _learn_tokens(self, ask: Ask, seen: Seen, now: float) -> None:
+    def _learn_tokens(self, ask: Ask, seen: Seen, now: float, *, is_cut: bool) -> None:
         if seen.prompt_tokens and ask.prompt_bytes:
             ratio = seen.prompt_tokens / ask.prompt_bytes
             self.tokens_per_byte = fed(self.tokens_per_byte, ratio, now)
-        tokens = seen.answer_tokens or seen.pieces
+        tokens = seen.tokens
         if tokens is None:
             return
-        if ask.stream:
+        if ask.stream and (not is_cut or tokens > _value(self.streamed)):
             self.streamed = fed(self.streamed, tokens, now)
-        else:
+        elif not ask.stream and (not is_cut or tokens > _value(self.gathered)):
             self.gathered = fed(self.gathered, tokens, now)
         decode_s = seen.decode_s
         if decode_s is None and seen.first_s is not None:
@@ -297,10 +340,9 @@ class Speeds:
     ) -> None:
         counted = seen.prompt_tokens
         if counted is None:
-            fresh = self.prompt_tokens(ask) * seen.uncached
+            fresh = self.prompt_tokens(ask)
         else:
-            cached = seen.cached_tokens
-            fresh = counted * seen.uncached if cached is None else max(0, counted - cached)
+            fresh = max(0, counted - (seen.cached_tokens or 0))
         if seen.prefill_s is not None and fresh >= 1:
             self.prefill_s = fed(self.prefill_s, seen.prefill_s / fresh, now)
         elif self.slope is None:
@@ -308,6 +350,7 @@ class Speeds:
         else:
             self.slope.feed(fresh, warm_s)
         expected_s = believed.first_s - believed.load_s
+        self.first_s = fed(self.first_s, warm_s, now)
         floor_s = max(0.0, warm_s - self.per_token_s * fresh)
         self.floor_s = (self.floor_s or Learned(expected_s, now)).feed(floor_s, now)
         self.off_first_s = _off(self.off_first_s, warm_s - expected_s, now)
@@ -347,12 +390,19 @@ class Estimates:
 
     def observe(self, ask: Ask, seen: Seen, prior: Prior, *, now: float) -> None:
         """Learn from one request that was served."""
-        subject = ask.subject
+        self._take(ask.subject).learn(ask, seen, prior, now)
+
+    def heard_at(self, ask: Ask) -> float:
+        """When anything was learned of such requests last, in seconds; -inf for never."""
+        return self.subjects.get(ask.subject, _NOTHING).heard_at
+
+    def _take(self, subject: str) -> Speeds:
+        """What is known of a subject, to learn more; it is now the one that was fed last."""
         speeds = self.subjects.pop(subject, None) or Speeds()
-        speeds.learn(ask, seen, prior, now)
         self.subjects[subject] = speeds
         if len(self.subjects) > MODELS_MAX:
             del self.subjects[next(iter(self.subjects))]
+        return speeds
 
     def keep_waiting(
         self, ask: Ask, waited_s: float, prior: Prior, *, now: float, cold: bool | None = None
@@ -360,20 +410,29 @@ class Estimates:
         """Learn from a wait that was given up: at least so long it would have taken yet.
 
         How much longer is not known. Twice the wait is assumed, or a backend that hangs would go on
-        being chosen for what it is believed to be. Where the model had to be loaded, that is what
+        being chosen for what it is believed to be. A wait that was within the forecast says
+        nothing: its caller was impatient; but for several in a row, without any answer. Where the model had to be loaded, that is what
         took so long: what is believed of a backend at work stands, for when it is loaded.
         """
         likely_s = 2 * waited_s
         believed = self.forecast(ask, prior, now=now, loaded=None if cold is None else not cold)
-        if likely_s <= (believed.first_s if ask.stream else believed.whole_s):
+        expected_s = believed.first_s if ask.stream else believed.whole_s
+        known = self.subjects.get(ask.subject)
+        if known is not None:
+            known.heard_at = now
+            known.in_vain += 1
+        in_vain = known.in_vain if known is not None else 1
+        if likely_s <= expected_s or (waited_s <= expected_s and in_vain <= IN_VAIN_MAX):
             return
-        speeds = self.subjects.setdefault(ask.subject, Speeds())
+        speeds = self._take(ask.subject)
+        speeds.heard_at, speeds.in_vain = now, in_vain
         if cold:
             warm_s = (believed.first_s if ask.stream else believed.whole_s) - believed.load_s
             speeds.load_s = fed(speeds.load_s, likely_s - warm_s, now)
         elif ask.stream:
-            known, expected = speeds.floor_s, believed.first_s
-            speeds.floor_s = (known or Learned(expected, now)).feed(likely_s, now)
+            share_s = speeds.prefilling_s(ask)
+            floor_s = speeds.floor_s or Learned(believed.first_s - share_s, now)
+            speeds.floor_s = floor_s.feed(max(0.0, likely_s - share_s), now)
         else:
             speeds.whole_s = (speeds.whole_s or Learned(prior.whole_s, now)).feed(likely_s, now)
 

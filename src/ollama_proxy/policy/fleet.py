@@ -159,6 +159,7 @@ class BackendView:
         unserved: calls it was seen to refuse as unknown.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
+        linger_s: how long a slot stays taken when its work is put back.
         off_s: by how much forecasts of when a slot is free again were wrong lately.
     """
 
@@ -175,6 +176,7 @@ class BackendView:
     unserved: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
+    linger_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
     off_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
     # What `route` made of it for a kind of request.
     memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
@@ -218,7 +220,7 @@ class BackendView:
         slots = self.spec.slots
         if priority is Priority.CRITICAL:
             if self._would_yield(priority):
-                return 0.0
+                return self.linger_s.value
         else:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.

@@ -4,16 +4,17 @@ Rule 1: priority first; within a priority callers take turns by what they had; w
         earliest deadline, then the earliest arrival.
 Rule 2: waiting counts: each `aging_s` is worth one priority. Whoever has been overtaken for that
         long is due, and goes before everybody who arrived after.
-Rule 3: but for the critical ones: up to `CRITICAL_RUN` of them in a row go before the due. What is
-        worth a voice's deadline waits by the hour under a batch job, and is always due.
+Rule 3: but at most `OVERTAKES_MAX` others in a row go before whoever is due, and so many may: a flood
+        that has waited long is due to its last request, and would else be served in one piece
+        before the single request of another client, or a voice's.
 Rule 4: nothing here knows the clock, and no order changes while nobody comes or goes.
 
 Rule 2 is kept without counting anybody's waiting: the oldest of a priority is due at its arrival
 plus `aging_s` for each priority it must climb, and goes first once somebody who arrived after that
-would be served instead. So whoever waits can be overtaken only by those who arrive before it is due,
-which are finitely many, and by `CRITICAL_RUN` critical ones for each of those and for itself: nobody
-starves. (Raising priorities by a timer was the alternative; it needs a sweep over the line, and
-reorders it when nothing has happened.)
+would be served instead, or after the eight who may go before it. So whoever waits can be overtaken
+only by those who arrive before it is due, which are finitely many, and by eight for each of those
+and for itself: nobody starves. (Raising priorities by a timer was the alternative; it needs a sweep
+over the line, and reorders it when nothing has happened.)
 
 Turns are start-time fair queueing: each caller has a clock of its own that runs on by the cost of
 what it was served, and the one that is furthest behind is next. Deficit round robin gives the same
@@ -28,7 +29,7 @@ from typing import Generic, Protocol, TypeVar
 from ollama_proxy.policy.ask import Priority
 
 AGING_S = 10.0
-CRITICAL_RUN = 8
+OVERTAKES_MAX = 8
 
 
 class Waiting(Protocol):
@@ -75,6 +76,10 @@ class _Heap(Generic[T]):
             heapq.heapify(self._entries)
         heapq.heappush(self._entries, (number, who.arrived, ticket))
 
+    def clear(self) -> None:
+        """Forget the void tickets; there are no others."""
+        self._entries.clear()
+
     def first(self) -> T | None:
         """The least of those who are still there."""
         while self._entries:
@@ -105,7 +110,8 @@ class _Rank(Generic[T]):
         self._clocks: dict[str, float] = {}
         self._now = 0.0
 
-    def add(self, who: T, ticket: int) -> None:
+    def add(self, who: T, ticket: int, patience_s: float) -> None:
+        """Let one join. Who has no deadline has one by its patience, or hurried ones would push it back."""
         client, cost_s = who.client, who.cost
         self.people[who] = ticket, cost_s
         self.cost_s += cost_s
@@ -118,7 +124,7 @@ class _Rank(Generic[T]):
             # Who had nothing waiting has saved up no turns by it.
             self._clocks[client] = self._now
             heapq.heappush(self._turns, (self._now, client))
-        theirs.add(who.deadline, who, ticket)
+        theirs.add(min(who.deadline, who.arrived + patience_s), who, ticket)
 
     def remove(self, who: T) -> bool:
         """Let one go; false if it was not here."""
@@ -134,6 +140,13 @@ class _Rank(Generic[T]):
             self._counts[who.client] = left
         else:
             del self._counts[who.client]
+            if not self.people:
+                # Nobody is owed anything any more; callers choose the names that are kept here.
+                self.oldest.clear()
+                self._clients.clear()
+                self._clocks.clear()
+                self._turns.clear()
+                self._now = 0.0
         return True
 
     def next(self) -> T | None:
@@ -152,11 +165,13 @@ class _Rank(Generic[T]):
 
     def charge(self, who: T) -> None:
         """Take one out who is served."""
-        before = self._clocks[who.client]
-        self._now = max(self._now, before)
-        after = self._clocks[who.client] = before + self.people[who][1]
-        heapq.heappush(self._turns, (after, who.client))
+        client, (_, cost_s) = who.client, self.people[who]
         self.remove(who)
+        if self.people:
+            before = self._clocks[client]
+            self._now = max(self._now, before)
+            after = self._clocks[client] = before + cost_s
+            heapq.heappush(self._turns, (after, client))
 
     def turns_ahead_s(self, client: str) -> float:
         """What is served before one more of this client, if they take turns: all at the most."""
@@ -216,7 +231,7 @@ class Line(Generic[T]):
 
     def add(self, who: T) -> None:
         """Join, or come back to one's old place."""
-        self._ranks[who.priority].add(who, next(self._tickets))
+        self._ranks[who.priority].add(who, next(self._tickets), self.aging_s)
         self._count += 1
 
     def remove(self, who: T) -> None:
@@ -253,8 +268,7 @@ class Line(Generic[T]):
         due_at, due = self._due(chosen.priority, least)
         if due is None or due_at >= chosen.arrived:
             return chosen, False
-        is_voice = chosen.priority is Priority.CRITICAL and due.priority is not Priority.CRITICAL
-        if is_voice and self._run < CRITICAL_RUN:
+        if self._run < OVERTAKES_MAX:
             return chosen, True
         return due, False
 

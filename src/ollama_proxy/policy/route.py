@@ -6,7 +6,8 @@ The decision, in the order it is made; the tests carry the same numbers:
 (2) may serve: enabled, healthy, circuit closed, knows the call, can continue an answer if that is
     what is asked, owner allows the model, prompt fits, model installed, room in its line.
 (3) caps: power budget, then the deadline against the predicted latency and what such predictions
-    were wrong by lately.
+    were wrong by lately; where nobody can make it, an idle one that nothing was heard of lately
+    may try, if its owner's figure allows it.
 (4) order: a flag in the request dominates. `latency-critical`: least predicted time;
     `power-efficient`: least watts; both: time. Without one, the score.
 (5) ties: score, then the owner's preference, then the default backend, then the id.
@@ -45,6 +46,7 @@ from ollama_proxy.policy.refusal import Code, Refusal
 
 JUDGED_FOR_S = 60.0  # a 30th of the half-life of what was learned: two percent of it has faded
 JUDGED_KEPT = 64
+TRY_AGAIN_S = 10.0
 # A deadline is promised where the forecast and so many times its usual error fit before it. Mean
 # errors are 0.8 of a deviation: three of them hold 99 of 100 where errors are spread normally.
 SAFETY = 3.0
@@ -96,6 +98,7 @@ class Candidate(NamedTuple):
         off_s: by how much such predictions were wrong lately.
         toil: how many attempts an answer is expected to take.
         ties: its place among equals, least first.
+        heard_at: when anything was learned of such requests there, in seconds.
     """
 
     id: str
@@ -108,6 +111,7 @@ class Candidate(NamedTuple):
     off_s: float
     toil: float
     ties: tuple[float, bool, str]
+    heard_at: float
 
     @property
     def safe_s(self) -> float:
@@ -297,6 +301,8 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     if (limit := wishes.max_latency_s) is not None:
         late = able
         able = [c for c in late if c.safe_s <= limit]
+        if not able:
+            able = [c for c in late if _is_worth_a_try(c, fleet, limit, now)]
         if barred is not None:
             barred += [
                 Barred(c.id, f"predicted {_in_ms(c)}, over {limit * 1000:g} ms")
@@ -325,6 +331,20 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
         reason=_reason(wishes, candidates, tried=bool(tried)),
         candidates=candidates,
     )
+
+
+def _is_worth_a_try(
+    candidate: Candidate, fleet: Sequence[BackendView], limit_s: float, now: float
+) -> bool:
+    """Whether a backend that is not expected to be in time is let show that it can be.
+
+    Whoever is only asked for what must be in time, and was late for once, would never be asked again.
+    So an idle one may try now and then, if its owner's word, and not merely its bad day, allows it.
+    """
+    if candidate.heard_at + TRY_AGAIN_S > now or candidate.heard_at < 0:
+        return False
+    view = next(view for view in fleet if view.spec.id == candidate.id)
+    return not view.busy and view.spec.avg_latency_s <= limit_s
 
 
 def _in_ms(candidate: Candidate) -> str:
@@ -428,12 +448,13 @@ def _assess(
         # A backend that fails every second time is expected to take twice as long.
         toil=1 / max(1 - view.failing, 0.01),
         ties=(-spec.preference, spec.id != settings.default_backend, spec.id),
+        heard_at=view.estimates.heard_at(ask),
     )
 
 
 def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     """The same for a backend that is not idle: others share it, or must end first."""
-    (id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties) = candidate
+    (id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, heard_at) = candidate
     latency, power, _, loaded, prefix, failing = terms
     load = -math.log2(1 + len(view.busy) / view.spec.slots)
     if wait_s:
@@ -443,7 +464,7 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     terms = Terms(latency, power, load, loaded, prefix, failing)
     predicted_s = alone_s + wait_s
     return Candidate(
-        id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties
+        id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties, heard_at
     )
 
 

@@ -137,8 +137,8 @@ class TestBackends:
         house = open_house(nursery, ScriptedBackend(spec("npu")))
         estimates = house.station().estimates
         estimates.subjects = {
-            "old": Speeds(floor_s=Learned(9.0, 1.0)),
-            "new": Speeds(floor_s=Learned(0.25, 2.0), decode=Learned(40.0, 2.0)),
+            "old": Speeds(first_s=Learned(9.0, 1.0)),
+            "new": Speeds(first_s=Learned(0.25, 2.0), decode=Learned(40.0, 2.0)),
         }
 
         answer = await fetch(house.app, "GET", "/backends")

@@ -118,7 +118,7 @@ def _figures(station: Station) -> Values:
     """One backend with the fields of the contract, and how it kept its word; unknown is None."""
     spec = station.spec
     known = station.estimates.subjects.values()
-    first = _latest(speeds.floor_s for speeds in known)
+    first = _latest(speeds.first_s for speeds in known)
     decode = _latest(speeds.decode for speeds in known)
     return {
         "id": spec.id,
@@ -156,7 +156,7 @@ def _figures(station: Station) -> Values:
 
 def _in_words(station: Station) -> str:
     spec = station.spec
-    first = _latest(speeds.floor_s for speeds in station.estimates.subjects.values())
+    first = _latest(speeds.first_s for speeds in station.estimates.subjects.values())
     latency_s, source = (
         (spec.avg_latency_s, "configured") if first is None else (first.value, "learned")
     )
