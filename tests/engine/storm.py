@@ -11,20 +11,30 @@ import attrs
 
 from ollama_proxy.backends.backend import (
     BackendFailed,
+    CallRejected,
+    CallUnserved,
     Errand,
     Fault,
     Head,
+    ModelMissing,
     Probe,
     Served,
     Tap,
     Transcript,
 )
+from ollama_proxy.engine import worker
 from ollama_proxy.engine.attempt import Attempt
-from ollama_proxy.engine.dispatcher import CallerStalled, Dispatcher, DispatchSettings, Ending
+from ollama_proxy.engine.dispatcher import (
+    CallerGone,
+    CallerStalled,
+    DeadlinePassed,
+    Dispatcher,
+    DispatchSettings,
+    Ending,
+)
 from ollama_proxy.engine.job import Caller, Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station
-from ollama_proxy.engine.worker import ENDINGS
 from ollama_proxy.policy.ask import Ask, Call, Priority, Wishes
 from ollama_proxy.policy.preempt import PUT_BACK_MAX, Started
 from ollama_proxy.policy.refusal import Code, Refusal
@@ -35,6 +45,20 @@ NAMES = ("npu", "igpu", "cpu")
 SLOTS = {"npu": 1, "igpu": 2, "cpu": 3}
 CONTINUING = {"npu", "cpu"}
 CAPACITY = 3
+# How an attempt may end that nobody told to.
+ENDINGS: tuple[Ending, ...] = (
+    Served(status=200, tokens=20),
+    Served(status=200, tokens=20),
+    Served(status=400),
+    BackendFailed(Fault.BROKE, "it broke"),
+    BackendFailed(Fault.SILENT, "it said nothing"),
+    CallUnserved(),
+    ModelMissing(),
+    CallRejected(400, "it makes no sense"),
+    CallerGone(),
+    CallerStalled(),
+    DeadlinePassed(),
+)
 
 
 @attrs.define(eq=False)
@@ -187,7 +211,7 @@ class Storm:
         """An attempt ends: as it was told to, if it was."""
         station, attempt = self.running.pop(number)
         if attempt.halted is not None:
-            ending = ENDINGS[attempt.halted]
+            ending = worker.ENDINGS[attempt.halted]
         elif isinstance(ending, Served | CallerStalled) and not attempt.answered:
             attempt.win(self.now)
         self.dispatcher.finished(station, attempt, ending)

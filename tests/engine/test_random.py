@@ -16,38 +16,17 @@ from hypothesis.stateful import (
 )
 from trio.testing import MockClock
 
-from ollama_proxy.backends.backend import (
-    BackendFailed,
-    CallRejected,
-    CallUnserved,
-    Fault,
-    ModelMissing,
-    Served,
-)
 from ollama_proxy.engine.dispatcher import (
-    CallerGone,
-    CallerStalled,
-    DeadlinePassed,
     Ending,
 )
 from ollama_proxy.policy.ask import Call, Priority, Wishes
 from ollama_proxy.policy.preempt import Started
+from tests.engine import storm
 from tests.engine.floor import backend, open_floor
 from tests.engine.storm import CAPACITY, NAMES, SLOTS, Storm
 from tests.fakes.backend import ScriptedBackend
 
-ENDINGS = st.sampled_from([
-    Served(status=200),
-    Served(status=400),
-    BackendFailed(Fault.BROKE, "it broke"),
-    BackendFailed(Fault.SILENT, "it said nothing"),
-    CallUnserved(),
-    ModelMissing(),
-    CallRejected(400, "it makes no sense"),
-    CallerGone(),
-    CallerStalled(),
-    DeadlinePassed(),
-])
+ENDINGS = st.sampled_from(storm.ENDINGS)
 
 
 WISHES = st.builds(

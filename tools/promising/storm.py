@@ -7,35 +7,13 @@ at exactly one place, or have ended exactly once.
 import random
 import time
 
-from ollama_proxy.backends.backend import (
-    BackendFailed,
-    CallRejected,
-    CallUnserved,
-    Fault,
-    ModelMissing,
-    Served,
-)
-from ollama_proxy.engine.dispatcher import CallerGone, CallerStalled, DeadlinePassed, Ending
 from ollama_proxy.policy.ask import Call, Priority, Wishes
 from ollama_proxy.policy.preempt import Started
-from tests.engine.storm import NAMES, Storm
+from tests.engine.storm import ENDINGS, NAMES, Storm
 
 EVENTS = 1_000_000
 STORMS = 20
 CHECK_ALL_EACH = 50
-ENDINGS: tuple[Ending, ...] = (
-    Served(status=200, tokens=20),
-    Served(status=200, tokens=20),
-    Served(status=400),
-    BackendFailed(Fault.BROKE, "it broke"),
-    BackendFailed(Fault.SILENT, "it said nothing"),
-    CallUnserved(),
-    ModelMissing(),
-    CallRejected(400, "it makes no sense"),
-    CallerGone(),
-    CallerStalled(),
-    DeadlinePassed(),
-)
 SUBMITTED, ANSWERED, ENDED, LEFT, WAITED, PROBED = range(6)
 WEIGHTS = (30, 15, 28, 8, 12, 6)
 JOINED_OR_GONE = 0.002

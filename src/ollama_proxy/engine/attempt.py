@@ -32,7 +32,6 @@ class Attempt(Sink):
         started: when it was handed to a worker.
         ends: when the answer is expected to have ended.
         scope: holds its deadline and its cancelling.
-        is_hedge: it is the second at the same job.
         cold: the model had to be loaded; None where that is not known.
         uncached: the share of the prompt that was not computed here before.
         transcript: what its caller is given is noted there; None where nobody will go on with it.
@@ -48,7 +47,6 @@ class Attempt(Sink):
     started: float
     ends: float
     scope: trio.CancelScope
-    is_hedge: bool = False
     cold: bool | None = None
     uncached: float = 1.0
     transcript: Transcript | None = None

@@ -449,7 +449,6 @@ class Dispatcher:
             scope=trio.CancelScope(
                 deadline=min(job.deadline, now + self._settings.first_byte_timeout_s)
             ),
-            is_hedge=is_hedge,
             cold=station.must_load(job.ask.model),
             uncached=1 - warm.share
             if warm is not None and warm.backend == station.spec.id
