@@ -370,7 +370,7 @@ class Dispatcher:
 
     def _views(self) -> list[BackendView]:
         now = self._now()
-        return [station.view(now) for station in self.stations.values()]
+        return [station.kept or station.view(now) for station in self.stations.values()]
 
     def _choose(self, job: Job, fleet: Sequence[BackendView], now: float) -> Decision | Refusal:
         ask, wishes = job.ask, job.wishes

@@ -27,6 +27,7 @@ class Station:
 
     Attributes:
         preempts: whether critical requests may have best effort put back; None: they may not.
+        kept: the view, while it holds whatever the time.
         watch: is called when the backend should be probed soon; None where nobody probes it.
     """
 
@@ -65,6 +66,7 @@ class Station:
         self._idle.set()
         self._jitter = jitter or (lambda: random.uniform(-1, 1))  # noqa: S311 - spreads retries, guards nothing
         self._view: BackendView | None = None
+        self.kept: BackendView | None = None
         self._crew: Crew | None = None
 
     def __repr__(self) -> str:
@@ -100,11 +102,13 @@ class Station:
                 off_s=self._off_s,
                 linger_s=self._linger_s,
             )
+            # What an open circuit means depends on the time.
+            self.kept = None if circuit.failures or circuit.openings else self._view
         return self._view
 
     def touch(self) -> None:
         """Something that `view` shows, and that is not live, has changed."""
-        self._view = None
+        self._view = self.kept = None
 
     def learned(self) -> None:
         """Other times are to be expected than were."""

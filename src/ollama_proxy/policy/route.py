@@ -252,19 +252,21 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     kind, priority = ask.kind, wishes.priority
     for view in meant:
         judged = view.memo.get(kind)
-        if judged is None or judged.until <= now or judged.settings is not settings:
-            judged = _judge(view, ask, settings, now)
+        # Taken apart at once: in a large fleet this line is run a thousand times for each request.
+        obstacle, candidate, by, until, is_for_all = judged or _UNJUDGED
+        if until <= now or by is not settings:
             if len(view.memo) >= JUDGED_KEPT:
                 view.memo.clear()  # callers choose the names: they must not fill the memory
-            view.memo[kind] = judged
-        obstacle = judged.obstacle
-        if tried or view.spec.max_prompt_tokens:
+            judged = view.memo[kind] = _judge(view, ask, settings, now)
+            obstacle, candidate, _, _, is_for_all = judged
+        if tried or not is_for_all:
             obstacle = _obstacle(view, ask, tried)
         if obstacle is not None:
             if barred is not None:
                 barred.append(Barred(view.spec.id, obstacle))
             continue
-        candidate = judged.candidate
+        if candidate is None:
+            candidate = _assess(view, ask, settings, now)
         if warm is not None and warm.backend == view.spec.id:
             candidate = _assess(view, ask, settings, now, cached=warm.share)
         if view.busy:
@@ -390,23 +392,30 @@ class _Judged(NamedTuple):
 
     Attributes:
         obstacle: why it could not serve; None if it could.
-        candidate: it, as if nobody else were there.
+        candidate: it, as if nobody else were there; None where there is an obstacle.
         settings: those it was judged by.
         until: when it must be judged anew, as what was learned grows old.
+        is_for_all: the obstacle is the same for all requests of the kind.
     """
 
     obstacle: str | None
-    candidate: Candidate
-    settings: RouteSettings
+    candidate: Candidate | None
+    settings: RouteSettings | None
     until: float
+    is_for_all: bool
+
+
+_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True)
 
 
 def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> _Judged:
+    obstacle = _obstacle(view, ask, ())
     return _Judged(
-        obstacle=_obstacle(view, ask, ()),
-        candidate=_assess(view, ask, settings, now),
+        obstacle=obstacle,
+        candidate=_assess(view, ask, settings, now) if obstacle is None else None,
         settings=settings,
         until=now + JUDGED_FOR_S,
+        is_for_all=not view.spec.max_prompt_tokens,
     )
 
 
