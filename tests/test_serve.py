@@ -779,3 +779,31 @@ async def test_a_renamed_backend_keeps_its_line() -> None:
             owner.signal(signal.SIGHUP)
 
     assert [200] * 3 == statuses
+
+
+async def test_a_lowered_reserve_lets_the_next_one_start() -> None:
+    """Whoever waited for a slot that is kept no longer has it at once."""
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(open_fake(ENDLESS))
+        config = attrs.evolve(
+            configured(backend("npu", fake.url, slots=2)),
+            scheduler=Scheduler(reserve_critical_slots=1),
+        )
+        owner = await stack.enter_async_context(running(config))
+        client = await stack.enter_async_context(owner.client())
+
+        async def listen() -> None:
+            async with client.stream("POST", CHAT, json=asked(stream=True)) as answer:
+                [_ async for _ in answer.aiter_raw()]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await fake.until(inferences)
+            nursery.start_soon(listen)
+            queued = 0
+            while not queued:
+                queued = (await client.get("/backends")).json()[0]["queued"]["normal"]
+            owner.config = attrs.evolve(config, scheduler=Scheduler())
+            owner.signal(signal.SIGHUP)
+            await fake.until(lambda log: len(inferences(log)) == 2)
+            nursery.cancel_scope.cancel()
