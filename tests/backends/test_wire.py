@@ -139,6 +139,7 @@ async def test_hop_by_hop_headers_stay_on_their_hop() -> None:
     """Nor does a backend set cookies, redirect, or open the router to other origins."""
     kept = b"x-ratelimit-remaining"
     dropped = [b"connection", b"keep-alive", b"set-cookie", b"location", b"server", b"upgrade"]
+    dropped.append(b"x-accel-buffering")
     dropped.append(b"access-control-allow-origin")
     lines = b"".join(b"%b: 1\r\n" % name for name in [kept, *dropped])
     async with stream_pair() as (ours, _):

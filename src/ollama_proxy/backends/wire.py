@@ -38,6 +38,7 @@ _NOT_PASSED = frozenset({
     b"location",
     b"strict-transport-security",
     b"alt-svc",
+    b"x-accel-buffering",  # the doors say it themselves, of every stream
 })
 
 
