@@ -307,3 +307,19 @@ class TestLingering:
 
         assert ["igpu", "done"] == voice.said
         assert voice.heard[0][0] < 2.0
+
+
+async def test_a_place_is_given_back_whatever_happens(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A backend that is taken out of the file in the middle of its probe leaves its place free."""
+    played = backend()
+    played.health = None
+    floor = open_floor(nursery, autojump_clock)
+    station = floor.open(played, healthy=False)
+    limiter = trio.CapacityLimiter(1)
+
+    with trio.move_on_after(PLACE_KEPT_S / 2):
+        await watch_health(floor.dispatcher, station, SETTINGS, limiter)
+
+    assert 0 == limiter.borrowed_tokens

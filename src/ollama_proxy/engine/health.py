@@ -80,12 +80,14 @@ async def _place(limiter: trio.CapacityLimiter) -> AsyncIterator[None]:
         await trio.sleep(PLACE_KEPT_S)
         limiter.release_on_behalf_of(borrower)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(give_up)
-        yield
-        nursery.cancel_scope.cancel()
-    with contextlib.suppress(RuntimeError):  # it was given up
-        limiter.release_on_behalf_of(borrower)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        with contextlib.suppress(RuntimeError):  # it was given up
+            limiter.release_on_behalf_of(borrower)
 
 
 async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> None:
