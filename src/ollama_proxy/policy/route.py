@@ -99,6 +99,7 @@ class Candidate(NamedTuple):
         toil: how many attempts an answer is expected to take.
         ties: its place among equals, least first.
         heard_at: when anything was learned of such requests there, in seconds.
+        prior_s: what its owner believes of `alone_s`.
     """
 
     id: str
@@ -112,6 +113,7 @@ class Candidate(NamedTuple):
     toil: float
     ties: tuple[float, bool, str]
     heard_at: float
+    prior_s: float
 
     @property
     def safe_s(self) -> float:
@@ -304,7 +306,7 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
         late = able
         able = [c for c in late if c.safe_s <= limit]
         if not able:
-            able = [c for c in late if _is_worth_a_try(c, fleet, limit, now)]
+            able = [c for c in late if _is_worth_a_try(c, limit, now)]
         if barred is not None:
             barred += [
                 Barred(c.id, f"predicted {_in_ms(c)}, over {limit * 1000:g} ms")
@@ -335,18 +337,15 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     )
 
 
-def _is_worth_a_try(
-    candidate: Candidate, fleet: Sequence[BackendView], limit_s: float, now: float
-) -> bool:
+def _is_worth_a_try(candidate: Candidate, limit_s: float, now: float) -> bool:
     """Whether a backend that is not expected to be in time is let show that it can be.
 
     Whoever is only asked for what must be in time, and was late for once, would never be asked again.
     So an idle one may try now and then, if its owner's word, and not merely its bad day, allows it.
     """
-    if candidate.heard_at + TRY_AGAIN_S > now or candidate.heard_at < 0:
-        return False
-    view = next(view for view in fleet if view.spec.id == candidate.id)
-    return not view.busy and view.spec.avg_latency_s <= limit_s
+    was_heard = -math.inf < candidate.heard_at <= now - TRY_AGAIN_S
+    is_idle = not candidate.terms.load
+    return was_heard and is_idle and candidate.prior_s <= limit_s
 
 
 def _in_ms(candidate: Candidate) -> str:
@@ -458,12 +457,13 @@ def _assess(
         toil=1 / max(1 - view.failing, 0.01),
         ties=(-spec.preference, spec.id != settings.default_backend, spec.id),
         heard_at=view.estimates.heard_at(ask),
+        prior_s=spec.avg_latency_s,
     )
 
 
 def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     """The same for a backend that is not idle: others share it, or must end first."""
-    (id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, heard_at) = candidate
+    id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, heard_at, prior_s = candidate
     latency, power, _, loaded, prefix, failing = terms
     load = -math.log2(1 + len(view.busy) / view.spec.slots)
     if wait_s:
@@ -473,7 +473,18 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     terms = Terms(latency, power, load, loaded, prefix, failing)
     predicted_s = alone_s + wait_s
     return Candidate(
-        id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties, heard_at
+        id_,
+        sum(terms),
+        terms,
+        predicted_s,
+        watts,
+        alone_s,
+        whole_s,
+        off_s,
+        toil,
+        ties,
+        heard_at,
+        prior_s,
     )
 
 
