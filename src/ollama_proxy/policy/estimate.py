@@ -165,6 +165,8 @@ class Seen:
 
 def _believable(seen: Seen) -> Seen:
     """The same without what a server says it took, where that is more than there was."""
+    if seen.load_s is None and seen.prefill_s is None and seen.decode_s is None:
+        return seen
     told_s = (seen.load_s or 0.0) + (seen.prefill_s or 0.0) + (seen.decode_s or 0.0)
     if told_s <= TOLD_MAX * seen.whole_s + TOLD_SLACK_S:
         return seen

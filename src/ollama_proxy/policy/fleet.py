@@ -209,7 +209,7 @@ class BackendView:
         return yielding > self.line.depth(priority)
 
     def wait_s(self, priority: Priority, client: str, usual_s: float, now: float) -> float:
-        """How long one more, for whom there is no room now, would be in line.
+        """How long one more, for whom there is no room now, would be in line; somebody is there.
 
         Args:
             priority: of the one.
@@ -224,7 +224,7 @@ class BackendView:
         else:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.
-        soonest_s = min([abs(each.ends - now) for each in self.busy], default=0.0)
+        soonest_s = min([abs(each.ends - now) for each in self.busy])  # noqa: C419 - on the hot path
         ahead_s = self.line.ahead_s(priority, client)
         extra = len(self.busy) - slots
         if extra > 0:  # critical ones at slots that are not for this one

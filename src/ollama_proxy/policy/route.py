@@ -461,6 +461,9 @@ def _assess(
     )
 
 
+_tuple = tuple.__new__
+
+
 def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
     """The same for a backend that is not idle: others share it, or must end first."""
     id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, heard_at, prior_s = candidate
@@ -470,22 +473,12 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
         load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
         # Each one before it may take longer than expected, or shorter: errors add up as squares.
         off_s = math.hypot(off_s, view.off_s.value * math.sqrt(max(1.0, wait_s / whole_s)))
-    terms = Terms(latency, power, load, loaded, prefix, failing)
+    # Made of tuples at once: a named tuple's own constructor is a call more, and this is made for
+    # each busy backend and each request.
+    terms = _tuple(Terms, (latency, power, load, loaded, prefix, failing))
     predicted_s = alone_s + wait_s
-    return Candidate(
-        id_,
-        sum(terms),
-        terms,
-        predicted_s,
-        watts,
-        alone_s,
-        whole_s,
-        off_s,
-        toil,
-        ties,
-        heard_at,
-        prior_s,
-    )
+    made = (id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties)
+    return _tuple(Candidate, (*made, heard_at, prior_s))
 
 
 def _order(wishes: Wishes) -> Callable[[Candidate], Any]:
