@@ -726,6 +726,12 @@ async def test_an_absurd_deadline_is_as_good_as_none() -> None:
     assert 200 == answer.status_code
 
 
+async def note_status(client: httpx.AsyncClient, statuses: list[int]) -> None:
+    """Ask once, and note how it was answered."""
+    answer = await client.post(CHAT, json=asked(stream=False))
+    statuses.append(answer.status_code)
+
+
 async def test_a_backend_joins_while_others_wait() -> None:
     """Whoever is in line when a file names another backend is served, there or where it waits."""
     async with AsyncExitStack() as stack:
@@ -736,14 +742,9 @@ async def test_a_backend_joins_while_others_wait() -> None:
         owner = await stack.enter_async_context(running(config))
         client = await stack.enter_async_context(owner.client())
         statuses: list[int] = []
-
-        async def ask() -> None:
-            answer = await client.post(CHAT, json=asked(stream=False))
-            statuses.append(answer.status_code)
-
         async with trio.open_nursery() as nursery:
             for _ in range(4):
-                nursery.start_soon(ask)
+                nursery.start_soon(note_status, client, statuses)
             await first.until(inferences)
             joined = backend("igpu", second.url, slots=1)
             owner.config = attrs.evolve(config, backends=(*config.backends, joined))
@@ -761,14 +762,9 @@ async def test_a_renamed_backend_keeps_its_line() -> None:
         owner = await stack.enter_async_context(running(config))
         client = await stack.enter_async_context(owner.client())
         statuses: list[int] = []
-
-        async def ask() -> None:
-            answer = await client.post(CHAT, json=asked(stream=False))
-            statuses.append(answer.status_code)
-
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(ask)
+                nursery.start_soon(note_status, client, statuses)
             await fake.until(inferences)
             fake.script = attrs.evolve(
                 fake.script, behaviour=Behaviour.SLOW, misbehaves_at=("/api/tags",), delay_s=1.0

@@ -91,7 +91,7 @@ async def test_nobody_is_invited_by_a_backend_that_has_not_joined(
     late.is_well(Probe(models=frozenset({MODEL})))
 
     floor.dispatcher.health_changed(late)
-    floor.dispatcher.is_still_busy(late)
+    floor.dispatcher.stayed_busy(late)
     await waiting.ended.wait()
 
     assert "a" == floor.fact(waiting).backend

@@ -28,8 +28,8 @@ from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station
-from ollama_proxy.policy.affinity import Affinity
-from ollama_proxy.policy.ask import Priority
+from ollama_proxy.policy.affinity import Affinity, Warm
+from ollama_proxy.policy.ask import Ask, Priority
 from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.hedge import Budget, hedge_at
@@ -192,7 +192,7 @@ class Dispatcher:
         self._assign(station)
         self._invite(station)
 
-    def is_still_busy(self, station: Station) -> None:
+    def stayed_busy(self, station: Station) -> None:
         """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
         if self.stations.get(station.spec.id) is not station:
             return
@@ -226,7 +226,7 @@ class Dispatcher:
             self._settings.route,
             now=now,
             client=job.client,
-            warm=self.affinity.find(ask.prefix, ask.prompt_bytes),
+            warm=self._warm(ask),
         )
 
     def withdraw(self, job: Job) -> None:
@@ -384,9 +384,13 @@ class Dispatcher:
             self._settings.route,
             now=now,
             client=job.client,
-            warm=self.affinity.find(ask.prefix, ask.prompt_bytes) if ask.prefix else None,
+            warm=self._warm(ask),
             tried=job.tried,
         )
+
+    def _warm(self, ask: Ask) -> Warm | None:
+        """Who has the beginning of a prompt; of a short one nobody is asked."""
+        return self.affinity.find(ask.prefix, ask.prompt_bytes) if ask.prefix else None
 
     def _place(self, job: Job) -> Refusal | None:
         """Give a job a place in the line of the best backend, or say why there is none."""
@@ -440,7 +444,7 @@ class Dispatcher:
         job.stage = Stage.RUNNING
         if job.assigned is None:
             job.assigned = now
-        warm = self.affinity.find(job.ask.prefix, job.ask.prompt_bytes) if job.ask.prefix else None
+        warm = self._warm(job.ask)
         attempt = Attempt(
             job=job,
             decision=decision,

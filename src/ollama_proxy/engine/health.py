@@ -61,9 +61,8 @@ async def watch_health(
         pause_s = settings.first_interval_s
         with trio.move_on_after(LINGER_INTERVAL_S if station.lingering else settings.interval_s):
             await doubted.wait()
-            await trio.sleep_until(
-                asked_at + DOUBT_INTERVAL_S
-            )  # a storm of cancels is one question
+            # A storm of cancels is one question.
+            await trio.sleep_until(asked_at + DOUBT_INTERVAL_S)
 
 
 @asynccontextmanager
@@ -102,14 +101,14 @@ async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> 
         if lingered:
             # It computes what was cancelled, and nothing else meanwhile: it is busy, not down.
             station.settle(lingered + len(station.running), lingered, trio.current_time())
-            dispatcher.is_still_busy(station)
+            dispatcher.stayed_busy(station)
             return
         why = f"it did not answer a probe within {timeout_s:g} s"
     else:
         station.is_well(probe)
         station.settle(probe.computing, lingered, trio.current_time())
         if station.lingering:
-            dispatcher.is_still_busy(station)
+            dispatcher.stayed_busy(station)
         if not was_healthy or had_models != station.models or lingered != station.lingering:
             dispatcher.health_changed(station)
         if not was_healthy:

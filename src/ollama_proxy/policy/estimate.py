@@ -2,13 +2,14 @@
 
 A first token takes: loading, where the model is not in memory + a floor + the prompt's share, which
 grows with its tokens. A whole answer takes that, and a share for each of its own tokens. Each part
-is a decaying mean: an old observation counts less with time as well as with newer ones, so that a
-machine that was throttled this morning is not judged by it in the evening. Failures teach nothing
-here: a backend that refuses at once is not a fast one.
+is a mean in which newer observations outweigh older ones. What an owner wrote down as well (the floor
+and the whole) is drawn back to it with time, so that a machine that was throttled this morning is not
+judged by it in the evening; errors are forgotten. Failures teach nothing here: a backend that refuses
+at once is not a fast one.
 
-What a server reports of itself (tokens, seconds of loading, prefill and decode) is believed. Where
-it is silent, the prompt's share is the slope of the line through what was seen, and a prompt's
-tokens are guessed from its bytes.
+What a server reports of itself (tokens, seconds of loading, prefill and decode) is believed, as far
+as it fits into the time that was seen from without. Where it is silent, the prompt's share is the
+slope of the line through what was seen, and a prompt's tokens are guessed from its bytes.
 """
 
 import math
@@ -26,8 +27,8 @@ HALF_LIFE_S = 1800.0  # unused for half an hour, half of the trust goes back to 
 OFF_HALF_LIFE_S = 300.0
 # What a server may say it took, of the time that was seen from without: clocks differ a little.
 TOLD_MAX = 1.25
-IN_VAIN_MAX = 3
 TOLD_SLACK_S = 0.1
+IN_VAIN_MAX = 3  # waits given up within the forecast, in a row, that say nothing against it
 DECODE_MAX = 1e6  # tokens per second; what reports more has a clock that stands still
 BYTES_PER_TOKEN = 4.0  # of English prose; an estimate until the backend reports counts
 # Sizes must differ so much, relative to their mean, before a line is drawn through them: the noise
