@@ -5,7 +5,8 @@ from typing import Any
 import attrs
 
 from ollama_proxy.policy.ask import Ask, Call, Priority
-from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView, Hardware
+from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView
+from ollama_proxy.policy.hardware import Hardware
 
 MODEL = "qwen2.5:0.5b"
 FIGURES = {

@@ -25,7 +25,8 @@ from ollama_proxy.config import (
     interpret,
     load,
 )
-from ollama_proxy.policy.fleet import BackendSpec, BackendType, Hardware
+from ollama_proxy.policy.fleet import BackendSpec, BackendType
+from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.tables import Check, ConfigFaults, describe_faults
 
 REFERENCE = Path(__file__).parent.parent / "config.toml"

@@ -25,7 +25,8 @@ from ollama_proxy.config import (
     Scheduler,
     Server,
 )
-from ollama_proxy.policy.fleet import BackendType, Hardware
+from ollama_proxy.policy.fleet import BackendType
+from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.serve import CannotServe, Plan, serve
 from ollama_proxy.tables import ConfigFaults

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ollama_proxy.policy.fleet import BackendSpec, BackendType, Hardware
+from ollama_proxy.policy.fleet import BackendSpec, BackendType
+from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.tables import (
     ABOVE_0,

@@ -15,7 +15,7 @@ from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.estimate import MODELS_MAX
-from ollama_proxy.policy.fleet import Hardware
+from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Reason
 from tests.engine.floor import Floor, Listener, backend, open_floor

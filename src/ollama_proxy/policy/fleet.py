@@ -10,6 +10,7 @@ import attrs
 
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
+from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
 
 
@@ -19,17 +20,6 @@ class BackendType(enum.Enum):
     OLLAMA = "ollama"
     OPENAI = "openai"
     EMBEDDED = "embedded"
-
-
-class Hardware(enum.Enum):
-    """Where a backend computes."""
-
-    NPU = "npu"
-    IGPU = "igpu"
-    NVIDIA = "nvidia"
-    AMD = "amd"
-    CPU = "cpu"
-    CLOUD = "cloud"
 
 
 def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:

@@ -11,7 +11,7 @@ import attrs
 
 from ollama_proxy.config import Router, Scheduler
 from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.fleet import Hardware
+from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,

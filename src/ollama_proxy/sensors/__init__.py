@@ -1,0 +1,1 @@
+"""Sensors: the machine's state as facts, inward; unknown when unknown."""
