@@ -225,6 +225,34 @@ class Effective:
 
 
 @attrs.define
+class _Latch:
+    """Something that is so from one value on, and no more only from another."""
+
+    is_on: bool = False
+
+    def look(self, *, begins: bool, ends: bool) -> bool:
+        self.is_on = begins or (self.is_on and not ends)
+        return self.is_on
+
+
+@attrs.define
+class _Debounced:
+    """Where power comes from, once it has been the same for a while."""
+
+    value: bool | None = None
+    _raw: bool | None = None
+    _since: float = -math.inf
+
+    def look(self, raw: bool | None, debounce_s: float, now: float) -> bool | None:  # noqa: FBT001 - a reading
+        if raw is not self._raw:
+            self._raw, self._since = raw, now
+        # What is told for the first time contradicts nothing.
+        if self.value is None or now - self._since >= debounce_s:
+            self.value = raw
+        return self.value
+
+
+@attrs.define
 class Auto:
     """Which mode is in effect, with a memory so that it does not flap.
 
@@ -233,13 +261,17 @@ class Auto:
 
     _effective: Effective | None = attrs.field(default=None, init=False)
     _switched_at: float = attrs.field(default=-math.inf, init=False)
+    _on_battery: _Debounced = attrs.field(factory=_Debounced, init=False)
+    _low: _Latch = attrs.field(factory=_Latch, init=False)
+    _loud: _Latch = attrs.field(factory=_Latch, init=False)
 
     def decide(
         self, chosen: Mode, signals: Signals, settings: AutoSettings, now: float
     ) -> Effective:
         """The mode in effect.
 
-        At most one automatic switch in `dwell_s`, but for severe heat and the first decision.
+        At most one automatic switch in `dwell_s`, but for severe heat and the first decision. Until
+        a switch may be made, the old mode stays with its old reason.
 
         Args:
             chosen: by the owner; anything but `auto` is what it is.
@@ -247,13 +279,121 @@ class Auto:
             settings: the owner's.
             now: seconds, a clock that never goes back.
         """
-        raise NotImplementedError
+        wanted = self._want(self._settled(signals, settings, now), settings)
+        if chosen is not Mode.AUTO:
+            self._effective = None  # back to auto, the first decision is made at once
+            return Effective(mode=chosen, reason="chosen by the user", cause=Cause.CHOSEN)
+        before = self._effective
+        is_switch = before is not None and before.mode is not wanted.mode
+        is_early = now - self._switched_at < settings.dwell_s
+        if before is not None and is_switch and is_early and not _is_urgent(before, signals):
+            return before
+        if before is None or is_switch:
+            self._switched_at = now
+        self._effective = wanted
+        return wanted
+
+    def _settled(self, signals: Signals, settings: AutoSettings, now: float) -> Signals:
+        """The signals once more, without what only flickers."""
+        return attrs.evolve(
+            signals,
+            on_battery=self._on_battery.look(signals.on_battery, settings.debounce_s, now),
+        )
+
+    def _want(self, signals: Signals, settings: AutoSettings) -> Effective:
+        """What the first rule that holds says; the numbers are those of the file's head."""
+        on_battery, percent = signals.on_battery, signals.battery_percent
+        low_percent = settings.low_percent
+        is_low = self._low.look(
+            begins=bool(on_battery) and percent is not None and percent <= low_percent,
+            ends=not on_battery
+            or (percent is not None and percent >= low_percent + settings.reenter_percent),
+        )
+        share = signals.fan_share
+        is_loud = self._loud.look(
+            begins=share is not None and share >= settings.fan_share_loud,
+            ends=share is None or share <= settings.fan_share_calm,
+        )
+        profile = signals.profile if settings.follow_profile else None
+        charge = "" if percent is None else f" ({percent:.0f} %)"
+        if is_low:  # (1)
+            return _effective(Mode.ULTRA_EFFICIENCY, Cause.BATTERY, _battery_at(percent))
+        if signals.state.rank >= ThermalState.SEVERE.rank:  # (2)
+            return _effective(Mode.EFFICIENCY, Cause.HEAT, signals.hottest or "a part is too hot")
+        hours = settings.quiet_hours
+        if hours is not None and is_within(hours, signals.minute_of_day):  # (3)
+            return _effective(
+                Mode.QUIET, Cause.QUIET_HOURS, f"quiet hours until {_time_of_day(hours[1])}"
+            )
+        if profile == "power-saver":  # (4)
+            return _effective(Mode.EFFICIENCY, Cause.PROFILE, "power profile power-saver")
+        if on_battery:  # (5)
+            return _effective(Mode.EFFICIENCY, Cause.BATTERY, f"on battery{charge}")
+        if signals.degraded == "lap-detected":  # (6) the profile's daemon told, nobody chose it
+            return _effective(Mode.QUIET, Cause.PROFILE, "on somebody's lap")
+        if signals.state is ThermalState.MODERATE:  # (7)
+            return _effective(Mode.EFFICIENCY, Cause.HEAT, signals.hottest or "a part is hot")
+        if is_loud and share is not None:  # (8)
+            return _effective(Mode.QUIET, Cause.FAN, f"fans at {share * 100:.0f} %")
+        if profile == "performance":  # (9)
+            return _effective(Mode.PERFORMANCE, Cause.PROFILE, "power profile performance")
+        return _effective(Mode.BALANCED, Cause.NOTHING, _nothing(signals))  # (10)
+
+
+def _is_urgent(before: Effective, signals: Signals) -> bool:
+    """Whether heat cannot wait: in a thrifty mode there is nothing that it would change."""
+    is_thrifty = before.mode in {Mode.EFFICIENCY, Mode.ULTRA_EFFICIENCY}
+    return signals.state.rank >= ThermalState.SEVERE.rank and not is_thrifty
+
+
+def _effective(mode: Mode, cause: Cause, reason: str) -> Effective:
+    return Effective(mode=mode, reason=reason, cause=cause)
+
+
+def _battery_at(percent: float | None) -> str:
+    return "battery low" if percent is None else f"battery at {percent:.0f} %"
+
+
+def _nothing(signals: Signals) -> str:
+    if signals.on_battery is False:
+        return "on mains power"
+    if signals.state is ThermalState.UNKNOWN:
+        return "nothing is known of battery or heat"
+    return "nothing is hot, and nothing is known of a battery"
+
+
+# -- quiet hours -----------------------------------------------------------------------------------
+
+
+def is_within(hours: tuple[int, int], minute_of_day: int) -> bool:
+    """Whether a minute of the day lies in a span of them, which may include midnight."""
+    begin, end = hours
+    if begin < end:
+        return begin <= minute_of_day < end
+    return minute_of_day >= begin or minute_of_day < end
 
 
 def parse_quiet_hours(text: str) -> tuple[int, int] | None:
     """Minutes of the day of "22:00-07:00"; "" is none.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or begins when it ends.
     """
-    raise NotImplementedError
+    if not text.strip():
+        return None
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        raise ValueError(f'quiet hours are like "22:00-07:00", or "" for none; not {text!r}')
+    begin_h, begin_min, end_h, end_min = map(int, found.groups())
+    begin, end = begin_h * 60 + begin_min, end_h * 60 + end_min
+    if begin == end:
+        raise ValueError(f"quiet hours begin and end at the same time in {text!r}")
+    return begin, end
+
+
+_TIME = r"\s*([01]?[0-9]|2[0-3]):([0-5][0-9])\s*"
+_HOURS = re.compile(f"{_TIME}-{_TIME}")
+
+
+def _time_of_day(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"

@@ -11,19 +11,25 @@ Rule 3: no reading is not cooling. Who fell silent keeps its level for a minute,
 
 import enum
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 import attrs
 
 from ollama_proxy.policy.hardware import Hardware
-from ollama_proxy.policy.readings import Zone
+from ollama_proxy.policy.readings import Quality, Zone
 
 LOST_AFTER_S = 60.0
 HOLD_S = 60.0
-SUSTAINED_S = 10.0
-THROTTLED_S = 15.0
-THROTTLED_WITHIN_C = 10.0
+_LOOKS = 2  # in a row: one wild reading changes nothing
+_SUSTAINED_S = 10.0
+_THROTTLED_S = 15.0
+_THROTTLED_WITHIN_C = 10.0  # throttling farther below the limit has another reason than this part's
+_SMOOTHED_S = 2.0  # the time in which the smoothed temperature makes half of the way
+_RISE_MAX_C_PER_S = 1.5  # a die rises faster, but not for as long as is thought on
+_SAME_LOOK_S = 0.5  # a second look so soon is told the same readings
+_GAP_COUNTS_S = 5.0  # at most, towards "for 10 s": nobody looked what was between
 
 
 class ThermalState(enum.Enum):
@@ -114,6 +120,40 @@ class ThermalSettings:
         )
 
 
+@attrs.frozen
+class _Row:
+    """The lines of one kind of part: so many degrees below its limit.
+
+    Attributes:
+        limit_c: of a part that tells none.
+        below: where light, moderate, severe and critical begin.
+        clear_c: how far below its line a level ends.
+        early: light and moderate begin no later for a part that tells a higher limit.
+        capped: such a part is not believed at all.
+    """
+
+    limit_c: float
+    below: tuple[float, float, float, float]
+    clear_c: float = 8.0
+    early: bool = False
+    capped: bool = False
+
+
+_PACKAGES = {
+    Machine.LAPTOP: _Row(100.0, (20.0, 10.0, 4.0, 0.0)),
+    Machine.DESKTOP: _Row(95.0, (20.0, 10.0, 4.0, 0.0)),
+    # Its firmware slows down at 80 and 85, whatever trip point the device tree tells.
+    Machine.BOARD: _Row(85.0, (20.0, 13.0, 5.0, 1.0), clear_c=5.0, capped=True),
+}
+_CARDS = {
+    # A laptop's card may tell that it slows down at 102, and is held at 87 by its driver.
+    Hardware.NVIDIA: _Row(93.0, (15.0, 9.0, 4.0, 0.0), early=True),
+    Hardware.AMD: _Row(110.0, (20.0, 12.0, 6.0, 2.0)),
+}
+_OTHER = _Row(85.0, (20.0, 13.0, 5.0, 1.0), clear_c=5.0)
+_LIMIT_LEAST_C, _LIMIT_MOST_C = 50.0, 130.0  # drivers tell -273 and 65261, too
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """Where the levels of one part begin, degrees Celsius: light < moderate < severe < critical.
@@ -145,12 +185,70 @@ class Limits:
             settings: the owner's word goes before the part's.
             machine: what the package is built into.
         """
-        raise NotImplementedError
+        row = _PACKAGES[machine] if hardware is Hardware.CPU else _CARDS.get(hardware, _OTHER)
+        said = settings.of(hardware)
+        if limit_c is None or not _LIMIT_LEAST_C <= limit_c <= _LIMIT_MOST_C:
+            limit_c = row.limit_c
+        if row.capped:
+            limit_c = min(limit_c, row.limit_c)
+        light, moderate, severe, critical = row.below
+        if said.critical_c:
+            limit_c = said.critical_c + critical
+        early_c = min(limit_c, row.limit_c) if row.early else limit_c
+        lines = (early_c - light, early_c - moderate, limit_c - severe, limit_c - critical)
+        if said.warning_c:
+            # A warning at or above what is critical for this part would never come: it comes before.
+            warning_c = min(said.warning_c, lines[3] - 2.0)
+            lines = (warning_c - 10.0, warning_c, (warning_c + lines[3]) / 2, lines[3])
+        return cls(
+            light_c=lines[0],
+            moderate_c=lines[1],
+            severe_c=lines[2],
+            critical_c=lines[3],
+            clear_c=said.hysteresis_c or row.clear_c,
+        )
+
+    def begin(self, level: ThermalState) -> float:
+        """Where a level begins, degrees Celsius."""
+        match level:
+            case ThermalState.LIGHT:
+                return self.light_c
+            case ThermalState.MODERATE:
+                return self.moderate_c
+            case ThermalState.SEVERE:
+                return self.severe_c
+            case ThermalState.CRITICAL:
+                return self.critical_c
+            case ThermalState.NOMINAL | ThermalState.UNKNOWN:
+                return -math.inf
+
+
+@attrs.define
+class _Streak:
+    """For how many looks in a row something was so, and for how long."""
+
+    looks: int = 0
+    seconds: float = 0.0
+
+    def look(self, is_so: bool, elapsed_s: float) -> None:  # noqa: FBT001 - one thing, so or not
+        self.seconds = self.seconds + elapsed_s if is_so and self.looks else 0.0
+        self.looks = self.looks + 1 if is_so else 0
+
+
+def _streaks() -> dict[ThermalState, _Streak]:
+    return {level: _Streak() for level in _LEVELS[1:]}
+
+
+_SILENT = frozenset({Quality.STALE, Quality.ABSENT, Quality.ASLEEP})
 
 
 @attrs.define
 class Grader:
     """Grades one part of the machine from what its sensors tell, look after look.
+
+    What is smoothed and compared is the distance to the line where `critical` begins, of the zone
+    that is nearest to its own: two zones of a card have different limits, and which of them is
+    nearest may change from look to look.
 
     Attributes:
         name: of the part, for people.
@@ -159,7 +257,9 @@ class Grader:
         machine: what the package is built into.
         level: the grade.
         since: when this level began, seconds; -inf before the first look.
-        hottest: the zone nearest to its limit at the last look that told one; None: there was none.
+        hottest: the zone nearest to its limit, at the last look that told of one; None where there
+            was none yet, or its sensor was lost, or sleeps.
+        why: what the grade rests on, for people: "package 96 °C, limit 100 °C".
     """
 
     name: str
@@ -169,6 +269,16 @@ class Grader:
     level: ThermalState = attrs.field(default=ThermalState.UNKNOWN, init=False)
     since: float = attrs.field(default=-math.inf, init=False)
     hottest: Zone | None = attrs.field(default=None, init=False)
+    why: str = attrs.field(init=False)
+    _smooth: float | None = attrs.field(default=None, init=False)
+    _streaks: dict[ThermalState, _Streak] = attrs.field(factory=_streaks, init=False)
+    _throttled: _Streak = attrs.field(factory=_Streak, init=False)
+    _looked_at: float = attrs.field(default=-math.inf, init=False)
+    _heard_at: float = attrs.field(default=-math.inf, init=False)
+    _held_until: float = attrs.field(default=-math.inf, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.why = f"{self.name} has no sensor"
 
     def grade(self, zones: Sequence[Zone], now: float, *, looks_ahead: bool = True) -> ThermalState:
         """Take in one look at the part's sensors.
@@ -178,13 +288,122 @@ class Grader:
             now: seconds, a clock that never goes back.
             looks_ahead: whether a rise is thought on.
         """
-        raise NotImplementedError
+        telling = [zone for zone in zones if zone.quality not in _SILENT]
+        if any(zone.emergency for zone in telling) and self.level.rank < ThermalState.SEVERE.rank:
+            self._become(ThermalState.SEVERE, now)
+        elapsed_s = now - self._looked_at
+        if elapsed_s < _SAME_LOOK_S:
+            return self.level
+        self._looked_at = now
+        is_throttled = any(zone.throttling or zone.emergency for zone in telling)
+        self._throttled.look(is_throttled, min(elapsed_s, _GAP_COUNTS_S))
+        measured = [
+            (zone.temperature_c - limits.critical_c, zone, limits)
+            for zone in telling
+            if zone.quality is Quality.OK and zone.temperature_c is not None
+            for limits in (self._limits(zone),)
+        ]
+        if measured:
+            margin, self.hottest, limits = max(measured, key=operator.itemgetter(0))
+            self._measure(margin, limits, now, self.settings.lookahead_s if looks_ahead else 0.0)
+        elif any(zone.quality is Quality.ASLEEP for zone in zones):
+            self._rest(now)
+        else:
+            self._miss(now)
+        return self.level
 
     def hold(self, now: float) -> None:
         """The machine slept: do not lower for a minute, and forget where it was heading."""
-        raise NotImplementedError
+        self._held_until = now + HOLD_S
+        self._heard_at = now
+        self._forget()
 
-    @property
-    def why(self) -> str:
-        """What the grade rests on, for people: "package 96 °C, limit 100 °C"."""
-        raise NotImplementedError
+    def _limits(self, zone: Zone) -> Limits:
+        return Limits.of(self.hardware, zone.limit_c, self.settings, machine=self.machine)
+
+    def _measure(self, margin: float, limits: Limits, now: float, lookahead_s: float) -> None:
+        elapsed_s, self._heard_at = now - self._heard_at, now
+        ahead = self._smoothed(margin, elapsed_s, lookahead_s)
+        for level, streak in self._streaks.items():
+            # A look ahead makes moderate at most: what is worse must be seen.
+            is_foreseen = level.rank <= ThermalState.MODERATE.rank
+            reach = max(margin, ahead) if is_foreseen else margin
+            begin = limits.begin(level) - limits.critical_c
+            streak.look(reach >= begin, min(elapsed_s, _GAP_COUNTS_S))
+        reached = self._reached(margin)
+        if self.level is ThermalState.UNKNOWN:
+            # One look that is hot does not prove heat, and must not be shown as cool either.
+            if reached is not ThermalState.NOMINAL or not self._streaks[ThermalState.LIGHT].looks:
+                self._become(reached, now)
+        elif reached.rank > self.level.rank:
+            self._become(reached, now)
+        elif self._is_clear(limits):
+            self._lower(now)
+        slowed = ", slowed down by heat" if self._throttled.looks else ""
+        self.why = (
+            f"{self.name} {margin + limits.critical_c:.0f} °C,"
+            f" limit {limits.critical_c:.0f} °C{slowed}"
+        )
+
+    def _smoothed(self, margin: float, elapsed_s: float, lookahead_s: float) -> float:
+        """Smooth the margin, and say where it will be if it goes on so."""
+        before = self._smooth
+        if before is None:
+            self._smooth = margin
+            return margin
+        self._smooth = margin + (before - margin) * math.exp2(-elapsed_s / _SMOOTHED_S)
+        rise = min((self._smooth - before) / elapsed_s, _RISE_MAX_C_PER_S)
+        return self._smooth + rise * lookahead_s
+
+    def _reached(self, margin: float) -> ThermalState:
+        """The level that is proved now."""
+        near, at_limit = self._streaks[ThermalState.SEVERE], self._streaks[ThermalState.CRITICAL]
+        is_stifled = self._throttled.seconds >= _THROTTLED_S and margin >= -_THROTTLED_WITHIN_C
+        if at_limit.seconds >= _SUSTAINED_S or is_stifled:
+            return ThermalState.CRITICAL
+        if near.seconds >= _SUSTAINED_S or self._throttled.looks >= _LOOKS:
+            return ThermalState.SEVERE
+        for level in (ThermalState.MODERATE, ThermalState.LIGHT):
+            if self._streaks[level].looks >= _LOOKS:
+                return level
+        return ThermalState.NOMINAL
+
+    def _is_clear(self, limits: Limits) -> bool:
+        """Whether the smoothed temperature is well below where the level begins."""
+        line = limits.begin(self.level) - limits.clear_c - limits.critical_c
+        return self._smooth is not None and self._smooth < line and not self._throttled.looks
+
+    def _rest(self, now: float) -> None:
+        """It has no power: it cools, though nothing tells so."""
+        self._forget()
+        self._heard_at = now
+        self.hottest = None
+        self.why = f"{self.name} is asleep"
+        if self.level is not ThermalState.UNKNOWN:
+            self._lower(now)
+
+    def _miss(self, now: float) -> None:
+        """Nothing told its temperature."""
+        if self._throttled.looks:
+            self._heard_at = now
+            self.why = f"{self.name} is slowed down by heat"
+            if self._throttled.looks >= _LOOKS and self.level.rank < ThermalState.SEVERE.rank:
+                self._become(ThermalState.SEVERE, now)
+        elif self.level is not ThermalState.UNKNOWN and now - self._heard_at >= LOST_AFTER_S:
+            self._forget()
+            self.hottest = None
+            self.why = f"{self.name} lost its sensor"
+            if self.level is not ThermalState.MODERATE:
+                self._become(ThermalState.MODERATE, now)
+
+    def _lower(self, now: float) -> None:
+        dwell_s = self.settings.of(self.hardware).dwell_s or 0.0
+        if self.level.rank and now >= max(self.since + dwell_s, self._held_until):
+            self._become(_LEVELS[self.level.rank - 1], now)
+
+    def _become(self, level: ThermalState, now: float) -> None:
+        self.level, self.since = level, now
+
+    def _forget(self) -> None:
+        self._smooth = None
+        self._streaks = _streaks()
