@@ -196,6 +196,31 @@ def test_a_throttled_parts_rest_is_not_learned() -> None:
     assert {Grade.MEASURED: pytest.approx(41.0)} == day.paid("gpu")
 
 
+def test_a_machine_with_a_throttled_part_is_not_at_rest() -> None:
+    """Some of it draws less than it would."""
+    day = Day()
+    for _ in range(121):
+        day.now += 1
+        day.meters.sampled([battery(9)], day.now, throttled={CARD})
+    day.meters.began("a", "npu", PACKAGE, day.now, watts=99)
+    day.pass_by(60, lambda _: battery(10))
+
+    assert {Grade.APPORTIONED: pytest.approx(600.0)} == day.paid("npu")
+
+
+def test_rest_on_battery_is_known_when_it_is_back() -> None:
+    """Also of meters that were not there when it began."""
+    day = Day()
+    day.meters.set_on_battery(True)
+    day.pass_by(int(QUIET_S) + 5, lambda t: nvml(8 * t))
+    day.meters.set_on_battery(False)
+    day.meters.set_on_battery(True)
+    day.meters.began("a", "gpu", CARD, day.now, watts=99)
+    day.pass_by(1, lambda t: nvml(8 * t + 42))
+
+    assert {Grade.MEASURED: pytest.approx(42.0)} == day.paid("gpu")
+
+
 def test_a_suspend_is_nobodys() -> None:
     """Whatever counters say after it."""
     day = Day()

@@ -76,6 +76,16 @@ def test_nobody_pays_for_times_when_nobody_was_there() -> None:
     assert 12.0 == sharing.leave(36_001.0) - begun
 
 
+def test_the_owner_may_change_the_figure() -> None:
+    """From the next request on, it is the new one that counts."""
+    sharing = Sharing()
+    sharing.join(12.0, 0.0)
+    sharing.leave(1.0)
+    begun = sharing.join(3.0, 1.0)
+
+    assert 3.0 == sharing.leave(2.0) - begun
+
+
 def test_a_cards_own_sensor_comes_first() -> None:
     """Then the package's for what is in it, then the machine's."""
     draws = [BATTERY, RAPL, NVML]
@@ -139,6 +149,14 @@ def test_what_others_tell_is_taken_off_the_machines_draw() -> None:
         == remaining(BATTERY, [Draw(name="c", scope=Scope.DEVICE, watts=15.0, source="x")]).watts
     )
     assert 0.0 == remaining(BATTERY, [NVML]).watts
+
+
+def test_a_machines_counter_is_not_believed_for_a_part_of_it() -> None:
+    """What others counted meanwhile is in it; but where nobody tells of any, all of it is left."""
+    psys = Draw(name="psys", scope=Scope.SYSTEM, watts=40.0, joules=900.0, source="rapl")
+
+    assert (None, 10.0) == (remaining(psys, [NVML]).joules, remaining(psys, [NVML]).watts)
+    assert psys == remaining(psys, [RAPL])
 
 
 def test_a_tokens_cost_is_learned_by_model() -> None:

@@ -139,6 +139,21 @@ def test_a_counter_that_moves_again_is_not_booked_twice() -> None:
     assert [(10, 11, 0), (11, 12, 20), (12, 13, 19)] == found[1:]
 
 
+def test_a_counter_that_moved_lately_is_waited_for() -> None:
+    """However long it has been read."""
+    moving = [(t, card(20 * t, 20)) for t in range(30)]
+    found = spans(*moving, (30, card(580, 20)), (31, card(620, 20)))
+
+    assert (29, 31, 40) == found[-1]
+
+
+def test_a_counter_that_is_lost_while_it_stands_still_leaves_power() -> None:
+    """For all of the time since it moved."""
+    assert [(0, 3, 60)] == spans(
+        (0, card(5, 20)), (1, card(5, 20)), (2, card(5, 20)), (3, card(None, 20))
+    )
+
+
 def test_a_counter_at_rest_is_at_rest() -> None:
     """No power, or none known: it stands still for good reason."""
     assert [(0, 1, 0), (1, 2, 0)] == spans((0, card(5)), (1, card(5)), (2, card(5, 0)))

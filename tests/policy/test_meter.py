@@ -257,6 +257,18 @@ def test_a_lost_reading_is_estimated() -> None:
     assert 70.0 == stand.books.part(PART).measured
 
 
+def test_who_left_before_a_reading_was_lost_pays_until_then() -> None:
+    """Others that stay on its backend do not make it dearer."""
+    stand = Stand()
+    stand.read(0)
+    stand.meter.begin("a", "gpu", 0, watts=20)
+    stand.meter.begin("b", "gpu", 0, watts=20)
+    stand.meter.end("a", 1)
+    stand.lose(5)
+
+    assert {"a": 10.0} == joules(stand)
+
+
 def test_a_sensor_that_falls_silent_keeps_nobody_waiting() -> None:
     """After a while no reading could tell who used what: those who end are estimated."""
     stand = Stand()
@@ -309,6 +321,31 @@ def test_what_is_expected_is_shared_like_what_is_measured() -> None:
 
     assert pytest.approx(40 + 40 * 2 / 3) == stand.meter.so_far("a", 2).joules
     assert pytest.approx(40 / 3) == stand.meter.so_far("b", 2).joules
+
+
+def test_a_short_request_is_expected_to_pay_for_its_own_time() -> None:
+    """The last span's joules were drawn while somebody was there, not in all of it."""
+    stand = Stand()
+    stand.read(0)
+    stand.meter.begin("a", "gpu", 0)
+    stand.meter.end("a", 0.1)
+    stand.read(1, 6)
+    stand.meter.begin("b", "gpu", 1.5)
+
+    assert pytest.approx(12.0) == stand.meter.so_far("b", 1.7).joules
+
+
+def test_after_a_span_without_requests_there_is_no_forecast() -> None:
+    """What was drawn before it is of another time."""
+    stand = Stand()
+    stand.read(0)
+    stand.meter.begin("a", "gpu", 0, watts=50)
+    stand.meter.end("a", 1)
+    stand.read(1, 30)
+    stand.read(2, 5)
+    stand.meter.begin("b", "gpu", 2, watts=50)
+
+    assert Spent(50.0, Grade.ESTIMATED) == stand.meter.so_far("b", 3)
 
 
 def test_power_at_rest_is_no_forecast_of_a_request() -> None:
