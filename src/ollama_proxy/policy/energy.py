@@ -178,14 +178,18 @@ def meter_for(part: str | None, draws: Iterable[Draw]) -> Draw | None:
     """Which of a round's draws tells best what a part draws; None if none does.
 
     (1) the card's own, (2) the package's, for what is built into it, (3) the whole machine's. Of
-    several, one that counts joules. Never a sum: the domains that a processor tells of contain one
-    another.
+    several, one whose counter moves, as some cards have one that never does. Never a sum: the
+    domains that a processor tells of contain one another.
     """
     if part is None:
         return None
     usable = [draw for draw in draws if is_usable(draw)]
     of_part = [draw for draw in usable if tells_of(draw) == part]
-    return min(of_part, key=lambda draw: draw.joules is None, default=whole_machine(usable))
+    return min(of_part, key=_doubt, default=whole_machine(usable))
+
+
+def _doubt(draw: Draw) -> tuple[bool, bool]:
+    return not draw.joules, draw.watts is None
 
 
 def whole_machine(draws: Iterable[Draw]) -> Draw | None:

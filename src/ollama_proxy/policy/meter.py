@@ -163,7 +163,6 @@ class Meter:
 
     def pause(self, now: float) -> list[Settled]:
         """The machine slept until now. Returns as `sample`."""
-        self._quiet_since = None
         return self._settle(self._gauge.distrust(now), is_throttled=True)
 
     # -- the books ---------------------------------------------------------------------------------
