@@ -51,7 +51,8 @@ class Zone:
         throttling: it is slowed down by heat now, and something other than its temperature says so.
         emergency: the hardware itself pulled the brake (PROCHOT, NVML's HwThermalSlowdown).
         quality: of the temperature.
-        source: which interface told: "hwmon", "thermal", "amdgpu", "nvml" ...
+        source: which driver or interface told: "coretemp", "acpitz", "amdgpu", "nvml" ...
+            `policy.sources` knows which of several tells best of the package.
     """
 
     name: str
