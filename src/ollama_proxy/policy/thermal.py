@@ -3,8 +3,8 @@
 Rule 1: temperature alone says at most `moderate` until it is within a few degrees of the limit;
     `severe` is evidence that the part is slowed down: throttling seen twice, an emergency flag, or
     10 s near the limit. A laptop that sits at 94 °C by design is not in trouble.
-Rule 2: up after two looks in a row, so that one wild reading changes nothing; down one level at a
-    time, after a dwell, when the smoothed temperature is well below.
+Rule 2: up when two looks in a row agree, on a temperature or on a rise to it, so that one wild
+    reading changes nothing; down one level at a time, after a dwell, when it is well below.
 Rule 3: no reading is not cooling. Who fell silent keeps its level for a minute, then counts as
     `moderate`; who never spoke is `unknown`, treated as `nominal` and never shown as such.
 """
@@ -13,7 +13,7 @@ import enum
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import attrs
 
@@ -235,6 +235,14 @@ class _Streak:
         self.looks = self.looks + 1 if is_so else 0
 
 
+class _Heading(NamedTuple):
+    """Where a part stood at a look, in degrees above its critical line, and where it was heading."""
+
+    margin: float
+    smooth: float
+    rise: float
+
+
 def _streaks() -> dict[ThermalState, _Streak]:
     return {level: _Streak() for level in _LEVELS[1:]}
 
@@ -270,7 +278,7 @@ class Grader:
     since: float = attrs.field(default=-math.inf, init=False)
     hottest: Zone | None = attrs.field(default=None, init=False)
     why: str = attrs.field(init=False)
-    _smooth: float | None = attrs.field(default=None, init=False)
+    _last: _Heading | None = attrs.field(default=None, init=False)
     _streaks: dict[ThermalState, _Streak] = attrs.field(factory=_streaks, init=False)
     _throttled: _Streak = attrs.field(factory=_Streak, init=False)
     _looked_at: float = attrs.field(default=-math.inf, init=False)
@@ -306,7 +314,7 @@ class Grader:
         if measured:
             margin, self.hottest, limits = max(measured, key=operator.itemgetter(0))
             self._measure(margin, limits, now, self.settings.lookahead_s if looks_ahead else 0.0)
-        elif any(zone.quality is Quality.ASLEEP for zone in zones):
+        elif zones and all(zone.quality is Quality.ASLEEP for zone in zones):
             self._rest(now)
         else:
             self._miss(now)
@@ -323,21 +331,18 @@ class Grader:
 
     def _measure(self, margin: float, limits: Limits, now: float, lookahead_s: float) -> None:
         elapsed_s, self._heard_at = now - self._heard_at, now
-        ahead = self._smoothed(margin, elapsed_s, lookahead_s)
+        ahead = self._foreseen(margin, elapsed_s, lookahead_s)
         for level, streak in self._streaks.items():
-            # A look ahead makes moderate at most: what is worse must be seen.
-            is_foreseen = level.rank <= ThermalState.MODERATE.rank
-            reach = max(margin, ahead) if is_foreseen else margin
-            begin = limits.begin(level) - limits.critical_c
-            streak.look(reach >= begin, min(elapsed_s, _GAP_COUNTS_S))
-        reached = self._reached(margin)
+            is_over = margin >= limits.begin(level) - limits.critical_c
+            streak.look(is_over, min(elapsed_s, _GAP_COUNTS_S))
+        reached = self._reached(margin, ahead + limits.critical_c, limits)
         if self.level is ThermalState.UNKNOWN:
             # One look that is hot does not prove heat, and must not be shown as cool either.
             if reached is not ThermalState.NOMINAL or not self._streaks[ThermalState.LIGHT].looks:
                 self._become(reached, now)
         elif reached.rank > self.level.rank:
             self._become(reached, now)
-        elif self._is_clear(limits):
+        elif reached.rank < self.level.rank and self._is_clear(limits):
             self._lower(now)
         slowed = ", slowed down by heat" if self._throttled.looks else ""
         self.why = (
@@ -345,18 +350,24 @@ class Grader:
             f" limit {limits.critical_c:.0f} °C{slowed}"
         )
 
-    def _smoothed(self, margin: float, elapsed_s: float, lookahead_s: float) -> float:
-        """Smooth the margin, and say where it will be if it goes on so."""
-        before = self._smooth
-        if before is None:
-            self._smooth = margin
-            return margin
-        self._smooth = margin + (before - margin) * math.exp2(-elapsed_s / _SMOOTHED_S)
-        rise = min((self._smooth - before) / elapsed_s, _RISE_MAX_C_PER_S)
-        return self._smooth + rise * lookahead_s
+    def _foreseen(self, margin: float, elapsed_s: float, lookahead_s: float) -> float:
+        """Smooth the margin, and say where it will be if it goes on rising; -inf: it does not.
 
-    def _reached(self, margin: float) -> ThermalState:
-        """The level that is proved now."""
+        Level and rise are what this look and the last agree on, so that one wild reading weighs
+        nothing, and yet a rise is seen in time: to wait for a second forecast over the line would
+        spend most of what looking ahead wins.
+        """
+        last = self._last or _Heading(margin, margin, 0.0)
+        smooth = margin + (last.smooth - margin) * math.exp2(-elapsed_s / _SMOOTHED_S)
+        rise = (smooth - last.smooth) / elapsed_s
+        self._last = _Heading(margin, smooth, rise)
+        agreed = min(rise, last.rise, _RISE_MAX_C_PER_S)
+        if agreed <= 0 or lookahead_s <= 0:
+            return -math.inf
+        return min(smooth, last.margin) + agreed * lookahead_s
+
+    def _reached(self, margin: float, ahead_c: float, limits: Limits) -> ThermalState:
+        """The level that is proved now; what is only foreseen is moderate at most."""
         near, at_limit = self._streaks[ThermalState.SEVERE], self._streaks[ThermalState.CRITICAL]
         is_stifled = self._throttled.seconds >= _THROTTLED_S and margin >= -_THROTTLED_WITHIN_C
         if at_limit.seconds >= _SUSTAINED_S or is_stifled:
@@ -364,14 +375,14 @@ class Grader:
         if near.seconds >= _SUSTAINED_S or self._throttled.looks >= _LOOKS:
             return ThermalState.SEVERE
         for level in (ThermalState.MODERATE, ThermalState.LIGHT):
-            if self._streaks[level].looks >= _LOOKS:
+            if self._streaks[level].looks >= _LOOKS or ahead_c >= limits.begin(level):
                 return level
         return ThermalState.NOMINAL
 
     def _is_clear(self, limits: Limits) -> bool:
         """Whether the smoothed temperature is well below where the level begins."""
         line = limits.begin(self.level) - limits.clear_c - limits.critical_c
-        return self._smooth is not None and self._smooth < line and not self._throttled.looks
+        return self._last is not None and self._last.smooth < line and not self._throttled.looks
 
     def _rest(self, now: float) -> None:
         """It has no power: it cools, though nothing tells so."""
@@ -405,5 +416,5 @@ class Grader:
         self.level, self.since = level, now
 
     def _forget(self) -> None:
-        self._smooth = None
+        self._last = None
         self._streaks = _streaks()
