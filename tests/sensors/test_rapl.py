@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_proxy.policy.hardware import PACKAGE
@@ -216,6 +216,7 @@ def test_a_domain_that_is_gone_says_so() -> None:
         domain.sensor.read(1.0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0.06, 50.0), st.floats(0.1, MOST_WATTS / 2)), min_size=1, max_size=30
