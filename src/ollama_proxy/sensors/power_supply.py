@@ -140,15 +140,17 @@ def _energy_j(files: Files, path: str, which: str) -> float | None:
 def _watts(files: Files, path: str) -> Reading:
     """What flows, whatever its direction: some drivers count what leaves as negative."""
     power = _signed(files, f"{path}/power_now")
-    if power.value is None:
+    if power.quality is Quality.ABSENT:
         amperes, volts = (
             _signed(files, f"{path}/current_now"),
             _signed(files, f"{path}/voltage_now"),
         )
         if amperes.value is None or volts.value is None:
-            return Reading(None, power.quality if amperes.value is not None else amperes.quality)
+            return volts if amperes.value is not None else amperes
         power = Reading(amperes.value * volts.value)
-    watts = abs(power.value or 0.0)
+    if power.value is None:
+        return power
+    watts = abs(power.value)
     return Reading(watts) if 0 < watts <= MOST_WATTS else Reading(None, Quality.IMPLAUSIBLE)
 
 
