@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from promising import schedules, storm
+import pytest
+from promising import schedules, senses, storm
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -30,6 +31,13 @@ def test_no_slot_leaks() -> None:
             storm.one_event(weather, chance)
             weather.check()
         weather.subside()
+
+
+def test_the_senses_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a recorded machine that lies in files, with real threads; what they cost is not judged."""
+    senses.measure(0.2)
+
+    assert "opens a second" in capsys.readouterr().out
 
 
 def test_an_unknown_promise_is_named() -> None:

@@ -115,6 +115,23 @@ class Machine:
         self._released.set()
         self._released = threading.Event()
 
+    def unpack(self, root: Path) -> None:
+        """Write all of it below a directory; what cannot be read is left out."""
+        for path, entry in self._entries.items():
+            at = root / path.lstrip("/")
+            at.parent.mkdir(parents=True, exist_ok=True)
+            match entry:
+                case bytes():
+                    at.write_bytes(entry)
+                case _Link(target):
+                    at.symlink_to(target)
+                case _Failing():
+                    pass
+
+    def __len__(self) -> int:
+        """How many files and links it has."""
+        return len(self._entries)
+
     def _put(self, path: str, entry: _Entry) -> None:
         self._entries[self._resolve(path, follow_last=False)] = entry
 

@@ -54,12 +54,12 @@ class Senses:
         """
         started = False
         while True:
-            while self._resumed is not None:
+            while (resumed := self._resumed) is not None:
                 self._rested.set()
-                await self._resumed.wait()
-                if self._resumed.is_set():
+                await resumed.wait()
+                if self._resumed is resumed:  # else it went to sleep again at once
                     self._resumed = None
-                await trio.sleep(SETTLING_S)
+                    await trio.sleep(SETTLING_S)
             with trio.CancelScope() as self._awake:
                 async with trio.open_nursery() as nursery:
                     await self._look(nursery)
@@ -74,7 +74,7 @@ class Senses:
 
         What was told stays: it ages with the machine.
         """
-        if self._resumed is None:
+        if self._resumed is None or self._resumed.is_set():
             self._resumed = trio.Event()
             self._rested = trio.Event()
             self._awake.cancel()

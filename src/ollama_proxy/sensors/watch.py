@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import attrs
 import trio
 
 from ollama_proxy.policy.readings import Findings
@@ -45,9 +46,8 @@ async def watch(
     limiter: trio.CapacityLimiter,
     timeout_s: float = TIMEOUT_S,
     block: Blocking = on_thread,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Read a sensor until it is gone. Reports itself started once its first read is over or late.
+    """Read a sensor until it is gone.
 
     Args:
         sensor: what is read.
@@ -55,88 +55,76 @@ async def watch(
         limiter: of one place, this device's own: who abandoned a read of it may still hold it.
         timeout_s: how long a read may take before what it tells is lost.
         block: where reads are made.
-        task_status: Trio's.
 
     Error handling: OSError means that the device is gone: the task ends, after saying so. A read
     that is late makes the next ones rarer, up to once a minute. Other exceptions go up.
     """
-    started = _once(task_status)
+    watching = _Watching(sensor, publish, limiter, timeout_s, block)
     pause_s = sensor.interval_s
-    was_late = False
     try:
         while True:
             begun = trio.current_time()
-            try:
-                findings = await _read(
-                    sensor, publish, started, limiter=limiter, timeout_s=timeout_s, block=block
-                )
-            except OSError as error:
-                log.info("sensor %s is gone: %s", sensor.name, error)
-                publish(sensor.name, None)
-                return
+            findings = await watching.read()
             taken_s = trio.current_time() - begun
             is_late = taken_s > timeout_s
             # What was read before it hung is as old as that.
             if not is_late or taken_s <= sensor.interval_s:
                 publish(sensor.name, findings)
-            if was_late and not is_late:
-                log.info("sensor %s answers in time again", sensor.name)
+            if not is_late:
+                watching.is_in_time()
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if is_late else sensor.interval_s
-            was_late = is_late
-            started()
             await trio.sleep(pause_s)
-    finally:
-        await _close(sensor, limiter=limiter, timeout_s=timeout_s, block=block)
-
-
-async def _read(
-    sensor: Sensor,
-    publish: Publish,
-    started: Callable[[], None],
-    *,
-    limiter: trio.CapacityLimiter,
-    timeout_s: float,
-    block: Blocking,
-) -> Findings:
-    """A read, however long it takes; while it is late, what it tells is unknown."""
-
-    async def report_late() -> None:
-        await trio.sleep(timeout_s)
-        log.warning("sensor %s does not answer within %g s", sensor.name, timeout_s)
+    except OSError as error:
+        log.info("sensor %s is gone: %s", sensor.name, error)
         publish(sensor.name, None)
-        started()
-
-    now = trio.current_time()
-    failure: OSError | None = None
-    findings = Findings()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(report_late)
-        try:
-            findings = await block(
-                lambda: sensor.read(now), name=f"sensor {sensor.name}", limiter=limiter
-            )
-        except OSError as error:
-            failure = error  # out of the nursery, it would be in a group
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return findings
+    finally:
+        await watching.close()
 
 
-async def _close(
-    sensor: Sensor, *, limiter: trio.CapacityLimiter, timeout_s: float, block: Blocking
-) -> None:
-    """Let a sensor close what it holds; behind a read that hangs it waits a moment, then leaves."""
-    with trio.move_on_after(timeout_s, shield=True):
-        await block(sensor.close, name=f"sensor {sensor.name}", limiter=limiter)
+@attrs.define
+class _Watching:
+    """A sensor, and how it is called."""
 
+    sensor: Sensor
+    publish: Publish
+    limiter: trio.CapacityLimiter
+    timeout_s: float
+    block: Blocking
+    was_late: bool = False
 
-def _once(task_status: trio.TaskStatus[None]) -> Callable[[], None]:
-    """What reports the start, whoever of several comes to it first."""
-    waiting = [task_status]
+    async def read(self) -> Findings:
+        """A read, however long it takes; while it is late, what it tells is unknown."""
+        now = trio.current_time()
+        findings: Findings | OSError
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report_late)
+            try:
+                findings = await self._call(lambda: self.sensor.read(now))
+            except OSError as error:
+                findings = error  # raised from here, it would leave the nursery in a group
+            nursery.cancel_scope.cancel()
+        if isinstance(findings, OSError):
+            raise findings
+        return findings
 
-    def started() -> None:
-        if waiting:
-            waiting.pop().started()
+    async def _report_late(self) -> None:
+        await trio.sleep(self.timeout_s)
+        if not self.was_late:
+            log.warning("sensor %s is silent for over %g s", self.sensor.name, self.timeout_s)
+        self.was_late = True
+        self.publish(self.sensor.name, None)
 
-    return started
+    def is_in_time(self) -> None:
+        """A read was in time."""
+        if self.was_late:
+            log.info("sensor %s answers in time again", self.sensor.name)
+        self.was_late = False
+
+    async def close(self) -> None:
+        """Let it close what it holds; behind a read that hangs this waits a moment, then leaves."""
+        with trio.move_on_after(self.timeout_s, shield=True):
+            await self._call(self.sensor.close)
+
+    async def _call(self, call: Callable[[], _T]) -> _T:
+        name = f"sensor {self.sensor.name}"
+        return await self.block(call, name=name, limiter=self.limiter)
