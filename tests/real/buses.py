@@ -67,7 +67,10 @@ def _has_module(importing: str) -> bool:
 
 @asynccontextmanager
 async def program(
-    *command: str, variables: Mapping[str, str] | None = None, stdout: int = subprocess.DEVNULL
+    *command: str,
+    variables: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
 ) -> AsyncIterator[trio.Process]:
     """A program that runs as long as this lasts; ended by SIGTERM, and if need be by SIGKILL."""
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **(variables or {})}
@@ -77,6 +80,7 @@ async def program(
                 trio.run_process,
                 command,
                 env=environment,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 check=False,

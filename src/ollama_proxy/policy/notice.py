@@ -105,9 +105,11 @@ class Notices:
 
     Attributes:
         kinds: those that are wanted.
+        interval_s: seconds from one notice of a kind to the next.
     """
 
     kinds: frozenset[Kind] = frozenset(Kind)
+    interval_s: float = INTERVAL_S
     _slots: dict[str, _Slot] = attrs.field(factory=dict, init=False)
     _tried_at: dict[Kind, float] = attrs.field(factory=dict, init=False)
 
@@ -156,7 +158,7 @@ class Notices:
         return sorted(waiting, key=lambda entry: entry[1].since)
 
     def _free_at(self, kind: Kind) -> float:
-        return self._tried_at.get(kind, -math.inf) + INTERVAL_S
+        return self._tried_at.get(kind, -math.inf) + self.interval_s
 
 
 def _kind(event: Event) -> Kind:
