@@ -13,6 +13,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files and buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                  nothing of ours
+    notifier   notices on the desktop                           policy, trio, bus
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     serve      builds all of it, holds the nursery tree          everything but simulate; nobody imports it

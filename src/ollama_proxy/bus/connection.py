@@ -32,6 +32,7 @@ from ollama_proxy.bus.message import (
     CallFailed,
     CallRefused,
     Owner,
+    Pace,
     Remote,
     Rule,
     Signal,
@@ -45,20 +46,6 @@ Sink = Callable[[Signal], None]
 Answerer = Callable[[Call], Awaitable[tuple[str, Body]]]
 
 _UNREADABLE = (ValueError, LookupError, AssertionError, TypeError, RuntimeError, struct.error)
-
-
-@attrs.frozen(kw_only=True)
-class Pace:
-    """How long the other side is waited for, and how soon it is tried again; in seconds."""
-
-    timeout_s: float = 5.0
-    first_pause_s: float = 5.0
-    longest_pause_s: float = 300.0
-    reread_s: float = 30.0
-
-    def longer(self, pause_s: float) -> float:
-        """The pause after a pause that did not help."""
-        return min(pause_s * 2, self.longest_pause_s)
 
 
 @attrs.define(eq=False)
@@ -160,7 +147,9 @@ class Bus:
                 await self._tell(DAEMON, "RemoveMatch", "s", (str(rule),))
 
     @asynccontextmanager
-    async def following(self, name: str, on_change: Callable[[], None]) -> AsyncIterator[Owner]:
+    async def following(
+        self, name: str, on_change: Callable[[Owner], None]
+    ) -> AsyncIterator[Owner]:
         """Know who owns a name, as long as this lasts; `on_change` is called after each change.
 
         Raises:
@@ -174,7 +163,7 @@ class Bus:
             if signal.signature == "sss":
                 has_changed = True
                 owner.unique = signal.body[2] or None
-                on_change()
+                on_change(owner)
 
         rule = Rule(
             sender=DAEMON_OWNER,

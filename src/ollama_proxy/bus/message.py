@@ -41,6 +41,20 @@ class CallRefused(Exception):  # noqa: N818 - as above
         self.name = name
 
 
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How long the other side is waited for, and how soon it is tried again; in seconds."""
+
+    timeout_s: float = 5.0
+    first_pause_s: float = 5.0
+    longest_pause_s: float = 300.0
+    reread_s: float = 30.0
+
+    def longer(self, pause_s: float) -> float:
+        """The pause after a pause that did not help."""
+        return min(pause_s * 2, self.longest_pause_s)
+
+
 @attrs.frozen
 class Remote:
     """One interface of one object of whoever owns a name."""

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ollama_proxy.bus.connection import Bus, Pace, open_bus
-from ollama_proxy.bus.message import BusAbsent, CallFailed
+from ollama_proxy.bus.connection import Bus, open_bus
+from ollama_proxy.bus.message import BusAbsent, CallFailed, Pace
 
 log = logging.getLogger("ollama_proxy.bus")
 

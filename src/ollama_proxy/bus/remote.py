@@ -12,6 +12,7 @@ from ollama_proxy.bus.message import (
     NO_OWNER,
     SERVICE_UNKNOWN,
     CallFailed,
+    Owner,
     Properties,
     Remote,
     Rule,
@@ -43,7 +44,7 @@ class _Watch:
         self.known = properties
         self.on_change(properties)
 
-    def lose(self) -> None:
+    def lose(self, _: Owner) -> None:
         """Its owner is another one, or none."""
         self.tell(None)
         self.due.set()

@@ -1,0 +1,1 @@
+"""The bus, as far as no real one is needed."""
