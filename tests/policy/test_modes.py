@@ -137,6 +137,16 @@ def test_1_a_battery_is_low_until_it_has_five_percent_more() -> None:
     assert [ultra, ultra, ultra, thrifty, thrifty, ultra] == modes
 
 
+def test_1_a_low_battery_is_none_any_more_once_it_is_charged() -> None:
+    """Its charge does not matter then."""
+    auto = Auto()
+    auto.decide(Mode.AUTO, attrs.evolve(BATTERY, battery_percent=9.0), SETTINGS, 0.0)
+    plugged = attrs.evolve(MAINS, battery_percent=9.0)
+    modes = [auto.decide(Mode.AUTO, plugged, SETTINGS, now).mode for now in (100.0, 104.0)]
+
+    assert [Mode.ULTRA_EFFICIENCY, Mode.BALANCED] == modes
+
+
 def test_1_a_low_battery_whose_charge_is_not_told_any_more_stays_low() -> None:
     """Losing a reading charges nothing."""
     auto = Auto()
@@ -325,6 +335,16 @@ def test_severe_heat_waits_for_nothing() -> None:
 
     assert auto.decide(Mode.AUTO, hot, SETTINGS, 1.0).mode is Mode.EFFICIENCY
     assert other.decide(Mode.AUTO, empty, SETTINGS, 1.0).mode is Mode.ULTRA_EFFICIENCY
+
+
+def test_severe_heat_changes_nothing_at_once_in_a_thrifty_mode() -> None:
+    """From ultra-efficiency to efficiency is no help."""
+    auto = Auto()
+    auto.decide(Mode.AUTO, attrs.evolve(BATTERY, battery_percent=9.0), SETTINGS, 0.0)
+    hot = attrs.evolve(MAINS, state=ThermalState.CRITICAL)
+    modes = [auto.decide(Mode.AUTO, hot, SETTINGS, now).mode for now in (1.0, 30.0, 60.0)]
+
+    assert [Mode.ULTRA_EFFICIENCY, Mode.ULTRA_EFFICIENCY, Mode.EFFICIENCY] == modes
 
 
 def test_the_reason_of_a_mode_stays_current() -> None:

@@ -286,6 +286,13 @@ def test_19_75_one_wild_reading_changes_nothing(
     assert len(set(levels[2:])) == 1
 
 
+def test_75_a_wild_reading_on_a_slow_rise_is_no_fast_one() -> None:
+    """What is foreseen starts from what both looks saw."""
+    looks = [at(c) for c in (60.0, 60.5, 61.0, 120.0, 61.5, 62.0)]
+
+    assert {NOMINAL} == set(watched(package(), looks))
+
+
 def test_74_a_slow_ramp_passes_every_level() -> None:
     """A degree in ten seconds."""
     levels = watched(package(), [at(70.0 + i / 5) for i in range(180)])
@@ -417,6 +424,13 @@ def test_a_level_stays_until_it_is_eight_degrees_cooler(level: ThermalState) -> 
 
     assert {level} == set(watched(at_level(level), [at(clear_c)] * 300, start=2.0))
     assert level is not watched(at_level(level), [at(clear_c - 0.1)] * 300, start=2.0)[-1]
+
+
+def test_a_level_does_not_fall_when_its_reason_is_back() -> None:
+    """Though it was cold in between, and its dwell is just over."""
+    looks = [at(40.0)] * 28 + [at(95.0)] * 100
+
+    assert {MODERATE} == set(watched(at_level(MODERATE), looks, start=2.0))
 
 
 def test_a_level_does_not_fall_while_it_is_slowed_down() -> None:
@@ -562,6 +576,13 @@ def test_a_card_that_wakes_has_a_minute_to_tell() -> None:
     assert [NOMINAL] * 1030 + [MODERATE] * 2 == levels
 
 
+def test_a_card_that_wakes_begins_anew() -> None:
+    """One hot look before and one after are not two in a row."""
+    looks = [at(50.0), at(95.0), *[(ASLEEP,)] * 100, at(95.0), at(95.0)]
+
+    assert [NOMINAL] * 103 + [MODERATE] == watched(package(), looks)
+
+
 def test_a_part_of_which_something_sleeps_is_lost_all_the_same() -> None:
     """The graphics in a package may sleep while its cores glow."""
     assert MODERATE is watched(package(), [at(50.0)] + [(LOST, ASLEEP)] * 100)[-1]
@@ -576,6 +597,16 @@ def test_70_after_a_resume_no_level_falls_for_a_minute() -> None:
     assert [MODERATE] * 30 + [LIGHT] * 10 == levels
 
 
+def test_70_after_a_resume_sensors_have_a_minute_to_tell() -> None:
+    """Nobody could hear them while the machine slept."""
+    grader = package()
+    grader.grade(at(50.0), 0.0)
+    grader.hold(1000.0)
+
+    assert grader.grade((), 1000.5) is NOMINAL
+    assert grader.grade((), 1060.0) is MODERATE
+
+
 def test_70_after_a_resume_no_rise_is_foreseen() -> None:
     """What it was before has no slope to what it is now."""
     looks = [at(50.0)] * 5
@@ -583,7 +614,7 @@ def test_70_after_a_resume_no_rise_is_foreseen() -> None:
     for grader in (kept, held):
         watched(grader, looks)
     held.hold(9.0)
-    for now, celsius in ((10.0, 76.0), (12.0, 77.0), (14.0, 77.5)):
+    for now, celsius in ((10.0, 76.0), (12.0, 77.0), (14.0, 78.0)):
         kept.grade(at(celsius), now)
         held.grade(at(celsius), now)
 

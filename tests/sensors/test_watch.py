@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from itertools import pairwise
 
 import pytest
 import trio
@@ -62,6 +63,19 @@ async def test_it_is_read_at_its_interval(nursery: trio.Nursery, autojump_clock:
     assert [told(1), told(2), told(3), told(4)] == [findings for _, _, findings in heard.all]
 
 
+async def test_sensors_are_read_on_one_beat(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Whenever they began, so that they wake the processor once."""
+    first, second = ScriptedSensor(), ScriptedSensor("other")
+    begin(nursery, first, VirtualCalls(nursery))
+    await trio.sleep(0.7)
+    begin(nursery, second, VirtualCalls(nursery))
+    await trio.sleep(7)
+
+    assert first.read_at[1:] == second.read_at[1:]
+
+
 async def test_a_late_read_is_reported_lost(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
@@ -112,15 +126,13 @@ async def test_a_slow_sensor_is_read_ever_more_rarely(
     sensor = ScriptedSensor(interval_s=4.0)
     begin(nursery, sensor, calls)
     await trio.sleep(1 + 8 + 1 + 16 + 1 + 32 + 1 + 60 + 1 + 30)
-    slow = [round(b - a) for a, b in zip(sensor.read_at, sensor.read_at[1:], strict=False)]
+    slow = [round(b - a) for a, b in pairwise(sensor.read_at)]
     calls.takes_s.clear()
     sensor.read_at.clear()
     await trio.sleep(45)
 
     assert [9, 17, 33, 61] == slow
-    assert [4, 4, 4] == [
-        round(b - a) for a, b in zip(sensor.read_at, sensor.read_at[1:], strict=False)
-    ]
+    assert {4} == {round(b - a) for a, b in pairwise(sensor.read_at[1:])}
 
 
 async def test_a_device_that_is_gone_ends_its_task(

@@ -382,7 +382,7 @@ class Grader:
     def _is_clear(self, limits: Limits) -> bool:
         """Whether the smoothed temperature is well below where the level begins."""
         line = limits.begin(self.level) - limits.clear_c - limits.critical_c
-        return self._last is not None and self._last.smooth < line and not self._throttled.looks
+        return self._last is not None and self._last.smooth < line
 
     def _rest(self, now: float) -> None:
         """It has no power: it cools, though nothing tells so."""

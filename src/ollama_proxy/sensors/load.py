@@ -43,9 +43,9 @@ class CpuLoad:
 
 def _ticks(stat: bytes) -> tuple[int, int] | None:
     """Ticks at work, and all ticks, since the machine started; None where the line is another."""
-    name, *fields = stat.partition(b"\n")[0].split()
-    times = [int(field) for field in fields[:_TIMES] if field.isdigit()]
-    if name != b"cpu" or len(times) <= _IO_WAIT:
+    fields = stat.partition(b"\n")[0].split()
+    times = [int(field) for field in fields[1 : _TIMES + 1] if field.isdigit()]
+    if fields[:1] != [b"cpu"] or len(times) <= _IO_WAIT:
         return None
     return sum(times) - times[_IDLE] - times[_IO_WAIT], sum(times)
 
