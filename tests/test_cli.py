@@ -19,6 +19,7 @@ import trio
 import ollama_proxy
 from ollama_proxy.serve import notify_service_manager
 from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
+from tests.numb import NUMB_TOML
 from tests.real.parts import require
 
 LIMIT_S = 30.0
@@ -40,7 +41,12 @@ def config_for(*fakes: Fake | str, more: str = "") -> str:
         f'endpoint = "{fake if isinstance(fake, str) else fake.url}"\n'
         for name, fake in zip(("npu", "cpu"), fakes, strict=False)
     ]
-    return "\n".join(["[server]\nhttp_port = 0\ndrain_s = 5\n", *backends, more])
+    return "\n".join([
+        "[server]\nhttp_port = 0\ndrain_s = 5\n",
+        *backends,
+        NUMB_TOML,
+        more,
+    ])
 
 
 @attrs.define
@@ -394,12 +400,13 @@ async def test_an_access_line(desk: Desk) -> None:
     )
     assert re.search(
         r"http /v1/chat/completions fake:latest -> npu \([a-z-]+\) served"
-        r" queue=[0-9.]+ms first=[0-9.]+ms whole=[0-9.]+ms tokens=[0-9]+ priority=normal id=served$",
+        r" queue=[0-9.]+ms first=[0-9.]+ms whole=[0-9.]+ms tokens=[0-9]+ energy=[0-9.]+J"
+        r" priority=normal id=served$",
         served,
     )
     assert re.search(
         r"http /v1/chat/completions no\\nsuch -> - \(-\) refused:model_not_found"
-        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- priority=normal id=refused$",
+        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- energy=- priority=normal id=refused$",
         refused,
     )
 
@@ -539,10 +546,10 @@ async def test_a_reader_that_has_seen_enough(desk: Desk) -> None:
 
 async def test_a_good_configuration(desk: Desk) -> None:
     """It is said to be good, and what of it has no effect is noted apart."""
-    desk.write(config_for("http://127.0.0.1:1", more="[thermal]\npoll_s = 1\n"))
+    desk.write(config_for("http://127.0.0.1:1", more="[server.rate_limit]\nrate = 1\n"))
     done = await desk.run("check-config")
 
-    assert (0, b"note: [thermal]: has no effect in this version\n") == (
+    assert (0, b"note: [server.rate_limit]: has no effect in this version\n") == (
         done.returncode,
         done.stderr,
     )

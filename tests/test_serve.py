@@ -31,6 +31,7 @@ from ollama_proxy.policy.preempt import Started
 from ollama_proxy.serve import CannotServe, Plan, serve
 from ollama_proxy.tables import ConfigFaults
 from tests.fakes.ollama import Behaviour, Fake, Record, Script, open_fake
+from tests.numb import NUMB
 
 MODEL = "fake:latest"
 CHAT = "/v1/chat/completions"
@@ -79,6 +80,7 @@ def configured(*backends: BackendConfig, drain_s: float = 5.0) -> Config:
         router=Router(health_interval_s=0.1),
         backends=backends,
         observability=Observability(access_log=False),
+        **NUMB,
     )
 
 

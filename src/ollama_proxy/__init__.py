@@ -11,19 +11,27 @@ The rooms, and who may import whom (`tools/layers` checks it):
     engine     who works on what, until when: tasks, deadlines   policy, trio, the Backend protocol
     inbound    doors: HTTP in, jobs out, answers back            engine, policy
     backends   one file a dialect: jobs in, HTTP out             policy, trio
-    sensors    the machine's state: files and buses in, facts out   policy, trio, bus
-    bus        one connection to a message bus                  nothing of ours
-    notifier   notices on the desktop                           policy, trio, bus
+    sensors    the machine's state: files, buses in, facts out   policy, trio, bus
+    bus        one connection to a message bus                   nothing of ours
+    notifier   notices on the desktop                            policy, trio, bus
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
+    senses     builds the senses, holds their nursery            sensors, notifier, engine, policy
     serve      builds all of it, holds the nursery tree          everything but simulate; nobody imports it
 
 Start order is nesting, so shutdown order is nesting:
 
     trio.run
-    └─ workers        closes second   pump, alarms, and per backend: worker x slots, health,
-       │                              the embedded backend's process
-       └─ doors       closes first    signals, the front door
+    └─ senses         closes last     a task a sensor, the system's bus, climate, notices
+       └─ workers     closes second   pump, alarms, and per backend: worker x slots, health,
+          │                           the embedded backend's process
+          └─ doors    closes first    signals, the front door
+
+A fact's way:
+
+    file or bus ─ sensor, on a thread of its own ─► findings ─► climate.publish; each look grades the
+    heat, lets the mode follow, and steers the dispatcher: the next choice is made on it. Draws go to
+    the meters, which share them among the attempts that were there.
 
 A request's way:
 

@@ -7,17 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
-import httpx
 import trio
 
 import ollama_proxy
+from ollama_proxy import client
 from ollama_proxy.backends.embedded_process import is_available
+from ollama_proxy.client import OK, print_table
 from ollama_proxy.config import (
     BackendConfig,
     Config,
@@ -31,8 +30,6 @@ from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
-OK = 0
-FAILED = 1
 BAD_CONFIG = 2
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -92,9 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_simulate)
 
     for name, run, about in (
-        ("status", _status, "is the router well?"),
-        ("backends", _backends, "what is known of each backend"),
-        ("route", _route, "explain a decision without sending anything"),
+        ("status", client.status, "is the router well?"),
+        ("backends", client.backends, "what is known of each backend"),
+        ("thermal", client.thermal, "temperatures, fans and power"),
+        ("mode", client.mode, "the mode in force, and why; with a name: set it"),
+        ("route", client.route, "explain a decision without sending anything"),
     ):
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
@@ -102,23 +101,16 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "route":
             _add_wishes(command)
+        elif name == "mode":
+            command.add_argument("name", nargs="?", metavar="NAME", help="such as quiet or auto")
     return parser
-
-
-_WISHES = {
-    "target": "X-Target-Backend",
-    "max_latency_ms": "X-Max-Latency-Ms",
-    "max_power_watts": "X-Max-Power-Watts",
-    "priority": "X-Priority",
-    "media_type": "X-Media-Type",
-}
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", required=True, metavar="M")
     command.add_argument("--latency-critical", action="store_true")
     command.add_argument("--power-efficient", action="store_true")
-    for wish, header in _WISHES.items():
+    for wish, header in client.WISHES.items():
         command.add_argument("--" + wish.replace("_", "-"), metavar="V", help=f"as {header}")
 
 
@@ -234,170 +226,5 @@ def _simulate(arguments: argparse.Namespace) -> int:
         )
         return OK
     print(f"{scenario.title or arguments.scenario}, seed {scenario.seed}")
-    _table(rows(figures))
+    print_table(rows(figures))
     return OK
-
-
-# -- talking to a running router -------------------------------------------------------------------
-
-
-_NOT_OURS = "{} answers, but is no ollama-proxy"
-Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
-
-
-class _Unanswered(Exception):  # noqa: N818 - read as a sentence
-    """The router did not answer, or answered with an error."""
-
-
-def _url(arguments: argparse.Namespace) -> str:
-    if arguments.url:
-        return str(arguments.url).rstrip("/")
-    try:
-        path = find_config(None, os.environ, Path.cwd())
-        server = load(path, environ=os.environ, overrides=Overrides()).config.server
-    except ConfigFaults as faults:
-        raise _Unanswered(f"{describe_faults(faults)}\nName the router with --url.") from faults
-    host = "127.0.0.1" if server.host in {"0.0.0.0", "::"} else server.host  # noqa: S104 - compared with
-    host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{server.http_port}"
-
-
-def _ask(
-    arguments: argparse.Namespace,
-    method: str,
-    path: str,
-    *,
-    body: object = None,
-    headers: Mapping[str, str] | None = None,
-) -> tuple[int, Any]:
-    """One call to a running router: status and decoded answer."""
-    url = _url(arguments)
-    try:
-        with httpx.Client(trust_env=False, timeout=10) as client:
-            answer = client.request(method, url + path, json=body, headers=headers)
-        return answer.status_code, answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _Unanswered(f"no router answers on {url}: {error}") from error
-    except ValueError as error:
-        raise _Unanswered(_NOT_OURS.format(url)) from error
-
-
-def _report(
-    arguments: argparse.Namespace,
-    call: Callable[[], tuple[int, Answer]],
-    show: Callable[[Answer], None],
-    *,
-    is_ours: Callable[[Answer], bool],
-) -> int:
-    """Make a call and show its answer; errors in one sentence.
-
-    Args:
-        arguments: the command's.
-        call: asks the router.
-        show: prints an answer for people.
-        is_ours: whether an answer has the shape that `show` knows; other servers answer, too.
-    """
-    try:
-        status, answer = call()
-    except _Unanswered as error:
-        print(f"ollama-proxy: {error}", file=sys.stderr)
-        return FAILED
-    if status == HTTPStatus.OK and not is_ours(answer):
-        print(f"ollama-proxy: {_NOT_OURS.format(_url(arguments))}", file=sys.stderr)
-        return FAILED
-    if arguments.json:
-        print(json.dumps(answer, indent=2))
-    elif status == HTTPStatus.OK:
-        show(answer)
-    else:
-        fault = answer.get("error", answer) if isinstance(answer, dict) else answer
-        message = fault.get("message", fault) if isinstance(fault, dict) else fault
-        print(f"ollama-proxy: {message}", file=sys.stderr)
-    return OK if status == HTTPStatus.OK else FAILED
-
-
-def _table(rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in columns as wide as they need."""
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    def show(health: Answer) -> None:
-        print(f"{health['status']}: {health['healthy']} of {health['total']} backends healthy")
-        _table([("  " + name, state) for name, state in health["backends"].items()] or [("",)])
-
-    return _report(
-        arguments,
-        lambda: _ask(arguments, "GET", "/health"),
-        show,
-        is_ours=lambda health: isinstance(health, dict) and "backends" in health,
-    )
-
-
-def _backends(arguments: argparse.Namespace) -> int:
-    def show(backends: Answer) -> None:
-        rows: list[Sequence[object]] = [
-            ("ID", "HARDWARE", "STATE", "SLOTS", "WAITING", "FIRST TOKEN", "WATTS", "MODELS")
-        ]
-        for backend in backends:
-            healthy = "healthy" if backend["healthy"] else "unhealthy"
-            first_ms = backend["latency"]["ttft_ms"]["value"]
-            rows.append((
-                backend["id"],
-                backend["hardware"],
-                healthy if backend["enabled"] else "disabled",
-                f"{backend['in_flight']}/{backend['slots']}",
-                sum(backend["queued"].values()),
-                None if first_ms is None else f"{first_ms:.0f} ms",
-                backend["power_watts"]["value"],
-                len(backend["models"] or ()),
-            ))
-        _table(rows)
-
-    return _report(
-        arguments,
-        lambda: _ask(arguments, "GET", "/backends"),
-        show,
-        is_ours=lambda backends: isinstance(backends, list),
-    )
-
-
-def _route(arguments: argparse.Namespace) -> int:
-    headers = {
-        header: str(value)
-        for wish, header in _WISHES.items()
-        if (value := getattr(arguments, wish)) is not None
-    }
-    if arguments.latency_critical:
-        headers["X-Latency-Critical"] = "true"
-    if arguments.power_efficient:
-        headers["X-Power-Efficient"] = "true"
-
-    def show(decision: Answer) -> None:
-        print(f"{decision['backend']} ({decision['reason']})")
-        rows: list[Sequence[object]] = [("CANDIDATE", "SCORE", "FIRST TOKEN", "WATTS", "TERMS")]
-        for candidate in decision["candidates"]:
-            if not candidate["eligible"]:
-                rows.append((candidate["backend"], None, None, None, candidate["why_not"]))
-                continue
-            terms = " ".join(f"{k}={v:+.2f}" for k, v in candidate["terms"].items())
-            rows.append((
-                candidate["backend"],
-                f"{candidate['score']:.2f}",
-                f"{candidate['predicted_ttft_ms']:.0f} ms",
-                candidate["predicted_watts"],
-                terms,
-            ))
-        _table(rows)
-
-    return _report(
-        arguments,
-        lambda: _ask(
-            arguments, "POST", "/v1/route", body={"model": arguments.model}, headers=headers
-        ),
-        show,
-        is_ours=lambda decision: isinstance(decision, dict) and "candidates" in decision,
-    )

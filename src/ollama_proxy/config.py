@@ -19,6 +19,7 @@ import attrs
 
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
+from ollama_proxy.policy.modes import Mode, parse_quiet_hours
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.tables import (
     ABOVE_0,
@@ -90,6 +91,12 @@ _ID = Check(
     lambda text: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", text) is not None,
 )
 _PRINTABLE = Check("printable text", str.isprintable)
+_DEGREES = Check("0 (from the part itself), or 30 to 150", lambda c: c == 0 or 30 <= c <= 150)  # noqa: PLR2004 - as it says
+_BUS = Check(
+    'session, system, an address such as "unix:path=/run/bus", or "" for none',
+    lambda text: text in {"", "session", "system"} or ":" in text,
+)
+_ROOT = Check("the absolute path of a directory", lambda text: text.startswith("/"))
 _ENDPOINT = Check(
     "http:// or https:// with a host, or unix:/path, without user, query or fragment"
     ' (for example "http://127.0.0.1:11434")',
@@ -105,6 +112,17 @@ _PATTERNS = Check("glob patterns that are not empty", bool, each=True)
 _ALIASES = Check(
     "model names on both sides", lambda aliases: all(k and v for k, v in aliases.items())
 )
+
+
+def _is_quiet_hours(text: str) -> bool:
+    try:
+        parse_quiet_hours(text)
+    except ValueError:
+        return False
+    return True
+
+
+_QUIET_HOURS = Check('two times of the day such as "22:00-07:00", or "" for none', _is_quiet_hours)
 
 
 # -- the classes ---------------------------------------------------------------------------------
@@ -166,6 +184,7 @@ class Characteristics:
 
     power_watts: float = attrs.field(default=10.0, validator=ABOVE_0)
     avg_latency_ms: float = attrs.field(default=500.0, validator=ABOVE_0)
+    wake_ms: float = attrs.field(default=2000.0, validator=within(0, 60_000))
     priority: int = 0
 
 
@@ -222,6 +241,8 @@ class BackendConfig:
             preference=self.characteristics.priority,
             api_key_env=self.api_key_env,
             model_path=self.model_path,
+            device=self.device,
+            wake_s=self.characteristics.wake_ms / 1000,
             # The model that comes along is known to; one that thinks first is refused by llama.cpp.
             continues_chat=self.continues_chat
             or (self.type is BackendType.EMBEDDED and not self.model_path),
@@ -242,6 +263,69 @@ class Scheduler:
 
 
 @attrs.frozen(kw_only=True)
+class Efficiency:
+    """What time and power are worth to the owner."""
+
+    mode: Mode = Mode.AUTO
+    quiet_hours: str = attrs.field(default="22:00-07:00", validator=_QUIET_HOURS)
+    power_budget_watts: float = attrs.field(default=0.0, validator=within(0, 100_000))
+    low_battery_percent: float = attrs.field(default=20.0, validator=within(0, 90))
+    follow_power_profile: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class ThermalLimits:
+    """Degrees Celsius at which a part is warm, and too hot; 0: from the part itself."""
+
+    warning_c: float = attrs.field(default=0.0, validator=_DEGREES)
+    critical_c: float = attrs.field(default=0.0, validator=_DEGREES)
+
+
+@attrs.frozen(kw_only=True)
+class Thermal:
+    """When parts of the machine count as warm, and for how long."""
+
+    poll_s: float = attrs.field(default=2.0, validator=within(0.5, 60))
+    warning_c: float = attrs.field(default=0.0, validator=_DEGREES)
+    critical_c: float = attrs.field(default=0.0, validator=_DEGREES)
+    hysteresis_c: float = attrs.field(default=8.0, validator=within(1, 40))
+    dwell_s: float = attrs.field(default=60.0, validator=within(0, 3600))
+    lookahead_s: float = attrs.field(default=5.0, validator=within(0, 60))
+    npu: ThermalLimits = attrs.field(factory=ThermalLimits)
+    igpu: ThermalLimits = attrs.field(factory=ThermalLimits)
+    nvidia: ThermalLimits = attrs.field(factory=ThermalLimits)
+    amd: ThermalLimits = attrs.field(factory=ThermalLimits)
+    cpu: ThermalLimits = attrs.field(factory=ThermalLimits)
+
+
+@attrs.frozen(kw_only=True)
+class Sensors:
+    """Where the machine's state is read."""
+
+    sysfs_root: str = attrs.field(default="/sys", validator=_ROOT)
+    procfs_root: str = attrs.field(default="/proc", validator=_ROOT)
+    system_bus: str = attrs.field(default="system", validator=_BUS)
+    nvml: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Dbus:
+    """The message bus of the user's session."""
+
+    enabled: bool = True
+    bus: str = attrs.field(default="session", validator=_BUS)
+
+
+@attrs.frozen(kw_only=True)
+class Notifications:
+    """Of what the user is told on the desktop."""
+
+    mode_change: bool = True
+    thermal: bool = True
+    backend_down: bool = True
+
+
+@attrs.frozen(kw_only=True)
 class Observability:
     """What the router writes about itself."""
 
@@ -258,6 +342,11 @@ class Config:
     router: Router = attrs.field(factory=Router)
     backends: tuple[BackendConfig, ...] = ()
     scheduler: Scheduler = attrs.field(factory=Scheduler)
+    efficiency: Efficiency = attrs.field(factory=Efficiency)
+    thermal: Thermal = attrs.field(factory=Thermal)
+    sensors: Sensors = attrs.field(factory=Sensors)
+    dbus: Dbus = attrs.field(factory=Dbus)
+    notifications: Notifications = attrs.field(factory=Notifications)
     observability: Observability = attrs.field(factory=Observability)
 
 
@@ -300,6 +389,7 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
             " key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
         )
         yield ("server", "host"), message
+    yield from _thermal_contradictions(_table_at(raw, "thermal"))
     backends = raw.get("backends", [])
     if not isinstance(backends, list):
         return
@@ -318,6 +408,20 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
         ids = ", ".join(map(shown, users)) or "there is none"
         message = f"must be the id of a backend: {ids} (got {shown(default)})"
         yield ("router", "default_backend"), message
+
+
+def _thermal_contradictions(thermal: Table) -> Iterator[Fault]:
+    tables: list[tuple[KeyPath, Table]] = [(("thermal",), thermal)]
+    tables += [(("thermal", each), _table_at(thermal, each)) for each in _HARDWARE_NAMES]
+    for path, table in tables:
+        warning, critical = table.get("warning_c"), table.get("critical_c")
+        if not (isinstance(warning, int | float) and isinstance(critical, int | float)):
+            continue
+        if warning >= critical > 0:
+            yield (
+                (*path, "warning_c"),
+                f"must be below critical_c, {shown(critical)} (got {shown(warning)})",
+            )
 
 
 _HARDWARE_NAMES = [member.value for member in Hardware]
@@ -357,11 +461,6 @@ _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "rate_limit"),
     ("observability", "otlp_endpoint"),
     ("observability", "dashboard"),
-    ("efficiency",),
-    ("thermal",),
-    ("sensors",),
-    ("dbus",),
-    ("notifications",),
 )
 _PROTECTIONS = {("server", "tls"), ("server", "auth")}
 _UNPROTECTED = (
@@ -459,8 +558,6 @@ def interpret(
     if faults or config is None:
         raise ConfigFaults(tuple(faults), path)
     for index, backend in enumerate(config.backends):
-        if backend.device:
-            notes.append(f"backends[{index}].device: {_NO_EFFECT}")
         if backend.api_key_env and not environ.get(backend.api_key_env):
             notes.append(
                 f"backends[{index}].api_key_env: {backend.api_key_env} is not set, so requests go"

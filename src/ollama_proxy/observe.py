@@ -58,17 +58,20 @@ def set_up_logging(*, level: str, log_format: str) -> None:
 _LINE = (
     "{door} {call} {model} -> {backend} ({reason}) {outcome}"
     " queue={queue_ms} first={first_ms} whole={whole_ms}"
-    " tokens={tokens} priority={priority} id={request_id}"
+    " tokens={tokens} energy={energy_j} priority={priority} id={request_id}"
 )
 
 
 def _in_words(facts: Mapping[str, object]) -> str:
     """The facts as a line for people: `-` where there is nothing to tell, times with their unit."""
     shown = {
-        name: "-" if fact is None else f"{fact}ms" if name.endswith("_ms") else fact
+        name: "-" if fact is None else f"{fact}{_UNITS.get(name.rpartition('_')[2], '')}"
         for name, fact in facts.items()
     }
     return _LINE.format_map(shown)
+
+
+_UNITS = {"ms": "ms", "j": "J"}
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -79,6 +82,7 @@ def log_fact(fact: Fact) -> None:
     """Write one line for one request that ended."""
     if not access.isEnabledFor(logging.INFO):
         return
+    energy = fact.energy
     ended = fact.outcome.value if fact.code is None else f"{fact.outcome.value}:{fact.code.value}"
     facts = {
         "door": fact.door,
@@ -92,6 +96,8 @@ def log_fact(fact: Fact) -> None:
         "first_ms": _milliseconds(fact.first_s),
         "whole_ms": _milliseconds(fact.whole_s),
         "tokens": fact.tokens,
+        "energy_j": None if energy is None else round(energy.joules, 3),
+        "energy_source": None if energy is None else energy.grade.value,
         "priority": fact.priority.label,
         "request_id": fact.request_id,
     }

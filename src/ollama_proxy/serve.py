@@ -2,8 +2,9 @@
 
 Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
-    workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-    └─ doors   closes first    signals, the front door
+    senses        closes last     sensors, the system's bus, climate, notices
+    └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
+       └─ doors   closes first    signals, the front door
 
 Drain: the front takes no more connections, work in flight has `drain_s`, then it is ended and its
 callers told so. Expected trouble becomes a value where it occurs (a dead backend is down); one
@@ -37,10 +38,12 @@ from ollama_proxy.config import (
     Loaded,
     Scheduler,
 )
+from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.health import HealthSettings, watch_health
 from ollama_proxy.engine.ledger import Ledger
+from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.front import Front, FrontSettings
@@ -51,6 +54,7 @@ from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
+from ollama_proxy.senses import climate_settings, open_climate, run_senses
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
 log = logging.getLogger("ollama_proxy")
@@ -93,7 +97,7 @@ class Fleet:
 
     def __init__(self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery) -> None:
         """Begin with none."""
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._pump = pump
         self._workers = workers
         self._open: dict[str, tuple[BackendConfig, Station]] = {}
@@ -129,15 +133,15 @@ class Fleet:
         for backend_id, station in opened.items():
             known = self._open.get(backend_id)
             self._open[backend_id] = (wanted[backend_id], station)
-            self._dispatcher.add(station)
+            self.dispatcher.add(station)
             if known is not None:
-                self._dispatcher.remove(known[1])
+                self.dispatcher.remove(known[1])
         for gone in self._open.keys() - wanted.keys():
             _, station = self._open.pop(gone)
-            self._dispatcher.remove(station)
+            self.dispatcher.remove(station)
         for _, station in self._open.values():
             _set_scheduler(station, lines)
-            self._dispatcher.health_changed(station)  # there may be more slots for some
+            self.dispatcher.health_changed(station)  # there may be more slots for some
         self._pump.stall_timeout_s = config.router.stall_timeout_s
 
     async def _start(self, station: Station, health: HealthSettings) -> None:
@@ -157,7 +161,7 @@ class Fleet:
                 station.open(
                     Workers(
                         life,
-                        functools.partial(work, self._dispatcher, station),
+                        functools.partial(work, self.dispatcher, station),
                         slots=station.spec.slots,
                         name=station.spec.id,
                     )
@@ -182,7 +186,7 @@ class Fleet:
 
         async def watch() -> None:
             async with trio.open_nursery() as nursery:
-                await nursery.start(watch_health, self._dispatcher, station, health, self._probes)
+                await nursery.start(watch_health, self.dispatcher, station, health, self._probes)
                 probed.set()
 
         life.start_soon(watch, name=f"health {station.spec.id}")
@@ -207,7 +211,7 @@ class Fleet:
             station.is_well(await station.backend.probe())
         except BackendFailed as failure:
             station.is_down(str(failure))
-        self._dispatcher.health_changed(station)
+        self.dispatcher.health_changed(station)
 
 
 async def does_answer(config: BackendConfig) -> bool:
@@ -243,6 +247,7 @@ def _dispatch_settings(config: Config) -> DispatchSettings:
             power_aware=router.power_aware,
             auto_optimize=router.auto_optimize,
             default_backend=router.default_backend,
+            power_budget_watts=config.efficiency.power_budget_watts or None,
         ),
         retry_before_first_byte=router.retry_before_first_byte,
         hedge_budget=config.scheduler.hedge_budget if config.scheduler.hedge else 0.0,
@@ -328,7 +333,9 @@ async def serve(
     config = plan.config
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
-    dispatcher = Dispatcher(_dispatch_settings(config), ledger, transcribe=transcribe)
+    news = News()
+    dispatcher = Dispatcher(_dispatch_settings(config), ledger, transcribe=transcribe, news=news)
+    climate = open_climate(config, dispatcher, news)
     gate = Gate(
         bound_host=config.server.host,
         allowed_hosts=config.server.allowed_hosts,
@@ -338,6 +345,7 @@ async def serve(
     app = create_app(
         Services(
             dispatcher=dispatcher,
+            climate=climate,
             gate=gate,
             version=ollama_proxy.__version__,
             max_body_bytes=limits.max_body_bytes,
@@ -359,17 +367,23 @@ async def serve(
     # A taken port is found before anything was started for it.
     listeners = await _open_listeners(config.server.host, config.server.http_port)
 
-    async with _closing(listeners), trio.open_nursery() as workers:
+    async with (
+        _closing(listeners),
+        trio.open_nursery() as senses,
+        trio.open_nursery() as workers,
+    ):
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)
         fleet = Fleet(dispatcher, pump, workers)
+        await senses.start(run_senses, config, dispatcher, climate, news, name="senses")
         ending = _Ending()
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as doors:
-                doors.start_soon(_heed, signals, ending, plan, fleet, dispatcher, name="signals")
+                doors.start_soon(_heed, signals, ending, plan, fleet, climate, name="signals")
                 with ending.start:
                     await fleet.apply(config)
+                    climate.look()
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
                     await doors.start(front.serve, listeners)
@@ -388,6 +402,7 @@ async def serve(
                 await _drain(front, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
+        senses.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
@@ -419,17 +434,17 @@ async def _heed(
     ending: _Ending,
     plan: Plan,
     fleet: Fleet,
-    dispatcher: Dispatcher,
+    climate: Climate,
 ) -> None:
     """Act on signals: SIGHUP reloads, SIGTERM and SIGINT stop, a second one stops at once."""
     async for number in signals:
         if number == signal.SIGHUP:
-            await _reload(plan, fleet, dispatcher)
+            await _reload(plan, fleet, climate)
         else:
             ending.hurry()
 
 
-async def _reload(plan: Plan, fleet: Fleet, dispatcher: Dispatcher) -> None:
+async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     """Apply the file anew: all of it, or, if it has a fault, nothing."""
     try:
         loaded = plan.reload()
@@ -439,10 +454,14 @@ async def _reload(plan: Plan, fleet: Fleet, dispatcher: Dispatcher) -> None:
     config = loaded.config
     if not config.backends:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
-    dispatcher.settings = _dispatch_settings(config)
+    fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
-    if config.server != plan.config.server:
-        log.warning("changes in [server] take effect when the router is started anew")
+    if config.efficiency.mode is not plan.config.efficiency.mode:
+        climate.mode = config.efficiency.mode
+    climate.judge_by(climate_settings(config))
+    for section in ("server", "sensors", "dbus", "notifications"):
+        if getattr(config, section) != getattr(plan.config, section):
+            log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))
 
 

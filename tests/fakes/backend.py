@@ -253,6 +253,9 @@ class ScriptedBackend(Backend):
     async def run(self) -> None:
         """Nothing needs doing."""
 
+    def forget_connections(self) -> None:
+        """There are none."""
+
     async def aclose(self) -> None:
         """Note that it was closed."""
         self.is_closed = True

@@ -128,7 +128,8 @@ class Machine:
                 case _Failing():
                     pass
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """How many files and links it has."""
         return len(self._entries)
 

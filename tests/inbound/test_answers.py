@@ -20,6 +20,7 @@ from ollama_proxy.inbound.answers import (
 from ollama_proxy.inbound.http.inference import ChannelCaller
 from ollama_proxy.inbound.reading import RoutingHeaders, read_job
 from ollama_proxy.policy.ask import Call, Dialect, Framing, Wishes
+from ollama_proxy.policy.energy import Grade, Spent
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import Decision, RouteSettings, choose
 from tests.fleet import ask, view
@@ -174,6 +175,7 @@ class TestRoutingHeaders:
         job = a_job()
         job.assigned = 7.0125
         job.decision = decision
+        job.bill = Spent(12.3456, Grade.APPORTIONED)
 
         expected = [
             (b"x-request-id", b"mine"),
@@ -183,5 +185,7 @@ class TestRoutingHeaders:
             (b"x-estimated-latency-ms", b"800"),
             (b"x-estimated-power-w", b"3.1"),
             (b"x-alternatives", ",".join(names[:ALTERNATIVES_SHOWN]).encode()),
+            (b"x-energy-j", b"12.346"),
+            (b"x-energy-source", b"apportioned"),
         ]
         assert expected == routing_headers(job)

@@ -134,11 +134,14 @@ class TestAnswers:
             (b"x-estimated-latency-ms", b"800"),
             (b"x-estimated-power-w", b"3.0"),
             (b"x-alternatives", b""),
+            (b"x-energy-j", b"0.000"),
+            (b"x-energy-source", b"estimated"),
             (b"content-length", b"16"),
         ]
         assert (200, b'{"text":"hello"}') == (answer.status, answer.body)
         assert expected == [
-            (name, b"0.000" if name == b"x-queue-ms" else value) for name, value in answer.headers
+            (name, b"0.000" if name in {b"x-queue-ms", b"x-energy-j"} else value)
+            for name, value in answer.headers
         ]
         assert [BODY] == [errand.body for errand in backend.errands]
 

@@ -28,7 +28,7 @@ from tests.inbound.ends import (
 from tests.inbound.http.house import MAX_BODY_BYTES, open_house
 
 # What belongs to the connection, to the server, or to the moment.
-NOT_COMPARED = {b"connection", b"transfer-encoding", b"date", b"x-queue-ms"}
+NOT_COMPARED = {b"connection", b"transfer-encoding", b"date", b"x-queue-ms", b"x-energy-j"}
 DEFAULTS = {"host": HOST, "x-request-id": "mine"}
 
 

@@ -316,11 +316,20 @@ def test_66_a_plug_that_stays_counts_after_three_seconds() -> None:
 def test_a_switch_waits_for_the_dwell_of_the_last() -> None:
     """And until then the mode keeps its reason."""
     auto = Auto()
-    auto.decide(Mode.AUTO, MAINS, SETTINGS, 0.0)
     fast = attrs.evolve(MAINS, profile="performance")
+    auto.decide(Mode.AUTO, fast, SETTINGS, -1.0)
+    auto.decide(Mode.AUTO, MAINS, SETTINGS, 0.0)
 
     assert auto.decide(Mode.AUTO, fast, SETTINGS, 59.9).reason == "on mains power"
     assert auto.decide(Mode.AUTO, fast, SETTINGS, 60.0).mode is Mode.PERFORMANCE
+
+
+def test_the_first_decision_is_no_switch() -> None:
+    """Who pulls the plug right after the start need not wait."""
+    auto = Auto()
+    auto.decide(Mode.AUTO, attrs.evolve(MAINS, profile="performance"), SETTINGS, 0.0)
+
+    assert auto.decide(Mode.AUTO, MAINS, SETTINGS, 1.0).mode is Mode.BALANCED
 
 
 def test_severe_heat_waits_for_nothing() -> None:
@@ -340,6 +349,7 @@ def test_severe_heat_waits_for_nothing() -> None:
 def test_severe_heat_changes_nothing_at_once_in_a_thrifty_mode() -> None:
     """From ultra-efficiency to efficiency is no help."""
     auto = Auto()
+    auto.decide(Mode.AUTO, BATTERY, SETTINGS, -1.0)
     auto.decide(Mode.AUTO, attrs.evolve(BATTERY, battery_percent=9.0), SETTINGS, 0.0)
     hot = attrs.evolve(MAINS, state=ThermalState.CRITICAL)
     modes = [auto.decide(Mode.AUTO, hot, SETTINGS, now).mode for now in (1.0, 30.0, 60.0)]
@@ -406,7 +416,7 @@ def test_without_severe_heat_at_most_one_switch_in_a_dwell(
     for pause_s, signals in script:
         now += pause_s
         after = auto.decide(Mode.AUTO, signals, SETTINGS, now).mode
-        if after is not mode:
+        if mode is not None and after is not mode:
             switches.append(now)
         mode = after
 

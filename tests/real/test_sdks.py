@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from tests.numb import NUMB_TOML
 from tests.real.parts import require
 from tests.real.processes import ROOT, running
 
@@ -67,6 +68,7 @@ def processes(
         (directory / "config.toml").write_text(
             f'[server]\nhttp_port = 0\n[[backends]]\nid = "it"\ntype = "{dialect}"\n'
             f'hardware = "npu"\nendpoint = "{fake_url}"\nslots = 4\n'
+            f"{NUMB_TOML}"
         )
         with running(["-m", "ollama_proxy", "serve"], directory) as url:
             yield Bench(kind, url, fake_url)

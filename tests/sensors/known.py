@@ -71,7 +71,7 @@ KNOWN: dict[tuple[str, ...], Known] = {
             "thinkpad temp7": (40.0, None, OTHER),
             "thinkpad temp8": (ASLEEP, None, OTHER),
         },
-        fans={"thinkpad fan1": (2420.0, 1.0), "thinkpad fan2": (2228.0, 1.0)},
+        fans={"thinkpad fan1": (2420.0, 0.484), "thinkpad fan2": (2228.0, 0.4456)},
         draws={"rapl package-0": DENIED},
         supply=(False, 79.225, None),  # "Not charging", and a USB port that says "Discharging"
         decide=("coretemp Package id 0", "cpu throttle"),
@@ -90,7 +90,7 @@ KNOWN: dict[tuple[str, ...], Known] = {
             "thinkpad temp7": (49.0, None, OTHER),
             "thinkpad temp8": (ASLEEP, None, OTHER),
         },
-        fans={"thinkpad fan1": (3486.0, 1.0), "thinkpad fan2": (3238.0, 1.0)},
+        fans={"thinkpad fan1": (3486.0, 0.6972), "thinkpad fan2": (3238.0, 0.6476)},
         draws={"rapl package-0": DENIED},
         supply=(False, 79.225, None),
         decide=("coretemp Package id 0", "cpu throttle"),
@@ -109,7 +109,7 @@ KNOWN: dict[tuple[str, ...], Known] = {
             "thinkpad temp8": (ASLEEP, None, OTHER),
             "cpu throttle": (Quality.OK, None, PACKAGE),
         },
-        fans={"thinkpad fan1": (0.0, None)},  # the controller has a fan; it stands
+        fans={"thinkpad fan1": (0.0, 0.0)},  # the controller has a fan; it stands
         draws={"battery": 2.898, "rapl package-0": DENIED},
         supply=(True, 71.316, 51764.0),  # 41.67 Wh of 58.43 Wh at 2.898 W
         profile=Profile(active="power-saver", source="platform_profile"),
@@ -165,7 +165,7 @@ KNOWN: dict[tuple[str, ...], Known] = {
             "nvme Sensor 1": (23.85, None, OTHER),
         },
         # three headers more, with nothing plugged into them
-        fans={"nct6687 CPU Fan": (1581.0, 1.0), "nct6687 Pump Fan": (3448.0, 1.0)},
+        fans={"nct6687 CPU Fan": (1581.0, 0.3162), "nct6687 Pump Fan": (3448.0, None)},
         draws={"rapl package-0": DENIED},
         supply=(False, None, None),  # a keyboard's battery at 4 % is no battery of the machine's
         decide=("k10temp Tctl",),
@@ -176,7 +176,7 @@ KNOWN: dict[tuple[str, ...], Known] = {
             "cpu_thermal temp1": (56.75, 110.0, PACKAGE),
             "rp1_adc temp1": (55.472, None, OTHER),
         },
-        fans={"pwmfan fan1": (1468.0, 1.0)},
+        fans={"pwmfan fan1": (1468.0, 0.2936)},
         decide=("cpu_thermal temp1",),
     ),
     ("raspberrypi5", "raspberrypi5-fan-lies"): Known(

@@ -83,7 +83,7 @@ def test_only_heat_is_throttling(
     (zone,) = only(files).read(0.0).zones
 
     assert (throttling, emergency) == (zone.throttling, zone.emergency)
-    assert (PACKAGE, None, Quality.ABSENT) == (zone.part, zone.temperature_c, zone.quality)
+    assert (PACKAGE, None, Quality.OK) == (zone.part, zone.temperature_c, zone.quality)
 
 
 def test_newer_kernels_tell_all_reasons_at_once() -> None:

@@ -5,14 +5,14 @@ import errno
 import pytest
 
 from ollama_proxy.policy.readings import Quality
-from ollama_proxy.sensors.tachometer import Tachometer, read_most_rpm
+from ollama_proxy.sensors.tachometer import USUAL_MOST_RPM, Tachometer, read_most_rpm
 from tests.fakes.machine import Machine
 
 FAN = "/sys/class/hwmon/hwmon0/fan1"
 PWM = "/sys/class/hwmon/hwmon0/pwm1"
 
 
-def shares_of(*speeds: str, most_rpm: float = 0.0) -> list[float | None]:
+def shares_of(*speeds: str, most_rpm: float = 3000.0) -> list[float | None]:
     """Its share at each speed in turn."""
     machine = Machine()
     meter = Tachometer(path=FAN, name="fan", source="it", is_certain=True, most_rpm=most_rpm)
@@ -50,15 +50,17 @@ def test_an_implausible_speed_is_not_the_most_that_was_seen() -> None:
 
 def test_a_share_is_of_the_most_that_it_says_or_that_was_seen() -> None:
     """Whichever is more; unknown before it turned."""
-    assert [None, 1.0, 0.5, 1.0, 0.5] == shares_of("0", "2000", "1000", "4000", "2000")
+    assert [0.0, 0.5, 1.0, 0.5] == shares_of("0", "1500", "6000", "3000")
     assert [0.0, 0.5, 1.0] == shares_of("0", "2000", "5000", most_rpm=4000.0)
 
 
-@pytest.mark.parametrize(("content", "most"), [("4900", 4900.0), ("65535", 0.0), ("0", 0.0)])
+@pytest.mark.parametrize(
+    ("content", "most"), [("4900", 4900.0), ("65535", USUAL_MOST_RPM), ("0", USUAL_MOST_RPM)]
+)
 def test_what_a_fan_says_that_it_can_is_believed_if_it_can(content: str, most: float) -> None:
     """A bogus maximum is none."""
     assert most == read_most_rpm(Machine({f"{FAN}_max": content}), FAN)
-    assert 0.0 == read_most_rpm(Machine(), FAN)
+    assert USUAL_MOST_RPM == read_most_rpm(Machine(), FAN)
 
 
 def test_a_driven_fan_that_says_zero_is_unknown() -> None:

@@ -61,7 +61,7 @@ async def _sense(files: Files, seconds: float) -> tuple[set[str], int]:
 
 def measure(seconds: float = SECONDS) -> bool:
     """Print the cost; whether the promise is kept."""
-    machine = max((recorded(name) for name in names()), key=len)
+    machine = max((recorded(name) for name in names()), key=lambda each: each.size)
     machine.write("/proc/stat", STAT)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -242,5 +242,8 @@ class Backend(Protocol):
     async def run(self) -> None:
         """Do what this backend needs done for as long as it is in use; return when nothing is."""
 
+    def forget_connections(self) -> None:
+        """Close idle connections: the machine slept, and their other ends may be gone."""
+
     async def aclose(self) -> None:
         """Close every connection."""

@@ -70,6 +70,11 @@ class EmbeddedBackend:
             on_state=self._note,
         )
 
+    def forget_connections(self) -> None:
+        """See `Backend`."""
+        if self._server is not None:
+            self._server.forget_connections()
+
     async def aclose(self) -> None:
         """Close every connection; the process ends with `run`."""
         if self._server is not None:

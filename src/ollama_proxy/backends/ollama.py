@@ -105,6 +105,10 @@ class OllamaBackend:
     async def run(self) -> None:
         """An Ollama server looks after itself."""
 
+    def forget_connections(self) -> None:
+        """See `Backend`."""
+        self._server.forget_connections()
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self._server.aclose()

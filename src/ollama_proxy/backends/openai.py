@@ -132,6 +132,10 @@ class OpenAIBackend:
     async def run(self) -> None:
         """The server looks after itself."""
 
+    def forget_connections(self) -> None:
+        """See `Backend`."""
+        self._server.forget_connections()
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self._server.aclose()

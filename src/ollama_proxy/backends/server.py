@@ -358,6 +358,10 @@ class Server:
             )
         return self._control
 
+    def forget_connections(self) -> None:
+        """Close the idle connections. See `Backend`."""
+        self._pool.close()
+
     async def aclose(self) -> None:
         """Close every idle connection."""
         self._pool.close()

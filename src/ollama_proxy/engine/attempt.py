@@ -10,6 +10,7 @@ import trio
 from ollama_proxy.backends.backend import Head, Sink, Tap, Transcript
 from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Priority
+from ollama_proxy.policy.energy import Spent, spent
 from ollama_proxy.policy.route import Decision
 
 
@@ -39,6 +40,7 @@ class Attempt(Sink):
         begun: when its backend gave the first bytes.
         lingers_from: when it had ended for us, and perhaps not for its backend.
         is_giving: bytes are there, and the caller has not taken them yet.
+        cost: what it has cost in joules until a time.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
     """
 
@@ -54,6 +56,7 @@ class Attempt(Sink):
     begun: float | None = None
     lingers_from: float = 0.0
     is_giving: bool = False
+    cost: Callable[["Attempt", float], Spent | None] = lambda *_: None
     told: Callable[["Attempt"], object] | None = None
 
     # -- what `policy.preempt` asks ----------------------------------------------------------------
@@ -145,7 +148,10 @@ class Attempt(Sink):
             await trio.lowlevel.checkpoint_if_cancelled()
         job = self.job
         goes_on = job.begun is not None
-        self.win(trio.current_time())
+        now = trio.current_time()
+        self.win(now)
+        if not job.ask.stream:
+            job.bill = self._billed(now)
         if job.transcript is not None:
             job.transcript.open(head)
             first = job.transcript.feed(first, complete=complete)
@@ -159,6 +165,15 @@ class Attempt(Sink):
         await job.caller.begin(job, head, first, complete=complete)
         self.is_giving = False
         self._watch_for_stall()
+
+    def _billed(self, now: float) -> Spent | None:
+        """What the job has cost, attempts that failed included."""
+        own = self.cost(self, now)
+        if own is None:
+            return None
+        paid = dict(self.job.paid)
+        paid[own.grade] = paid.get(own.grade, 0.0) + own.joules
+        return spent(paid, is_final=False)
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""

@@ -27,15 +27,26 @@ from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.engine.meters import Meters
+from ollama_proxy.engine.news import BackendChanged, News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.affinity import Affinity, Warm
 from ollama_proxy.policy.ask import Ask, Priority
+from ollama_proxy.policy.energy import spent
 from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.hedge import Budget, hedge_at
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.refusal import Code, Refusal
-from ollama_proxy.policy.route import Decision, Explanation, RouteSettings, choose, explain
+from ollama_proxy.policy.route import (
+    Decision,
+    Explanation,
+    RouteSettings,
+    Steering,
+    choose,
+    explain,
+)
+from ollama_proxy.policy.thermal import ThermalState
 
 # How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
 # each costs a choice, and the others are asked at the next change.
@@ -121,7 +132,17 @@ _PREEMPTED = Refusal(
 
 
 class Dispatcher:
-    """Places jobs on stations. One for the whole router."""
+    """Places jobs on stations. One for the whole router.
+
+    Attributes:
+        stations: by the ids of their backends, in the owner's order.
+        is_draining: it takes no more jobs.
+        jobs: those that have not ended.
+        affinity: who has the beginnings of which prompts.
+        alarms: what is due when.
+        meters: what they cost in joules.
+        used_at: when a job was last on a part of the machine; `inf` while one is.
+    """
 
     def __init__(
         self,
@@ -130,12 +151,14 @@ class Dispatcher:
         *,
         clock: Callable[[], float] = trio.current_time,
         transcribe: Callable[[Errand], Transcript | None] = lambda _: None,
+        news: News | None = None,
     ) -> None:
         """Begin with no stations; `add` them.
 
         Args:
             settings: how jobs are placed.
             ledger: where they are booked.
+            news: where it is told that a backend was lost, or is back.
             clock: seconds.
             transcribe: begins to note an answer, where another attempt could go on with it.
         """
@@ -144,12 +167,17 @@ class Dispatcher:
         self.jobs: set[Job] = set()
         self.affinity = Affinity()
         self.alarms = Alarms()
+        self.meters = Meters()
+        self.used_at: dict[str, float] = {}
         self._ledger = ledger
+        self._news = news or News()
+        self._well: dict[str, bool] = {}  # as it was told last
         self._now = clock
         self._transcribe = transcribe
         self._hedging = Budget(0.0)
         self._crowded: dict[Station, None] = {}  # whose line may hold somebody
         self._sooner = trio.Event()
+        self._steering = Steering()
         self.settings = settings
 
     @property
@@ -161,6 +189,14 @@ class Dispatcher:
     def settings(self, settings: DispatchSettings) -> None:
         self._settings = settings
         self._hedging.share = settings.hedge_budget
+        self.steer(self._steering)
+
+    def steer(self, steering: Steering) -> None:
+        """Heed the mode and the machine's state, from the next choice on."""
+        self._steering = steering
+        if steering != self._settings.route.steering:
+            route = attrs.evolve(self._settings.route, steering=steering)
+            self._settings = attrs.evolve(self._settings, route=route)
 
     # -- stations ----------------------------------------------------------------------------------
 
@@ -168,6 +204,8 @@ class Dispatcher:
         """A backend joins; the one that had its id, if any, leaves."""
         former = self.stations.get(station.spec.id)
         self.stations[station.spec.id] = station
+        station.energy = self.meters.per_token(station.spec.id)
+        self._well.setdefault(station.spec.id, station.healthy)
         if former is not None and former is not station:
             self.remove(former)
         self._invite(station)
@@ -177,6 +215,7 @@ class Dispatcher:
         station.retire()
         if self.stations.get(station.spec.id) is station:
             del self.stations[station.spec.id]
+            del self._well[station.spec.id]
         self._replace(station)
         self._crowded.pop(station, None)
 
@@ -187,10 +226,26 @@ class Dispatcher:
         """
         if self.stations.get(station.spec.id) is not station:
             return
+        if self._well[station.spec.id] is not station.healthy:
+            self._well[station.spec.id] = station.healthy
+            self._news.tell(
+                BackendChanged(
+                    id=station.spec.id, healthy=station.healthy, why=station.last_error or ""
+                )
+            )
         if not station.healthy:
             self._replace(station)
         self._assign(station)
         self._invite(station)
+
+    def heat_changed(self, station: Station) -> None:
+        """What a station computes on has become warmer or cooler: too hot, it starts nothing."""
+        if self.stations.get(station.spec.id) is not station:
+            return
+        if station.heat is ThermalState.CRITICAL:
+            self._replace(station)
+        else:
+            self._invite(station)
 
     def stayed_busy(self, station: Station) -> None:
         """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
@@ -248,6 +303,7 @@ class Dispatcher:
         job = attempt.job
         job.attempts.remove(attempt)
         station.free(attempt, now, lingers=_may_linger(attempt, ending))
+        self._pay(station, attempt, ending, now)
         self._book(station, attempt, ending, now)
         # The job's fate may be sealed already, or hang on another attempt.
         is_moot = job.stage is Stage.DONE or (bool(job.attempts) and not attempt.answered)
@@ -267,6 +323,23 @@ class Dispatcher:
             # Only now: the slot is for whom it was cleared.
             self._put_back(station, attempt)
         self._invite(station)
+
+    def _pay(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
+        """Add what an attempt cost in joules to its job's bill."""
+        job = attempt.job
+        tokens = ending.tokens if isinstance(ending, Served) else None
+        if isinstance(ending, Served) and ending.report is not None:
+            tokens = ending.report.answer_tokens or tokens
+        bill = self.meters.ended(attempt, tokens, job.ask.subject, now)
+        if bill is not None:
+            job.paid[bill.grade] = job.paid.get(bill.grade, 0.0) + bill.joules
+        self._note_use(station, now)
+
+    def _note_use(self, station: Station, now: float) -> None:
+        """Keep in mind when the station's part of the machine was last at work."""
+        if (part := station.part) is not None:
+            is_used = any(s.running for s in self.stations.values() if s.part == part)
+            self.used_at[part] = math.inf if is_used else now
 
     def _book(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
         """Note what the end of an attempt tells of the backend."""
@@ -458,9 +531,13 @@ class Dispatcher:
             if warm is not None and warm.backend == station.spec.id
             else 1.0,
             transcript=self._new_transcript(job, station),
+            cost=self.meters.so_far,
         )
         job.attempts.append(attempt)
+        spec = station.spec
+        self.meters.began(attempt, spec.id, station.part, now, watts=spec.power_watts)
         station.hand(attempt)
+        self._note_use(station, now)
         if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
@@ -673,6 +750,7 @@ class Dispatcher:
                 else None,
                 put_back=job.put_back,
                 hedged=job.hedge_s > 0,
+                energy=spent(job.paid, is_final=False) if job.paid else None,
             )
         )
         job.caller.done(job)

@@ -15,6 +15,7 @@ from ollama_proxy.backends.backend import (
     Transcript,
 )
 from ollama_proxy.policy.ask import Ask, Priority, Wishes
+from ollama_proxy.policy.energy import Grade, Spent
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import Decision
 
@@ -80,6 +81,8 @@ class Job:
         begun: when the first byte went to the caller.
         transcript: what the caller was given, while another attempt could go on with it.
         given: pieces of the answer by attempts that were put back.
+        paid: joules of its attempts that have ended, by how they were found.
+        bill: what a whole answer cost, when its head was there.
         priority: how urgent it is.
         deadline: when it must have its first token (a stream) or its end (a whole answer).
     """
@@ -106,6 +109,8 @@ class Job:
     begun: float | None = None
     transcript: Transcript | None = attrs.field(default=None, repr=False)
     given: int = 0
+    paid: dict[Grade, float] = attrs.field(factory=dict)
+    bill: Spent | None = None
     # Kept, not derived: each is asked for a dozen times on a job's way.
     priority: Priority = attrs.field(init=False)
     deadline: float = attrs.field(init=False)

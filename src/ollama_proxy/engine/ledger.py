@@ -6,6 +6,7 @@ from collections.abc import Callable
 import attrs
 
 from ollama_proxy.policy.ask import Call, Priority
+from ollama_proxy.policy.energy import Spent
 from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Reason
 
@@ -41,6 +42,7 @@ class Fact:
     tokens: int | None = None
     put_back: int = 0
     hedged: bool = False
+    energy: Spent | None = None
 
 
 @attrs.define

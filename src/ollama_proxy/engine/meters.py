@@ -104,7 +104,7 @@ class Meters:
 
     def sampled(
         self, draws: Sequence[Draw], now: float, *, throttled: Collection[str] = ()
-    ) -> None:
+    ) -> Collection[str]:
         """Take what all sensors say now.
 
         Args:
@@ -112,6 +112,9 @@ class Meters:
                 read anew since is given again.
             now: seconds.
             throttled: parts that are slowed down by heat: nothing is learned of their rest.
+
+        Returns:
+            The backends of whose energy something was learned by it.
         """
         self._draws = draws
         self._metered |= {part for draw in draws if (part := tells_of(draw)) is not None}
@@ -122,9 +125,13 @@ class Meters:
         machine = whole_machine(draws)
         if machine is not None:
             machine = remaining(machine, [draw for draw in own.values() if draw is not None])
+        learned: set[str] = set()
         for part, draw in {**own, _MACHINE: machine}.items():
             is_throttled = part in throttled or (part == _MACHINE and bool(throttled))
-            self._book(self._meter(part).sample(draw, now, is_throttled=is_throttled), now)
+            settled = self._meter(part).sample(draw, now, is_throttled=is_throttled)
+            self._book(settled, now)
+            learned |= {each.backend for each in settled}
+        return learned
 
     def set_on_battery(self, on_battery: bool | None) -> None:  # noqa: FBT001 - it is a state's name
         """What feeds the machine: at rest it draws another power then."""
@@ -139,10 +146,9 @@ class Meters:
 
     # -- what is known -----------------------------------------------------------------------------
 
-    def joules_per_token(self, backend: str, subject: str | None = None) -> float | None:
-        """What a token costs on a backend, with one model or any; None until it was measured."""
-        learned = self._per_token.get(backend)
-        return learned.value(subject) if learned is not None else None
+    def per_token(self, backend: str) -> JoulesPerToken:
+        """What is learned of a backend's tokens, now and later."""
+        return self._per_token.setdefault(backend, JoulesPerToken())
 
     def _place(self, part: str | None) -> str:
         if part is None:
@@ -165,5 +171,6 @@ class Meters:
                 self._learn(each.backend, answer, each.spent, now)
 
     def _learn(self, backend: str, answer: _Answer, spent: Spent, now: float) -> None:
-        learned = self._per_token.setdefault(backend, JoulesPerToken())
-        learned.observe(answer.subject, spent.joules, answer.tokens, spent.grade, now)
+        self.per_token(backend).observe(
+            answer.subject, spent.joules, answer.tokens, spent.grade, now
+        )

@@ -12,10 +12,12 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.calibration import Calibration
 from ollama_proxy.policy.circuit import Circuit
+from ollama_proxy.policy.energy import JoulesPerToken
 from ollama_proxy.policy.estimate import Estimates, Learned
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
 from ollama_proxy.policy.preempt import Started, choose_victim
+from ollama_proxy.policy.thermal import ThermalState
 
 LINGERS_MAX_S = 60.0
 
@@ -28,6 +30,11 @@ class Station:
     Attributes:
         preempts: whether critical requests may have best effort put back; None: they may not.
         kept: the view, while it holds whatever the time.
+        part: what part of the machine it computes on; None where that is not known.
+        heat: that part's thermal state.
+        hot: the same for people; empty where it is not warm.
+        asleep: that part is suspended.
+        energy: what was learned of its energy.
         watch: is called when the backend should be probed soon; None where nobody probes it.
     """
 
@@ -59,6 +66,11 @@ class Station:
         self.requests_total = 0
         self.errors_total = 0
         self.watch: Callable[[], None] | None = None
+        self.part: str | None = None
+        self.heat = ThermalState.UNKNOWN
+        self.hot = ""
+        self.asleep = False
+        self.energy = JoulesPerToken()
         self._off_s = Learned(0.0, 0.0)
         self._linger_s = Learned(0.0, 0.0)
         self._retiring = trio.Event()
@@ -101,6 +113,10 @@ class Station:
                 estimates=self.estimates,
                 off_s=self._off_s,
                 linger_s=self._linger_s,
+                energy=self.energy,
+                heat=self.heat,
+                hot=self.hot,
+                asleep=self.asleep,
             )
             # What an open circuit means depends on the time.
             self.kept = None if circuit.failures or circuit.openings else self._view
@@ -137,6 +153,7 @@ class Station:
         self.healthy, self.last_error = former.healthy, former.last_error
         self.models, self.loaded = former.models, former.loaded
         self.estimates, self.calibration = former.estimates, former.calibration
+        self.energy = former.energy
         self.touch()
 
     def open(self, crew: Crew) -> None:
@@ -172,6 +189,9 @@ class Station:
         if self._idle.is_set():
             self._idle = trio.Event()
         self._note_circuit(self.circuit.tried())
+        if self.asleep:  # no longer: whoever is next need not wake it
+            self.asleep = False
+            self.touch()
         self._crew.give(attempt, len(self.running))
 
     def free(self, attempt: Attempt, now: float, *, lingers: bool = False) -> None:
@@ -233,6 +253,14 @@ class Station:
         if circuit is not self.circuit:
             self.circuit = circuit
             self.touch()
+
+    def feels(self, part: str | None, heat: ThermalState, hot: str, *, asleep: bool) -> bool:
+        """What it computes on is so warm now; whether that is another grade than before."""
+        is_news = heat is not self.heat
+        if (part, heat, hot, asleep) != (self.part, self.heat, self.hot, self.asleep):
+            self.part, self.heat, self.hot, self.asleep = part, heat, hot, asleep
+            self.touch()
+        return is_news
 
     # -- what was learned --------------------------------------------------------------------------
 

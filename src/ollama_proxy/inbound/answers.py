@@ -142,4 +142,9 @@ def routing_headers(job: Job) -> Headers:
             (b"x-estimated-power-w", b"%.1f" % decision.watts),
             (b"x-alternatives", alternatives.encode()),
         ]
+    if job.bill is not None:
+        headers += [
+            (b"x-energy-j", b"%.3f" % job.bill.joules),
+            (b"x-energy-source", job.bill.grade.value.encode()),
+        ]
     return headers

@@ -8,10 +8,14 @@ from typing import Any, Protocol
 
 import attrs
 
-from ollama_proxy.policy.ask import Call, Priority
+from ollama_proxy.policy.ask import Ask, Call, Priority
+from ollama_proxy.policy.energy import JoulesPerToken
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
+from ollama_proxy.policy.thermal import ThermalState
+
+WATTS_LEAST = 0.01  # an average of nothing measurable is still no infinite thrift
 
 
 class BackendType(enum.Enum):
@@ -43,6 +47,8 @@ def canonical_model(name: str) -> str:
 class BackendSpec:
     """One backend as its owner described it. Power in watts, times in seconds.
 
+    `device`: which part of the machine it computes on, where `hardware` does not tell.
+    `wake_s`: what it takes to wake that when it is suspended.
     `continues_chat`: where the last message is the assistant's, it goes on just where that ends.
     """
 
@@ -62,6 +68,8 @@ class BackendSpec:
     preference: int = 0
     api_key_env: str = ""
     model_path: str = ""
+    device: str = ""
+    wake_s: float = 2.0
     continues_chat: bool = False
     _may: re.Pattern[str] = attrs.field(
         init=False,
@@ -151,6 +159,10 @@ class BackendView:
         estimates: what was learned of its speed, by model.
         linger_s: how long a slot stays taken when its work is put back.
         off_s: by how much forecasts of when a slot is free again were wrong lately.
+        energy: what was learned of its energy.
+        heat: the thermal state of the part that it computes on.
+        hot: the same for people; empty where it is not warm.
+        asleep: that part is suspended.
     """
 
     spec: BackendSpec
@@ -168,6 +180,10 @@ class BackendView:
     estimates: Estimates = attrs.field(factory=Estimates)
     linger_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
     off_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
+    energy: JoulesPerToken = attrs.field(factory=JoulesPerToken)
+    heat: ThermalState = ThermalState.UNKNOWN
+    hot: str = ""
+    asleep: bool = False
     # What `route` made of it for a kind of request.
     memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
@@ -178,6 +194,17 @@ class BackendView:
     def has_loaded(self, model: str) -> bool | None:
         """Whether `model` is in its memory now; None where the server does not tell."""
         return None if self.loaded is None else lists(self.loaded, self.spec.real_name(model))
+
+    def token_j(self, ask: Ask) -> float | None:
+        """Joules for each token of such an answer; None until they were measured."""
+        return self.energy.value(ask.subject)
+
+    def watts(self, ask: Ask) -> float:
+        """What it draws at such work: measured, or what its owner believes."""
+        token_j, speeds = self.token_j(ask), self.estimates.subjects.get(ask.subject)
+        if token_j is None or speeds is None or speeds.decode is None:
+            return self.spec.power_watts
+        return max(token_j * speeds.decode.value, WATTS_LEAST)
 
     def has_room(self, priority: Priority) -> bool:
         """Whether one of this priority would start at once."""

@@ -288,7 +288,7 @@ class Auto:
         is_early = now - self._switched_at < settings.dwell_s
         if before is not None and is_switch and is_early and not _is_urgent(before, signals):
             return before
-        if before is None or is_switch:
+        if is_switch:  # the first decision is none: who unplugs a minute later need not wait
             self._switched_at = now
         self._effective = wanted
         return wanted

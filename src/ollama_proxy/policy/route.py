@@ -5,16 +5,19 @@ The decision, in the order it is made; the tests carry the same numbers:
 (1) target: a named backend or hardware narrows the fleet to it.
 (2) may serve: enabled, healthy, circuit closed, knows the call, can continue an answer if that is
     what is asked, owner allows the model, prompt fits, model installed, room in its line.
-(3) caps: power budget, then the deadline against the predicted latency and what such predictions
-    were wrong by lately; where nobody can make it, an idle one that nothing was heard of lately
-    may try, if its owner's figure allows it.
+(3) caps: critical heat; power budget; then the deadline against the predicted latency and what such
+    predictions were wrong by lately; where nobody can make it, an idle one that nothing was heard
+    of lately may try, if its owner's figure allows it.
 (4) order: a flag in the request dominates. `latency-critical`: least predicted time;
-    `power-efficient`: least watts; both: time. Without one, the score.
+    `power-efficient`: least joules a token, or least watts while one of them is not measured;
+    both: time. Without one, the score.
 (5) ties: score, then the owner's preference, then the default backend, then the id.
+(6) restraint: who is warm, asleep on battery, or over what the mode lets draw, comes after the
+    others; not where a target is named or the fastest is asked for.
 
 The score counts octaves: one point is a factor of two in the product of time and power, which is
 what a person trades when nothing else is said. Terms add up, each is explained by itself, and none
-depends on who else is a candidate:
+depends on who else is a candidate. The mode says what time and power weigh; in balanced, one each:
 
     latency  -log2(seconds once it is its turn, the model in memory)
     load     what waiting makes of that: -log2(1 + wait / those seconds); -log2(1 + jobs per slot)
@@ -22,8 +25,10 @@ depends on who else is a candidate:
     loaded   what loading makes of that, 1 at the least; 0 in memory, -0.5 unknown
     prefix   what is saved by the beginning of the prompt that was computed there before, half its
              share at the least
-    power    -log2(watts), when power_aware
+    power    -log2(watts), when power_aware; watts are those of its joules per token, once measured
     failing  -8 x share of recent failures
+    heat     what a warm part costs, from a quarter of an octave on
+    wake     what waking a card that sleeps makes of time and joules
 
 Weighted sums of milliseconds and watts were the alternative; they need a scale for each, and with
 any fixed one the ranking of a slow thrifty NPU against a fast hungry card is decided by the scale.
@@ -40,17 +45,23 @@ import attrs
 
 from ollama_proxy.policy.affinity import Warm
 from ollama_proxy.policy.ask import Ask, Wishes
+from ollama_proxy.policy.candidate import SAFETY, Candidate, Terms
 from ollama_proxy.policy.estimate import BYTES_PER_TOKEN, Forecast
 from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.modes import STANCES, Mode, Stance
 from ollama_proxy.policy.refusal import Code, Refusal
+from ollama_proxy.policy.restraint import Restraint, restrain
+from ollama_proxy.policy.thermal import ThermalState
 
 JUDGED_FOR_S = 60.0  # a 30th of the half-life of what was learned: two percent of it has faded
 JUDGED_KEPT = 64
 TRY_AGAIN_S = 10.0
-# A deadline is promised where the forecast and so many times its usual error fit before it. Mean
-# errors are 0.8 of a deviation: three of them hold 99 of 100 where errors are spread normally.
-SAFETY = 3.0
 _FULL = "has a full line"
+COOLING_S = 60.0  # a grade is kept as long at the least
+# What is burnt until a woken card sleeps again: ten seconds or so at a tenth of its watts.
+WAKE_TAIL_S = 1.0
+# Nobody is taken on a part that is critical: it is weighed as if cool, to tell whether heat decided.
+_HEAT = {ThermalState.LIGHT: -0.25, ThermalState.MODERATE: -1.0, ThermalState.SEVERE: -3.0}
 _RETRY_AFTER_S = 5.0  # one health interval: the soonest that anything can have changed
 
 
@@ -62,6 +73,14 @@ class Reason(enum.Enum):
     POWER_EFFICIENT = "power-efficient"
     DEADLINE = "deadline"
     POWER_BUDGET = "power-budget"
+    MODE_PERFORMANCE = "mode-performance"
+    MODE_BALANCED = "mode-balanced"
+    MODE_EFFICIENCY = "mode-efficiency"
+    MODE_QUIET = "mode-quiet"
+    MODE_AUTO = "mode-auto"
+    MODE_ULTRA_EFFICIENCY = "mode-ultra-efficiency"
+    THERMAL = "thermal"
+    BATTERY = "battery"
     MODEL_LOADED = "model-loaded"
     ONLY_CANDIDATE = "only-candidate"
     FAILOVER = "failover"
@@ -69,56 +88,57 @@ class Reason(enum.Enum):
 
 
 @attrs.frozen(kw_only=True)
+class Steering:
+    """What the mode and the machine's state ask of choices.
+
+    Attributes:
+        stance: what the mode in force means.
+        reason: what is said of a choice that the mode decided.
+        is_loud: the fans are louder than the mode allows.
+        on_battery: nothing but a battery feeds the machine.
+        all_cool: no part is warm, and none sleeps: there is nobody to spare.
+    """
+
+    stance: Stance = STANCES[Mode.BALANCED]
+    reason: Reason = Reason.BALANCED
+    is_loud: bool = False
+    on_battery: bool = False
+    all_cool: bool = True
+
+
+@attrs.frozen(kw_only=True)
 class RouteSettings:
-    """The owner's settings that bear on a choice."""
+    """The owner's settings that bear on a choice, and what the machine's state adds to them.
+
+    Attributes:
+        power_aware: watts count.
+        auto_optimize: what was learned counts, not only what the owner wrote.
+        default_backend: the first among equals.
+        power_budget_watts: who draws more serves while no other can; None: no budget.
+        steering: what the mode and the machine's state ask for now.
+    """
 
     power_aware: bool = True
     auto_optimize: bool = True
     default_backend: str = ""
-
-
-class Terms(NamedTuple):
-    """The parts of a score, in octaves."""
-
-    latency: float
-    power: float
-    load: float
-    loaded: float
-    prefix: float
-    failing: float
-
-
-class Candidate(NamedTuple):
-    """A backend that could serve, with what is expected of it. Seconds, watts.
-
-    Attributes:
-        predicted_s: to the answer (a stream's first token, another's end), the wait in line included.
-        alone_s: to the answer, once it is its turn.
-        whole_s: how long a slot will be taken.
-        off_s: by how much such predictions were wrong lately.
-        toil: how many attempts an answer is expected to take.
-        ties: its place among equals, least first.
-        heard_at: when anything was learned of such requests there, in seconds.
-        prior_s: what its owner believes of `alone_s`.
-    """
-
-    id: str
-    score: float
-    terms: Terms
-    predicted_s: float
-    watts: float
-    alone_s: float
-    whole_s: float
-    off_s: float
-    toil: float
-    ties: tuple[float, bool, str]
-    heard_at: float
-    prior_s: float
+    power_budget_watts: float | None = None
+    steering: Steering = attrs.field(factory=Steering)
 
     @property
-    def safe_s(self) -> float:
-        """What may be promised: hardly ever is it later than that."""
-        return self.predicted_s + SAFETY * self.off_s
+    def is_calm(self) -> bool:
+        """Whether nobody is to be spared anything: most of the time."""
+        return self.steering.all_cool and self.watts_cap is None
+
+    @property
+    def watts_cap(self) -> float | None:
+        """What a backend may draw while one that draws no more can serve; None: whatever it does."""
+        stance = self.steering.stance
+        caps = (
+            self.power_budget_watts,
+            stance.watts_soft_cap,
+            stance.watts_soft_cap_when_loud if self.steering.is_loud else None,
+        )
+        return min((cap for cap in caps if cap is not None), default=None)
 
 
 class Barred(NamedTuple):
@@ -251,6 +271,8 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     # (2) may serve
     able: list[Candidate] = []
     full: list[Candidate] = []
+    too_hot: list[Candidate] = []
+    is_calm, time_weight = settings.is_calm, settings.steering.stance.time_weight
     kind, priority = ask.kind, wishes.priority
     for view in meant:
         judged = view.memo.get(kind)
@@ -271,10 +293,15 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
             candidate = _assess(view, ask, settings, now)
         if warm is not None and warm.backend == view.spec.id:
             candidate = _assess(view, ask, settings, now, cached=warm.share)
+        if not is_calm and view.heat is ThermalState.CRITICAL:
+            too_hot.append(candidate)
+            if barred is not None:
+                barred.append(Barred(view.spec.id, f"is too hot: {view.hot}"))
+            continue
         if view.busy:
             has_room = view.has_room(priority)
             wait_s = 0.0 if has_room else view.wait_s(priority, client, candidate.whole_s, now)
-            candidate = _load(candidate, view, wait_s)
+            candidate = _load(candidate, view, wait_s, time_weight)
             if not has_room and view.is_full_for(priority):
                 full.append(candidate)
                 if barred is not None:
@@ -282,7 +309,9 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
                 continue
         able.append(candidate)
     if not able:
-        return _no_room(full) if full else _nobody(ask, wishes, meant, tried)
+        if full:
+            return _no_room(full)
+        return _all_too_hot(ask, meant) if too_hot else _nobody(ask, wishes, meant, tried)
 
     # (3) caps
     if (budget := wishes.max_power_watts) is not None:
@@ -324,17 +353,46 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
 
     # (4) order, (5) ties
     if wishes.latency_critical or wishes.power_efficient:
-        able.sort(key=_order(wishes))
+        able.sort(key=_order(wishes, [*able, *too_hot]))
     else:
         # Sorting is stable. Twice by what is there costs half of once by what must be made.
         able.sort(key=_ties_of)
         able.sort(key=_score_of, reverse=True)
+
+    # (6) restraint
+    overruled: Reason | None = None
+    if not is_calm:
+        if too_hot:
+            key = _order(wishes, [*able, *too_hot])
+            overruled = Reason.THERMAL if min(map(key, too_hot)) < key(able[0]) else None
+        if wishes.target is None and not wishes.latency_critical:
+            able, why = restrain(
+                able,
+                priority=priority,
+                warmest=settings.steering.stance.warmest,
+                lets_sleep=settings.steering.on_battery,
+                watts_cap=settings.watts_cap,
+            )
+            overruled = overruled or _said_of(why, settings)
     candidates = tuple(able)
     return Decision(
         backend=candidates[0].id,
-        reason=_reason(wishes, candidates, tried=bool(tried)),
+        reason=_reason(wishes, candidates, settings, overruled, tried=bool(tried)),
         candidates=candidates,
     )
+
+
+def _said_of(why: Restraint | None, settings: RouteSettings) -> Reason | None:
+    """What to say where somebody was set aside; None: what the mode says."""
+    match why:
+        case Restraint.HEAT:
+            return Reason.THERMAL
+        case Restraint.SLEEP:
+            return Reason.BATTERY
+        case Restraint.WATTS if settings.watts_cap == settings.power_budget_watts:
+            return Reason.POWER_BUDGET
+        case Restraint.WATTS | None:
+            return None
 
 
 def _is_worth_a_try(candidate: Candidate, limit_s: float, now: float) -> bool:
@@ -436,38 +494,58 @@ def _assess(
         saved_s, forecast = forecast.first_s - fresh.first_s, fresh
     alone_s = forecast.first_s if ask.stream else forecast.whole_s
     warm_s = max(alone_s - forecast.load_s, 1e-6)
+    watts, token_j = view.watts(ask), view.token_j(ask)
+    stance = settings.steering.stance
+    time_weight = stance.time_weight
+    power_weight = stance.power_weight if settings.power_aware else 0.0
+    loading = -0.5 if loaded is None else 0.0 if loaded else -max(1.0, math.log2(alone_s / warm_s))
+    wake_s = spec.wake_s if view.asleep else 0.0
+    waking = _waking(wake_s, warm_s, time_weight, power_weight) if wake_s else 0.0
     terms = Terms(
-        -math.log2(warm_s + saved_s),
-        -math.log2(spec.power_watts) if settings.power_aware else 0.0,
+        -time_weight * math.log2(warm_s + saved_s),
+        -power_weight * math.log2(watts),
         0.0,
-        -0.5 if loaded is None else 0.0 if loaded else -max(1.0, math.log2(alone_s / warm_s)),
-        max(0.5 * cached, math.log2(1 + saved_s / warm_s)) if cached else 0.0,
+        time_weight * loading,
+        time_weight * max(0.5 * cached, math.log2(1 + saved_s / warm_s)) if cached else 0.0,
         -8.0 * view.failing,
+        _HEAT.get(view.heat, 0.0),
+        waking,
     )
+    alone_s += wake_s
     return Candidate(
         id=spec.id,
         score=sum(terms),
         terms=terms,
         predicted_s=alone_s,
-        watts=spec.power_watts,
+        watts=watts,
         alone_s=alone_s,
-        whole_s=max(forecast.whole_s, 1e-6),
+        whole_s=max(forecast.whole_s + wake_s, 1e-6),
         off_s=forecast.off_first_s if ask.stream else forecast.off_whole_s,
         # A backend that fails every second time is expected to take twice as long.
         toil=1 / max(1 - view.failing, 0.01),
         ties=(-spec.preference, spec.id != settings.default_backend, spec.id),
         heard_at=view.estimates.heard_at(ask),
         prior_s=spec.avg_latency_s,
+        token_j=token_j,
+        warmth=view.heat.rank,
+        asleep=view.asleep,
+    )
+
+
+def _waking(wake_s: float, warm_s: float, time_weight: float, power_weight: float) -> float:
+    """What it costs that a card must wake first, beside what the work itself takes."""
+    return -time_weight * math.log2(1 + wake_s / warm_s) - power_weight * math.log2(
+        1 + (wake_s + WAKE_TAIL_S) / warm_s
     )
 
 
 _tuple = tuple.__new__
 
 
-def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
+def _load(candidate: Candidate, view: BackendView, wait_s: float, time_weight: float) -> Candidate:
     """The same for a backend that is not idle: others share it, or must end first."""
-    id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, heard_at, prior_s = candidate
-    latency, power, _, loaded, prefix, failing = terms
+    id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, *rest = candidate
+    latency, power, _, loaded, prefix, failing, heat, wake = terms
     load = -math.log2(1 + len(view.busy) / view.spec.slots)
     if wait_s:
         load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
@@ -475,16 +553,20 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float) -> Candidate:
         off_s = math.hypot(off_s, view.off_s.value * math.sqrt(max(1.0, wait_s / whole_s)))
     # Made of tuples at once: a named tuple's own constructor is a call more, and this is made for
     # each busy backend and each request.
-    terms = _tuple(Terms, (latency, power, load, loaded, prefix, failing))
+    terms = _tuple(Terms, (latency, power, time_weight * load, loaded, prefix, failing, heat, wake))
     predicted_s = alone_s + wait_s
     made = (id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties)
-    return _tuple(Candidate, (*made, heard_at, prior_s))
+    return _tuple(Candidate, (*made, *rest))
 
 
-def _order(wishes: Wishes) -> Callable[[Candidate], Any]:
+def _order(wishes: Wishes, among: Sequence[Candidate]) -> Callable[[Candidate], Any]:
     """What candidates are sorted by, least first: what a flag names, then the score, then ties."""
     if wishes.latency_critical:
         return lambda c: (c.predicted_s * c.toil, -c.score, c.ties)
+    if not wishes.power_efficient:
+        return lambda c: (-c.score, c.ties)
+    if all(c.token_j is not None for c in among):
+        return lambda c: ((c.token_j or 0.0) * c.toil, -c.score, c.ties)
     return lambda c: (c.watts * c.toil, -c.score, c.ties)
 
 
@@ -492,9 +574,18 @@ _score_of = operator.attrgetter("score")
 _ties_of = operator.attrgetter("ties")
 
 
-def _reason(wishes: Wishes, candidates: tuple[Candidate, ...], *, tried: bool) -> Reason:
+def _reason(
+    wishes: Wishes,
+    candidates: tuple[Candidate, ...],
+    settings: RouteSettings,
+    overruled: Reason | None,
+    *,
+    tried: bool,
+) -> Reason:
     if tried:
         return Reason.FAILOVER
+    if overruled is not None:
+        return overruled
     if wishes.target is not None:
         return Reason.EXPLICIT_TARGET
     if wishes.latency_critical:
@@ -507,10 +598,16 @@ def _reason(wishes: Wishes, candidates: tuple[Candidate, ...], *, tried: bool) -
         return Reason.POWER_BUDGET
     if len(candidates) == 1:
         return Reason.ONLY_CANDIDATE
+    if settings.steering.reason not in _EVEN:
+        return settings.steering.reason
     first, second = candidates[:2]
     ahead = first.score - second.score
     decided_by_loading = 0 <= ahead <= first.terms.loaded - second.terms.loaded != 0
-    return Reason.MODEL_LOADED if decided_by_loading else Reason.BALANCED
+    return Reason.MODEL_LOADED if decided_by_loading else settings.steering.reason
+
+
+# Reasons that leave the word to what is in memory.
+_EVEN = {Reason.BALANCED, Reason.MODE_BALANCED}
 
 
 def _unknown_target(target: str, fleet: Sequence[BackendView]) -> Refusal:
@@ -519,6 +616,15 @@ def _unknown_target(target: str, fleet: Sequence[BackendView]) -> Refusal:
         Code.UNKNOWN_BACKEND,
         f"There is no backend or hardware named {target!r}. Backends: {known}.",
         param="target",
+    )
+
+
+def _all_too_hot(ask: Ask, meant: Sequence[BackendView]) -> Refusal:
+    hot = [f"{v.spec.id} ({v.hot})" for v in meant if v.heat is ThermalState.CRITICAL]
+    return Refusal(
+        Code.NO_BACKEND,
+        f"Every backend that could serve {ask.model!r} is too hot now: {', '.join(hot)}.",
+        retry_after_s=COOLING_S,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ollama_proxy.sensors.discover import discover_chips
 from ollama_proxy.sensors.drm import find_cards
 from ollama_proxy.sensors.files import Files
 from ollama_proxy.sensors.load import find_load
@@ -22,6 +23,7 @@ def discover(
         load: loads NVIDIA's library.
     """
     return [
+        *discover_chips(files),
         *find_load(files),
         *find_cards(files, heed),
         *find_nvidia(files, heed, load),

@@ -13,7 +13,6 @@ from ollama_proxy.policy.readings import (
     Kind,
     Load,
     Part,
-    Quality,
     Scope,
     Zone,
 )
@@ -156,7 +155,6 @@ class IntelGpu:
                     kind=Kind.GPU,
                     part=self.part,
                     hardware=Hardware.IGPU,
-                    quality=Quality.ABSENT,
                     source=self.driver,
                 )
             ]

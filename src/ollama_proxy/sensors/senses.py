@@ -29,6 +29,7 @@ class Senses:
         discover: finds all sensors that there are now; it blocks.
         publish: told what each of them found.
         timeout_s: how long a read may take.
+        known: the names of all sensors that there are.
         block: where what blocks is called.
     """
 
@@ -39,7 +40,7 @@ class Senses:
     _running: dict[str, trio.CancelScope] = attrs.field(factory=dict)
     # By name, and for good: an abandoned read of a device that comes back still holds its place.
     _limiters: dict[str, trio.CapacityLimiter] = attrs.field(factory=dict)
-    _known: set[str] = attrs.field(factory=set)
+    known: set[str] = attrs.field(factory=set, init=False)
     _awake: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _asked: trio.Event = attrs.field(factory=trio.Event)
     _resumed: trio.Event | None = None
@@ -103,10 +104,10 @@ class Senses:
         for key in set(self._running) - keys:
             self._running.pop(key).cancel()
         names = {sensor.name for sensor in found}
-        for name in sorted(self._known - names):
+        for name in sorted(self.known - names):
             log.info("sensor %s is no longer there", name)
             self.publish(name, None)
-        self._known = names
+        self.known = names
         for sensor in found:
             if sensor.key not in self._running:
                 scope = self._running[sensor.key] = trio.CancelScope()

@@ -222,6 +222,9 @@ class Facade(Backend):
     async def run(self) -> None:
         """See `Backend`."""
 
+    def forget_connections(self) -> None:
+        """See `Backend`."""
+
     async def aclose(self) -> None:
         """See `Backend`."""
 

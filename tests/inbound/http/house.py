@@ -7,9 +7,11 @@ import trio
 from quart_trio import QuartTrio
 
 from ollama_proxy.backends.backend import Probe
+from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.ledger import Fact, Ledger
+from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.http.app import Services, create_app
@@ -55,6 +57,7 @@ def open_house(
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
     services = Services(
         dispatcher=dispatcher,
+        climate=Climate(dispatcher, ClimateSettings(), News(), minute_of_day=lambda: 0),
         gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,

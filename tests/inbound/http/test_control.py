@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from ollama_proxy.policy.ask import Call
+from ollama_proxy.policy.candidate import Terms
 from ollama_proxy.policy.estimate import Learned, Speeds
 from tests.fakes.asgi import fetch
 from tests.fakes.backend import ScriptedBackend
@@ -118,6 +119,8 @@ class TestBackends:
             },
             "power_watts": {"value": 3.0, "source": "configured"},
             "temperature_c": None,
+            "thermal_state": "unknown",
+            "asleep": False,
             "throttled": None,
             "energy_j_per_token": None,
             "calibration": {
@@ -183,7 +186,7 @@ class TestRoute:
         ] == rows
         best = told["candidates"][0]
         assert (150.0, 55.0) == (best["predicted_ttft_ms"], best["predicted_watts"])
-        assert {"latency", "power", "load", "loaded", "prefix", "failing"} == best["terms"].keys()
+        assert Terms._fields == tuple(best["terms"])
 
     async def test_an_explanation_sends_nothing(self, nursery: trio.Nursery) -> None:
         """No backend hears of it, and no book is kept of it."""

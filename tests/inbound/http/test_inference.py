@@ -65,6 +65,8 @@ class TestAnswers:
             "x-estimated-latency-ms": "800",
             "x-estimated-power-w": "3.0",
             "x-alternatives": "",
+            "x-energy-j": "0.000",
+            "x-energy-source": "estimated",
         }
         assert expected == answer.headers
         assert 0.0 == autojump_clock.current_time()

@@ -8,6 +8,7 @@ import msgspec
 import trio
 from quart import Response, request
 
+from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.answers import STATUS, error_headers, error_object
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
@@ -23,9 +24,10 @@ from ollama_proxy.inbound.http.replies import (
 )
 from ollama_proxy.inbound.reading import RoutingHeaders, read_job
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
+from ollama_proxy.policy.candidate import Candidate
 from ollama_proxy.policy.estimate import Learned
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
-from ollama_proxy.policy.route import Candidate, Explanation
+from ollama_proxy.policy.route import Explanation
 
 Values = dict[str, object]
 
@@ -114,9 +116,24 @@ def _listed(names: frozenset[str] | None) -> list[str] | None:
     return None if names is None else sorted(names)
 
 
-def _figures(station: Station) -> Values:
+def _watts(station: Station, climate: Climate) -> Values:
+    """What a backend draws: its card's sensor, else what its requests drew, else its owner's word."""
+    live = climate.card_watts(station.part)
+    if live is not None:
+        return {"value": round(live, 2), "source": "measured"}
+    speeds = station.estimates.subjects
+    decode = _latest(each.decode for each in speeds.values())
+    token_j = station.energy.value()
+    if token_j is not None and decode is not None:
+        return {"value": round(token_j * decode.value, 2), "source": "learned"}
+    return {"value": station.spec.power_watts, "source": "configured"}
+
+
+def _figures(station: Station, climate: Climate) -> Values:
     """One backend with the fields of the contract, and how it kept its word; unknown is None."""
     spec = station.spec
+    grader = climate.grade_of(station.part)
+    hottest = grader.hottest if grader is not None else None
     known = station.estimates.subjects.values()
     first = _latest(speeds.first_s for speeds in known)
     decode = _latest(speeds.decode for speeds in known)
@@ -144,18 +161,21 @@ def _figures(station: Station) -> Values:
                 "source": None if decode is None else "learned",
             },
         },
-        "power_watts": {"value": spec.power_watts, "source": "configured"},
-        "temperature_c": None,
-        "throttled": None,
-        "energy_j_per_token": None,
+        "power_watts": _watts(station, climate),
+        "temperature_c": hottest.temperature_c if hottest is not None else None,
+        "thermal_state": station.heat.value,
+        "throttled": climate.is_throttled(station.part),
+        "asleep": station.asleep,
+        "energy_j_per_token": station.energy.value(),
         "calibration": _calibration(station),
         "requests_total": station.requests_total,
         "errors_total": station.errors_total,
     }
 
 
-def _in_words(station: Station) -> str:
+def _in_words(station: Station, climate: Climate) -> str:
     spec = station.spec
+    watts = _watts(station, climate)
     first = _latest(speeds.first_s for speeds in station.estimates.subjects.values())
     latency_s, source = (
         (spec.avg_latency_s, "configured") if first is None else (first.value, "learned")
@@ -164,7 +184,7 @@ def _in_words(station: Station) -> str:
         f"{spec.id}: {_state(station)}\n"
         f"  Name: {spec.name or spec.id}\n"
         f"  Hardware: {spec.hardware.value}\n"
-        f"  Power: {spec.power_watts:.1f} W (configured)\n"
+        f"  Power: {watts['value']:.1f} W ({watts['source']})\n"
         f"  First token: {latency_s * 1000:.0f} ms ({source})\n"
         f"  In flight: {station.in_flight}/{spec.slots}, waiting: {len(station.line)}\n"
         f"  Models: {', '.join(_listed(station.models) or []) or 'unknown'}\n"
@@ -175,8 +195,8 @@ async def backends(services: Services) -> Response:
     """List the backends as they stand."""
     stations = services.dispatcher.stations.values()
     if prefers_text():
-        return text_reply("\n".join(map(_in_words, stations)))
-    return json_reply([_figures(station) for station in stations])
+        return text_reply("\n".join(_in_words(s, services.climate) for s in stations))
+    return json_reply([_figures(station, services.climate) for station in stations])
 
 
 # -- decisions ---------------------------------------------------------------------------------

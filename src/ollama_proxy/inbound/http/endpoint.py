@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 from quart import Response
 
+from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.trust import Gate
@@ -19,6 +20,7 @@ class Services:
 
     Attributes:
         dispatcher: takes jobs, and knows the stations.
+        climate: the machine's state, and the mode.
         gate: says who may ask.
         version: of the router.
         max_body_bytes: the largest body that is read whole.
@@ -26,6 +28,7 @@ class Services:
     """
 
     dispatcher: Dispatcher
+    climate: Climate
     gate: Gate
     version: str
     max_body_bytes: int

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint
 from ollama_proxy.inbound.http.replies import dialect_of
 from ollama_proxy.policy.ask import Dialect, MediaType, Priority
+from ollama_proxy.policy.energy import Grade
 
 Schema = dict[str, object]
 
@@ -45,6 +46,11 @@ _ANSWER_HEADERS: dict[str, tuple[Schema, str]] = {
     "X-Alternatives": (_TEXT, "Ids of the others that were eligible, best first, with commas."),
     "X-Request-ID": (_TEXT, "The request's id."),
     "X-Queue-Ms": ({"type": "number"}, "How long it waited."),
+    "X-Energy-J": ({"type": "number"}, "Joules that a whole answer cost, beyond rest."),
+    "X-Energy-Source": (
+        {"enum": [grade.value for grade in Grade]},
+        "How they were found: by its card's sensor, as a share, or by the owner's figure.",
+    ),
 }
 _WORDS = {"message": _TEXT, "code": _TEXT, "type": _TEXT, "param": {"type": ["string", "null"]}}
 _ERRORS: dict[Dialect, Schema] = {
