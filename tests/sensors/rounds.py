@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ollama_proxy.policy.readings import Draw, Fan, Findings, Zone
-from ollama_proxy.sensors.discover import discover_chips
+from ollama_proxy.sensors.chip_families import discover_chips
 from ollama_proxy.sensors.files import Files
 from ollama_proxy.sensors.sensor import Sensor
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ollama_proxy.sensors.discover import discover_chips
+from ollama_proxy.sensors.chip_families import discover_chips
 from ollama_proxy.sensors.drm import find_cards
 from ollama_proxy.sensors.files import Files
 from ollama_proxy.sensors.load import find_load

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_proxy.policy.readings import Findings
-from ollama_proxy.sensors.discover import CHIPS, discover_chips
+from ollama_proxy.sensors.chip_families import CHIPS, discover_chips
 from ollama_proxy.sensors.files import Files
 from ollama_proxy.sensors.sensor import Sensor
 from tests.fakes.machine import Machine, _Link, names, recorded

@@ -1,4 +1,4 @@
-"""Finds every sensor that the kernel's files offer."""
+"""All families of chips, zones, counters and supplies that the kernel's files offer."""
 
 import logging
 from collections.abc import Callable
