@@ -1,5 +1,6 @@
 """Staying connected to a bus that is not there, in virtual time."""
 
+import contextlib
 import itertools
 import logging
 from pathlib import Path
@@ -17,19 +18,35 @@ async def never(_: Bus) -> None:
     raise AssertionError("there is no bus")
 
 
-async def hang_up(listener: trio.SocketListener, accepted: list[float], greeting: bytes) -> None:
-    """A server that takes each connection, says something and ends it."""
+async def answer(listener: trio.SocketListener, accepted: list[float], lines: list[bytes]) -> None:
+    """A server that takes each connection, answers in turn and hangs up."""
     while True:
         stream = await listener.accept()
         accepted.append(trio.current_time())
-        await stream.receive_some()
-        await stream.send_all(greeting)
+        with contextlib.suppress(trio.BrokenResourceError):  # the client has left first
+            for line in lines:
+                await stream.receive_some()
+                await stream.send_all(line)
         await stream.aclose()
 
 
-@pytest.mark.parametrize("greeting", [b"", b"REJECTED\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-async def test_a_bus_that_hangs_up_is_tried_ever_less_often(
-    greeting: bytes, tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [b""],
+        [b"REJECTED\r\n"],
+        [b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+        [b"OK 1\r\n", b"ERROR\r\n"],
+        [b"OK 1\r\n", b"AGREE_UNIX_FD\r\n", b"no message of a bus at all"],
+    ],
+    ids=["gone", "silent", "refused", "HTTP", "no descriptors", "garbage"],
+)
+async def test_a_bus_that_is_none_is_tried_ever_less_often(
+    lines: list[bytes],
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """After 5 s, 10 s and so on up to 300 s; and once only it is said."""
     accepted: list[float] = []
@@ -39,7 +56,7 @@ async def test_a_bus_that_hangs_up_is_tried_ever_less_often(
     start = trio.current_time()
     with caplog.at_level(logging.INFO), trio.move_on_after(1500):
         async with trio.SocketListener(socket) as listener, trio.open_nursery() as nursery:
-            nursery.start_soon(hang_up, listener, accepted, greeting)
+            nursery.start_soon(answer, listener, accepted, lines)
             await stay_connected(f"unix:path={tmp_path}/bus", never)
     pauses = [round(b - a) for a, b in itertools.pairwise(accepted)]
 

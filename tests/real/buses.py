@@ -17,8 +17,9 @@ from typing import Any
 import attrs
 import trio
 
-from ollama_proxy.bus.connection import Bus, open_bus
+from ollama_proxy.bus.connection import Bus
 from ollama_proxy.bus.message import DAEMON, Pace, Remote
+from ollama_proxy.bus.opening import open_bus
 from tests.real.parts import require
 
 PYTHON = "/usr/bin/python3"  # the one that the distribution's packages belong to

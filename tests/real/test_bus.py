@@ -12,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from ollama_proxy.bus.connection import Bus, open_bus
+from ollama_proxy.bus.connection import Bus
 from ollama_proxy.bus.message import (
     DAEMON,
     INVALID_SIGNATURE,
@@ -26,6 +26,7 @@ from ollama_proxy.bus.message import (
     Rule,
     Signal,
 )
+from ollama_proxy.bus.opening import open_bus
 from ollama_proxy.bus.persistence import stay_connected
 from ollama_proxy.bus.remote import PROPERTIES, keep_current
 from tests.real.buses import HASTE, SOON_S, PrivateBus, eventually
@@ -104,6 +105,18 @@ async def test_who_serves_nothing_says_so(private: PrivateBus) -> None:
     async with private.serving(NAME), private.client() as bus:
         with pytest.raises(CallFailed, match="UnknownObject"):
             await bus.call(THING, "Echo", timeout_s=SOON_S)
+
+
+@pytest.mark.parametrize("starts", [True, False])
+async def test_a_service_is_started_only_on_purpose(starts: bool, directory: Path) -> None:
+    """A call to a name that the bus could have owned starts nobody unless it says so."""
+    private, mark = PrivateBus(directory), directory / "started"
+    private.activates(NAME, f"/usr/bin/touch {mark} /nowhere/fails")
+    async with private.running(), private.client() as bus:
+        with pytest.raises(CallFailed):
+            await bus.call(THING, "Echo", starts=starts, timeout_s=SOON_S)
+
+    assert starts == mark.exists()
 
 
 async def test_a_descriptor_is_passed(private: PrivateBus) -> None:

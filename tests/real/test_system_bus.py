@@ -35,6 +35,7 @@ class Senses:
 
     told: dict[str, list[Findings | None]] = attrs.field(factory=dict)
     slept: list[bool] = attrs.field(factory=list)
+    slept_s: float = 0.0
 
     def publish(self, name: str, findings: Findings | None) -> None:
         """Take what is known now."""
@@ -65,7 +66,13 @@ async def sensing(private: PrivateBus) -> AsyncIterator[Senses]:
     senses = Senses()
 
     async def sense() -> None:
-        await sense_system_bus(private.address, senses.publish, senses.slept.append, pace=HASTE)
+        await sense_system_bus(
+            private.address,
+            senses.publish,
+            senses.slept.append,
+            pace=HASTE,
+            slept_s=lambda: senses.slept_s,
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sense)
@@ -323,6 +330,18 @@ async def test_after_a_sleep_no_rate_is_believed(private: PrivateBus) -> None:
         await eventually(
             lambda: bool((found := senses.last("upower")) and found.draws[0].watts is None)
         )
+
+    seen = [f.draws[0].watts for f in senses.told["upower"] if f and f.draws]
+    assert {11.5, None} == set(seen)
+
+
+async def test_a_sleep_that_nobody_told_of_is_seen(private: PrivateBus) -> None:
+    """Without logind the clocks tell, and the first rate after it is not believed."""
+    async with upower(private), sensing(private) as senses:
+        await eventually(lambda: senses.percent() == 42.0)
+        senses.slept_s = 3600.0
+        await update(private, DISPLAY, {"EnergyRate": ("d", 250.0), "Percentage": ("d", 41.0)})
+        await eventually(lambda: senses.percent() == 41.0)
 
     seen = [f.draws[0].watts for f in senses.told["upower"] if f and f.draws]
     assert {11.5, None} == set(seen)

@@ -2,7 +2,7 @@
 
 Rule 1: one task reads. It hands each answer to its caller and each signal to who wants it, at once
         and in order; what is called with a signal (a sink) neither waits nor raises.
-Rule 2: a connection that is lost cancels all that is done with it: see `open_bus`.
+Rule 2: a connection that is lost cancels all that is done with it: see `opening`.
 Rule 3: jeepney's router was not taken, as it drops what does not fit into its queues.
 """
 
@@ -19,7 +19,6 @@ from jeepney.fds import FileDescriptor
 from jeepney.io.trio import DBusConnection
 from jeepney.low_level import HeaderFields, Message, MessageFlag, MessageType
 
-from ollama_proxy.bus import greeting
 from ollama_proxy.bus.message import (
     DAEMON,
     DAEMON_OWNER,
@@ -27,7 +26,6 @@ from ollama_proxy.bus.message import (
     INVALID_SIGNATURE,
     NO_REPLY,
     UNKNOWN_OBJECT,
-    BusAbsent,
     Call,
     CallFailed,
     CallRefused,
@@ -45,7 +43,8 @@ Sink = Callable[[Signal], None]
 # Answers a call by a signature and a body as of it; raises `CallRefused` to answer by an error.
 Answerer = Callable[[Call], Awaitable[tuple[str, Body]]]
 
-_UNREADABLE = (ValueError, LookupError, AssertionError, TypeError, RuntimeError, struct.error)
+# What jeepney raises of bytes that are no message.
+UNREADABLE = (ValueError, LookupError, AssertionError, TypeError, RuntimeError, struct.error)
 
 
 @attrs.define(eq=False)
@@ -55,7 +54,7 @@ class _Caller:
 
 
 class Bus:
-    """A connection to a bus, made by `open_bus`.
+    """A connection to a bus, made by `opening.open_bus`.
 
     Attributes:
         name: ours, unique on this bus.
@@ -199,7 +198,7 @@ class Bus:
                 message = await self._connection.receive()
             except (trio.EndOfChannel, trio.BrokenResourceError):
                 return "it hung up"
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 # Where its next message begins is not known any more, either.
                 return f"it sent what cannot be read: {error!r}"
             self._dispatch(message, nursery)
@@ -250,43 +249,6 @@ class Bus:
         if not message.header.flags & MessageFlag.no_reply_expected:
             with contextlib.suppress(CallFailed):  # then nobody hears it
                 await self._send(answer)
-
-
-@asynccontextmanager
-async def open_bus(where: str, pace: Pace | None = None) -> AsyncIterator[Bus]:
-    """Connect to a bus; "session", "system", or an address as D-Bus writes it.
-
-    Resource handling: what is done inside is cancelled when the connection is lost.
-
-    Raises:
-        BusAbsent: there is no bus, or it was lost.
-    """
-    pace = pace or Pace()
-    lost_by = None
-    try:
-        with trio.fail_after(pace.timeout_s):
-            stream = await greeting.dial(where)
-    except trio.TooSlowError:
-        raise BusAbsent("it does not take our call") from None
-    async with stream:
-        try:
-            with trio.fail_after(pace.timeout_s):
-                connection, name = await greeting.greet(stream)
-        except trio.TooSlowError:
-            raise BusAbsent(f"it said nothing for {pace.timeout_s:g} s") from None
-        bus = Bus(connection, name, pace)
-        async with trio.open_nursery() as nursery:
-
-            async def read() -> None:
-                nonlocal lost_by
-                lost_by = await bus.read(nursery)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(read)
-            yield bus
-            nursery.cancel_scope.cancel()
-    if lost_by is not None:
-        raise BusAbsent(lost_by)
 
 
 async def _nothing_here(_: Call) -> tuple[str, Body]:

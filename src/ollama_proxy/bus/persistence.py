@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ollama_proxy.bus.connection import Bus, open_bus
+from ollama_proxy.bus.connection import Bus
 from ollama_proxy.bus.message import BusAbsent, CallFailed, Pace
+from ollama_proxy.bus.opening import open_bus
 
 log = logging.getLogger("ollama_proxy.bus")
 

@@ -65,7 +65,9 @@ class _Watch:
     def complain(self, failure: CallFailed) -> None:
         if self.complaint != failure.name:
             level = logging.INFO if failure.name in _NOBODY else logging.WARNING
-            log.log(level, "%s on the bus cannot be read: %s", self.remote.name, failure)
+            log.log(
+                level, "%s of %s cannot be read: %s", self.remote.path, self.remote.name, failure
+            )
         self.complaint = failure.name
 
 

@@ -22,6 +22,7 @@ from ollama_proxy.policy.readings import Draw, Findings, Quality, Scope, Supply
 NAME = "upower"
 SETTLING_S = 3.0
 DISTRUST_S = 10.0
+SLEEP_S = 1.0  # a difference of clocks beyond this is a sleep
 LEAST_WATTS, MOST_WATTS = 0.1, 300.0  # UPower's own limits, which its older versions do not hold to
 _FULL_PERCENT = 100.0
 
@@ -130,9 +131,14 @@ def _percent(display: Properties) -> float | None:
 class UPower:
     """UPower's findings, published at each change and each time they were read again."""
 
-    def __init__(self, publish: Publish) -> None:
-        """Publish under the name "upower"; None when UPower is silent or gone."""
+    def __init__(self, publish: Publish, slept_s: Callable[[], float]) -> None:
+        """Publish under the name "upower"; None when UPower is silent or gone.
+
+        `slept_s` is how long the machine has slept since it started, in seconds.
+        """
         self._publish = publish
+        self._slept_s = slept_s
+        self._had_slept_s = slept_s()
         self._power = Power()
         self._changed = trio.Event()
 
@@ -169,5 +175,10 @@ class UPower:
         self._changed.set()
 
     def _heard_display(self, properties: Properties | None) -> None:
+        # Where nobody tells of sleep, the clocks do, before the first rate that it spoils.
+        slept_s = self._slept_s()
+        if slept_s > self._had_slept_s + SLEEP_S:
+            self._power.resumed(trio.current_time())
+        self._had_slept_s = slept_s
         self._power.heard_display(properties)
         self._changed.set()

@@ -1,20 +1,60 @@
-"""How a bus is found and greeted; from then on it is a connection that carries messages."""
+"""How a bus is found and greeted, and how a lost one ends what is done with it."""
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import trio
-from jeepney.auth import BEGIN, AuthenticationError, Authenticator
+from jeepney.auth import BEGIN, Authenticator
 from jeepney.bus import get_connectable_addresses
 from jeepney.bus_messages import message_bus
 from jeepney.io.trio import DBusConnection
 from jeepney.low_level import Message, MessageType
 
-from ollama_proxy.bus.message import BusAbsent
+from ollama_proxy.bus.connection import UNREADABLE, Bus
+from ollama_proxy.bus.message import BusAbsent, Pace
 
 _SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 
 
-async def dial(where: str) -> trio.SocketStream:
+@asynccontextmanager
+async def open_bus(where: str, pace: Pace | None = None) -> AsyncIterator[Bus]:
+    """Connect to a bus; "session", "system", or an address as D-Bus writes it.
+
+    Resource handling: what is done inside is cancelled when the connection is lost.
+
+    Raises:
+        BusAbsent: there is no bus, or it was lost.
+    """
+    pace = pace or Pace()
+    lost_by = None
+    try:
+        with trio.fail_after(pace.timeout_s):
+            stream = await _dial(where)
+    except trio.TooSlowError:
+        raise BusAbsent("it does not take our call") from None
+    async with stream:
+        try:
+            with trio.fail_after(pace.timeout_s):
+                connection, name = await _greet(stream)
+        except trio.TooSlowError:
+            raise BusAbsent(f"it said nothing for {pace.timeout_s:g} s") from None
+        bus = Bus(connection, name, pace)
+        async with trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                nonlocal lost_by
+                lost_by = await bus.read(nursery)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(read)
+            yield bus
+            nursery.cancel_scope.cancel()
+    if lost_by is not None:
+        raise BusAbsent(lost_by)
+
+
+async def _dial(where: str) -> trio.SocketStream:
     """Open the socket of a bus: "session", "system", or an address as D-Bus writes it.
 
     Raises:
@@ -49,7 +89,7 @@ def _sockets(where: str) -> list[str]:
         raise BusAbsent(f"no address that can be used: {address!r} ({error})") from None
 
 
-async def greet(stream: trio.SocketStream) -> tuple[DBusConnection, str]:
+async def _greet(stream: trio.SocketStream) -> tuple[DBusConnection, str]:
     """Say who we are; file descriptors may be passed from then on.
 
     `jeepney.io.trio.open_dbus_connection` does the same and was not taken: it goes round and round
@@ -62,14 +102,14 @@ async def greet(stream: trio.SocketStream) -> tuple[DBusConnection, str]:
         BusAbsent: the bus hung up, wants nothing of us, or is none.
     """
     try:
-        return await _greet(stream)
+        return await _introduce(stream)
     except (trio.BrokenResourceError, trio.EndOfChannel):
         raise BusAbsent("it hung up on us") from None
-    except AuthenticationError as error:
+    except UNREADABLE as error:
         raise BusAbsent(f"it does not let us in: {error}") from None
 
 
-async def _greet(stream: trio.SocketStream) -> tuple[DBusConnection, str]:
+async def _introduce(stream: trio.SocketStream) -> tuple[DBusConnection, str]:
     authenticator = Authenticator(enable_fds=True, inc_null_byte=False)
     await stream.send_all(b"\0")
     for line in authenticator:
