@@ -38,10 +38,9 @@ async def answer(listener: trio.SocketListener, accepted: list[float], lines: li
         [b"REJECTED\r\n"],
         [b"HTTP/1.1 400 Bad Request\r\n\r\n"],
         [b"OK 1\r\n", b"ERROR\r\n"],
-        [b"\0OK", b"OK 1\r\n"],
         [b"OK 1\r\n", b"AGREE_UNIX_FD\r\n", b"no message of a bus at all"],
     ],
-    ids=["gone", "silent", "refused", "HTTP", "no descriptors", "zero", "garbage"],
+    ids=["gone", "silent", "refused", "HTTP", "no descriptors", "garbage"],
 )
 async def test_a_bus_that_is_none_is_tried_ever_less_often(
     lines: list[bytes],
