@@ -1,155 +1,44 @@
 """The whole router in one process: fakes behind it, a client before it, real sockets and clock."""
 
-import gc
 import json
-import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import attrs
 import httpx
-import psutil
 import pytest
 import trio
 
 from ollama_proxy.config import (
-    BackendConfig,
     Characteristics,
-    Config,
     Loaded,
-    Observability,
-    Router,
     Scheduler,
     Server,
 )
 from ollama_proxy.policy.fleet import BackendType
-from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.serve import CannotServe, Plan, serve
-from ollama_proxy.tables import ConfigFaults
 from tests.fakes.ollama import Behaviour, Fake, Record, Script, open_fake
-from tests.numb import NUMB
+from tests.routers import (
+    CHAT,
+    FOUR,
+    MODEL,
+    Owner,
+    ask,
+    backend,
+    configured,
+    fakes,
+    running,
+)
 
-MODEL = "fake:latest"
-CHAT = "/v1/chat/completions"
-LIMIT_S = 20.0
-# Watts, milliseconds: the contract's four.
-FOUR = {
-    "npu": (Hardware.NPU, 3.0, 800.0),
-    "igpu": (Hardware.IGPU, 12.0, 400.0),
-    "nvidia": (Hardware.NVIDIA, 55.0, 150.0),
-    "cpu": (Hardware.CPU, 28.0, 2000.0),
-}
 LONG = Script(tokens=30, interval_s=0.025)
 ENDLESS = Script(tokens=100_000, interval_s=0.002)
 
 
-@pytest.fixture(autouse=True)
-def _thaw() -> Iterator[None]:
-    """`serve` freezes what exists for its process's life; here it is a test's life."""
-    yield
-    gc.unfreeze()
-
-
-@pytest.fixture(autouse=True)
-def _survive() -> Iterator[None]:
-    """A signal meant for a router that has just failed must not end the tests."""
-    before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, action in before.items():
-        signal.signal(number, action)
-
-
-def backend(name: str, url: str, **changes: Any) -> BackendConfig:
-    """One of the four, at a fake."""
-    hardware, watts, latency_ms = FOUR[name]
-    written = Characteristics(power_watts=watts, avg_latency_ms=latency_ms)
-    made = BackendConfig(
-        id=f"ollama-{name}", hardware=hardware, endpoint=url, slots=2, characteristics=written
-    )
-    return attrs.evolve(made, **changes)
-
-
-def configured(*backends: BackendConfig, drain_s: float = 5.0) -> Config:
-    """A configuration for any free port, which probes often."""
-    return Config(
-        server=Server(http_port=0, drain_s=drain_s),
-        router=Router(health_interval_s=0.1),
-        backends=backends,
-        observability=Observability(access_log=False),
-        **NUMB,
-    )
-
-
-@attrs.define(eq=False)
-class Owner:
-    """Who runs the router: may change the file, and send signals.
-
-    Attributes:
-        config: what the file says now; None if it is faulty.
-        said: what the router announced.
-        ended: set when `serve` has returned, or failed.
-        read: set when the file was read again.
-    """
-
-    config: Config | None
-    said: list[str] = attrs.field(factory=list)
-    url: str = ""
-    ended: trio.Event = attrs.field(factory=trio.Event)
-    read: trio.Event = attrs.field(factory=trio.Event)
-
-    def reload(self) -> Loaded:
-        """Read the file."""
-        self.read.set()
-        if self.config is None:
-            raise ConfigFaults(("backends[0].slots: must be 1 to 1024 (got 0)",))
-        return Loaded(config=self.config)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the router."""
-        assert not self.ended.is_set(), "it would hit the tests instead"
-        os.kill(os.getpid(), number)
-
-    def client(self) -> httpx.AsyncClient:
-        """Somebody who asks."""
-        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=LIMIT_S)
-
-
-@asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Owner]:
-    """A router from its readiness to its orderly end, which leaves nothing open."""
-    owner = Owner(config)
-
-    async def run(*, task_status: trio.TaskStatus[str]) -> None:
-        plan = Plan(config=config, reload=owner.reload, announce=owner.said.append)
-        try:
-            await serve(plan, task_status=task_status)
-        finally:
-            owner.ended.set()
-
-    gc.collect()
-    before = psutil.Process().num_fds()
-    with trio.fail_after(LIMIT_S):
-        async with trio.open_nursery() as nursery:
-            owner.url = "http://" + await nursery.start(run)
-            yield owner
-            if not owner.ended.is_set():
-                owner.signal(signal.SIGTERM)
-            await owner.ended.wait()
-    gc.unfreeze()
-    gc.collect()
-
-    assert before >= psutil.Process().num_fds()
-
-
-@asynccontextmanager
-async def fakes(*names: str, script: Script | None = None) -> AsyncIterator[dict[str, Fake]]:
-    """Some of the four, each a fake."""
-    async with AsyncExitStack() as stack:
-        yield {name: await stack.enter_async_context(open_fake(script)) for name in names}
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @asynccontextmanager
@@ -171,11 +60,6 @@ async def one(
         made = configured(backend("npu", fake.url), drain_s=drain_s)
         async with running(made) as owner, owner.client() as client:
             yield fake, owner, client
-
-
-def ask(**fields: object) -> dict[str, object]:
-    """A chat."""
-    return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **fields}
 
 
 async def until(client: httpx.AsyncClient, is_so: Callable[[list[dict[str, Any]]], object]) -> None:

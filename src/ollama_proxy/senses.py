@@ -29,10 +29,14 @@ from ollama_proxy.sensors.files import KernelFiles
 from ollama_proxy.sensors.nvml import load_nvml
 from ollama_proxy.sensors.senses import Senses
 from ollama_proxy.sensors.sensor import Heed
-from ollama_proxy.sensors.system_bus import sense_system_bus
+from ollama_proxy.sensors.system_bus import sense_system_bus, slept_s
 
 # The doors open when every sensor has told something, or after so long.
 FIRST_LOOK_S = 1.0
+CLOCK_EVERY_S = 2.0
+CLOCKS_DIFFER_S = (
+    1.0  # two clocks, of which one stands still in sleep, are read one after the other
+)
 
 log = logging.getLogger("ollama_proxy")
 
@@ -104,8 +108,9 @@ async def run_senses(
     load = load_nvml if config.sensors.nvml else lambda: None
     senses = Senses(functools.partial(discover, files, heed, load=load), publish)
     async with trio.open_nursery() as nursery:
+        sleep = _Sleep(nursery, senses, dispatcher, climate)
+        nursery.start_soon(sleep.watch_clock, name="sleep")
         if config.sensors.system_bus:
-            sleep = _Sleep(nursery, senses, dispatcher, climate)
             nursery.start_soon(
                 sense_system_bus,
                 config.sensors.system_bus,
@@ -158,6 +163,19 @@ class _Sleep:
         if is_asleep:
             self.nursery.start_soon(self.senses.pause, name="pause sensors")
             return
+        self.woke()
+
+    async def watch_clock(self) -> NoReturn:
+        """See that the machine slept where no logind tells; to be told twice does no harm."""
+        known_s = slept_s()
+        while True:
+            await trio.sleep(CLOCK_EVERY_S)
+            if slept_s() > known_s + CLOCKS_DIFFER_S:
+                self.woke()
+            known_s = slept_s()
+
+    def woke(self) -> None:
+        """What was open is dead, and what was read is of another day."""
         log.info("the machine woke: connections and readings from before are dropped")
         for station in self.dispatcher.stations.values():
             station.backend.forget_connections()

@@ -27,7 +27,7 @@ from ollama_proxy.policy.readings import (
 )
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import Decision, Reason, choose
-from ollama_proxy.policy.thermal import ThermalState
+from ollama_proxy.policy.thermal import ThermalSettings, ThermalState, Thresholds
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import FIGURES, MODEL, ask, spec
 
@@ -214,6 +214,19 @@ class TestHeat:
         assert isinstance(refusal, Refusal)
         assert "101 °C" in refusal.message
         assert ("nvidia", Reason.THERMAL) == weather.chosen()
+
+    def test_an_owner_may_say_more_of_what_is_built_into_the_package(self) -> None:
+        """Its own limits are those of the NPU alone, though it has no sensor of its own."""
+        weather = Weather()
+        thermal = ThermalSettings(per_hardware={Hardware.NPU: Thresholds(critical_c=70.0)})
+        weather.climate.judge_by(ClimateSettings(thermal=thermal))
+        weather.stay(30, "cpu", zones=processor(75.0))
+
+        stations = weather.dispatcher.stations
+        assert (ThermalState.CRITICAL, ThermalState.NOMINAL) == (
+            stations["npu"].heat,
+            stations["cpu"].heat,
+        )
 
     def test_a_lost_sensor_is_not_cool(self) -> None:
         """What was hot stays so for a while, and is then spared like what is warm."""

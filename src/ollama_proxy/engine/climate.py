@@ -38,6 +38,7 @@ from ollama_proxy.policy.thermal import (
 HISTORY_EVERY_S = 10.0
 HISTORY_KEPT = 360  # an hour
 _PROCESSOR = Part(id=PACKAGE, name="processor", hardware=Hardware.CPU, awake=True)
+_IN_PACKAGE = {Hardware.NPU, Hardware.IGPU}
 _WARM = {ThermalState.LIGHT, ThermalState.MODERATE, ThermalState.SEVERE, ThermalState.CRITICAL}
 
 
@@ -109,6 +110,7 @@ class Climate:
         self.since = clock()
         self._told: dict[str, Told] = {}
         self.graders: dict[str, Grader] = {}
+        self._in_package: dict[Hardware, Grader] = {}
         self._auto = Auto()
         self._sooner = trio.Event()
 
@@ -136,13 +138,19 @@ class Climate:
         """The owner has other limits and hours now."""
         self.settings = settings
         self.graders.clear()
+        self._in_package.clear()
         self.look()
 
     def slept(self) -> None:
         """The machine was asleep: what was read before is old, and nothing has cooled by it."""
         now = self._now()
-        self._told = {name: fade(told) for name, told in self._told.items()}
-        for grader in self.graders.values():
+        for name, told in self._told.items():
+            # Whether the plug is in is asked again at once; until then it is as likely as before.
+            findings = attrs.evolve(
+                fade(told).findings, supply=told.findings.supply, profile=told.findings.profile
+            )
+            self._told[name] = attrs.evolve(told, findings=findings)
+        for grader in (*self.graders.values(), *self._in_package.values()):
             grader.hold(now)
         self._dispatcher.meters.resumed(now)
         self._sooner.set()
@@ -212,17 +220,27 @@ class Climate:
 
     def _grade(self, part: Part, now: float) -> None:
         zones = self.conditions.zones_of(part.id)
-        grader = self.graders.get(part.id)
-        if grader is None:
-            if not zones:
-                return
-            grader = self.graders[part.id] = Grader(
-                name=part.name,
-                hardware=part.hardware,
-                settings=self.settings.thermal,
-                machine=_built_as(self.conditions),
-            )
-        grader.grade(zones, now, looks_ahead=STANCES[self.effective.mode].lookahead)
+        if zones and part.id not in self.graders:
+            self.graders[part.id] = self._new_grader(part, self.settings.thermal)
+            for hardware, limits in self.settings.thermal.per_hardware.items():
+                if part.id == PACKAGE and hardware in _IN_PACKAGE:
+                    # The package's grader goes by what is said of CPUs: here, by this.
+                    own = attrs.evolve(self.settings.thermal, per_hardware={Hardware.CPU: limits})
+                    self._in_package[hardware] = self._new_grader(part, own)
+        looks_ahead = STANCES[self.effective.mode].lookahead
+        if part.id in self.graders:
+            self.graders[part.id].grade(zones, now, looks_ahead=looks_ahead)
+        if part.id == PACKAGE:
+            for grader in self._in_package.values():
+                grader.grade(zones, now, looks_ahead=looks_ahead)
+
+    def _new_grader(self, part: Part, settings: ThermalSettings) -> Grader:
+        return Grader(
+            name=part.name,
+            hardware=part.hardware,
+            settings=settings,
+            machine=_built_as(self.conditions),
+        )
 
     def _follow(self, now: float) -> None:
         before = self.effective
@@ -257,6 +275,8 @@ class Climate:
         spec = station.spec
         part = part_of(spec.hardware, spec.device, self.conditions)
         grader = self.grade_of(part)
+        if part == PACKAGE:  # its owner may have said more of it than of what it shares a sink with
+            grader = self._in_package.get(spec.hardware, grader)
         card = self.conditions.parts.get(part) if part is not None else None
         level = grader.level if grader is not None else ThermalState.UNKNOWN
         is_news = station.feels(
