@@ -180,7 +180,7 @@ async def test_a_slow_listener_slows_whoever_writes() -> None:
     taken = trio.Event()
 
     class Slow(Ear):
-        async def token(self, job: Job, text: str) -> None:  # noqa: ARG002 - as `Listener` has it
+        async def token(self, job: Job, text: str) -> None:
             await taken.wait()
             await super().token(job, text)
 
