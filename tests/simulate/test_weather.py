@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ollama_proxy.simulate.run import rows
 from tests.simulate.stage import backend, play, request
 
 CPU = backend("cpu", hardware="cpu", watts_busy=40, watts_idle=4)
@@ -155,6 +156,17 @@ def test_two_on_a_package_share_by_their_time(tmp_path: Path) -> None:
     assert (720.0, 80.0) == (found["cpu"]["true_j"], found["npu"]["true_j"])
     assert 800.0 == pytest.approx(found["cpu"]["paid_j"] + found["npu"]["paid_j"], rel=0.02)
     assert found["npu"]["off"] > 1
+
+
+def test_people_read_it_in_the_table(tmp_path: Path) -> None:
+    """The rivals, who know of no climate, have none of it."""
+    figures = play(tmp_path, *each(10, 60), conditions=[{"at_s": 0, "on_battery": True}])
+    rival = play(tmp_path, *each(10, 60), only="fifo")
+    shown = {name: cells for name, *cells in rows({"ours": figures, "fifo": rival})}
+
+    assert ["52 / 120", "-"] == shown["  efficiency, s / J"]
+    assert ["0 / 0", "-"] == shown["sleeping cards woken / in vain"]
+    assert ["-", "-"] == shown["battery left, %"]
 
 
 # -- what is computed ------------------------------------------------------------------------------

@@ -11,9 +11,12 @@ How each figure is meant:
     wasted       work that nobody got: cancelled, broken off, or beaten by another attempt.
     off          the mean of |forecast - what came| / what came, of what was promised at admission.
     modes        seconds and joules while each was in force, of all backends, with what they draw at
-                 rest; the rivals know of no climate, and so of no modes.
+                 rest; a card that sleeps draws nothing, which joules per token do not count. The
+                 rivals know of no climate, and so of no modes.
+    in vain      woken on battery while another backend, that was awake, could have served in time.
     metered      by how much the joules that a backend's requests paid, by the router's meters, are
-                 off from those that the model knows, both beyond rest.
+                 off from those that the model knows, both beyond rest. Who shares a part with
+                 another pays by time; who wakes a card pays for its rest, too, as nobody else does.
 """
 
 import math
