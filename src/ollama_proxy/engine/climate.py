@@ -177,9 +177,10 @@ class Climate:
             self.state = state
         self._follow(now)
         self._dispatcher.meters.set_on_battery(self.conditions.on_battery)
-        for station in self._dispatcher.stations.values():
-            self._warn(station)
+        changed = [s for s in self._dispatcher.stations.values() if self._warn(s)]
         self._steer()
+        for station in changed:  # only now: whoever must go elsewhere is placed by what holds now
+            self._dispatcher.heat_changed(station)
         if not self.history or now - self.history[-1].at >= HISTORY_EVERY_S:
             self.history.append(self._moment(now))
 
@@ -270,8 +271,8 @@ class Climate:
             minute_of_day=self._minute_of_day(),
         )
 
-    def _warn(self, station: Station) -> None:
-        """Tell a station how its hardware is."""
+    def _warn(self, station: Station) -> bool:
+        """Tell a station how its hardware is; whether that is another grade than before."""
         spec = station.spec
         part = part_of(spec.hardware, spec.device, self.conditions)
         grader = self.grade_of(part)
@@ -279,14 +280,12 @@ class Climate:
             grader = self._in_package.get(spec.hardware, grader)
         card = self.conditions.parts.get(part) if part is not None else None
         level = grader.level if grader is not None else ThermalState.UNKNOWN
-        is_news = station.feels(
+        return station.feels(
             part,
             level,
             grader.why if grader is not None and level in _WARM else "",
             asleep=card is not None and card.awake is False and not station.running,
         )
-        if is_news:
-            self._dispatcher.heat_changed(station)
 
     def _steer(self) -> None:
         stance = STANCES[self.effective.mode]
