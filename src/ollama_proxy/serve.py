@@ -51,6 +51,7 @@ from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
 from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.observe import observe
@@ -271,7 +272,10 @@ def _lane_limits(config: Config) -> LaneLimits:
 
 def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogue]]:
     """What is spoken on WebSockets."""
-    return {"/v1/stream/ws": functools.partial(StreamTalk, dispatcher=dispatcher)}
+    return {
+        "/v1/stream/ws": functools.partial(StreamTalk, dispatcher=dispatcher),
+        "/v1/realtime": functools.partial(RealtimeTalk, dispatcher=dispatcher),
+    }
 
 
 async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
