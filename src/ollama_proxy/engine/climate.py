@@ -112,6 +112,7 @@ class Climate:
         self.graders: dict[str, Grader] = {}
         self._in_package: dict[Hardware, Grader] = {}
         self._auto = Auto()
+        self._is_loud = False
         self._sooner = trio.Event()
 
     # -- what comes in -----------------------------------------------------------------------------
@@ -137,7 +138,8 @@ class Climate:
     def judge_by(self, settings: ClimateSettings) -> None:
         """The owner has other limits and hours now."""
         self.settings = settings
-        self.graders.clear()
+        for grader in self.graders.values():
+            grader.settings = settings.thermal  # what is hot stays so, by the new limits
         self._in_package.clear()
         self.look()
 
@@ -221,19 +223,19 @@ class Climate:
 
     def _grade(self, part: Part, now: float) -> None:
         zones = self.conditions.zones_of(part.id)
+        thermal = self.settings.thermal
         if zones and part.id not in self.graders:
-            self.graders[part.id] = self._new_grader(part, self.settings.thermal)
-            for hardware, limits in self.settings.thermal.per_hardware.items():
-                if part.id == PACKAGE and hardware in _IN_PACKAGE:
-                    # The package's grader goes by what is said of CPUs: here, by this.
-                    own = attrs.evolve(self.settings.thermal, per_hardware={Hardware.CPU: limits})
-                    self._in_package[hardware] = self._new_grader(part, own)
-        looks_ahead = STANCES[self.effective.mode].lookahead
-        if part.id in self.graders:
-            self.graders[part.id].grade(zones, now, looks_ahead=looks_ahead)
+            self.graders[part.id] = self._new_grader(part, thermal)
+        asked = [self.graders[part.id]] if part.id in self.graders else []
         if part.id == PACKAGE:
-            for grader in self._in_package.values():
-                grader.grade(zones, now, looks_ahead=looks_ahead)
+            for hardware in (thermal.per_hardware.keys() & _IN_PACKAGE) - self._in_package.keys():
+                # The package's grader goes by what is said of CPUs: here, by this.
+                limits = {Hardware.CPU: thermal.per_hardware[hardware]}
+                own = attrs.evolve(thermal, per_hardware=limits)
+                self._in_package[hardware] = self._new_grader(part, own)
+            asked += self._in_package.values()
+        for grader in asked:
+            grader.grade(zones, now, looks_ahead=STANCES[self.effective.mode].lookahead)
 
     def _new_grader(self, part: Part, settings: ThermalSettings) -> Grader:
         return Grader(
@@ -289,15 +291,13 @@ class Climate:
 
     def _steer(self) -> None:
         stance = STANCES[self.effective.mode]
-        fan_share = self.conditions.fan_share
+        self._is_loud = stance.is_loud(self.conditions.fan_share, was_loud=self._is_loud)
         stations = self._dispatcher.stations.values()
         self._dispatcher.steer(
             Steering(
                 stance=stance,
                 reason=_reason(self.mode, self.effective),
-                is_loud=stance.fan_share_cap is not None
-                and fan_share is not None
-                and fan_share > stance.fan_share_cap,
+                is_loud=self._is_loud,
                 on_battery=self.conditions.on_battery is True,
                 all_cool=not any(s.heat in _WARM or s.asleep for s in stations),
             )
