@@ -288,7 +288,7 @@ class Thermal:
     poll_s: float = attrs.field(default=2.0, validator=within(0.5, 60))
     warning_c: float = attrs.field(default=0.0, validator=_DEGREES)
     critical_c: float = attrs.field(default=0.0, validator=_DEGREES)
-    hysteresis_c: float = attrs.field(default=8.0, validator=within(1, 40))
+    hysteresis_c: float = attrs.field(default=0.0, validator=within(0, 40))
     dwell_s: float = attrs.field(default=60.0, validator=within(0, 3600))
     lookahead_s: float = attrs.field(default=5.0, validator=within(0, 60))
     npu: ThermalLimits = attrs.field(factory=ThermalLimits)

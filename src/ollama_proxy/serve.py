@@ -467,9 +467,7 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
-    if config.efficiency.mode is not plan.config.efficiency.mode:
-        climate.mode = config.efficiency.mode
-    climate.judge_by(climate_settings(config))
+    climate.judge_by(climate_settings(config), config.efficiency.mode)
     for section in ("server", "sensors", "dbus", "notifications"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)

@@ -219,7 +219,7 @@ class TestHeat:
         """Its own limits are those of the NPU alone, though it has no sensor of its own."""
         weather = Weather()
         thermal = ThermalSettings(per_hardware={Hardware.NPU: Thresholds(critical_c=70.0)})
-        weather.climate.judge_by(ClimateSettings(thermal=thermal))
+        weather.climate.judge_by(ClimateSettings(thermal=thermal), Mode.AUTO)
         weather.stay(30, "cpu", zones=processor(75.0))
 
         stations = weather.dispatcher.stations
@@ -232,7 +232,9 @@ class TestHeat:
         """A reload judges anew from where it was."""
         weather = Weather()
         weather.stay(30, "cpu", zones=processor(101.0))
-        weather.climate.judge_by(ClimateSettings(thermal=ThermalSettings(warning_c=80.0)))
+        weather.climate.judge_by(
+            ClimateSettings(thermal=ThermalSettings(warning_c=80.0)), Mode.AUTO
+        )
 
         assert weather.state() is ThermalState.CRITICAL
 

@@ -40,6 +40,7 @@ class Attempt(Sink):
         begun: when its backend gave the first bytes.
         lingers_from: when it had ended for us, and perhaps not for its backend.
         is_giving: bytes are there, and the caller has not taken them yet.
+        part: the part of the machine that it computes on; None where that is not known.
         cost: what it has cost in joules until a time.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
     """
@@ -56,6 +57,7 @@ class Attempt(Sink):
     begun: float | None = None
     lingers_from: float = 0.0
     is_giving: bool = False
+    part: str | None = None
     cost: Callable[["Attempt", float], Spent | None] = lambda *_: None
     told: Callable[["Attempt"], object] | None = None
 

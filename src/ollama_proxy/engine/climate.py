@@ -6,7 +6,7 @@ somebody waits for its effect: a mode that was set, a sleep that has ended.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -25,7 +25,7 @@ from ollama_proxy.policy.modes import (
     Mode,
     Signals,
 )
-from ollama_proxy.policy.readings import Findings, Part, Scope
+from ollama_proxy.policy.readings import Findings, Part, Quality, Scope, Zone
 from ollama_proxy.policy.route import Reason, Steering
 from ollama_proxy.policy.thermal import (
     Grader,
@@ -69,6 +69,7 @@ class Climate:
 
     Attributes:
         mode: what was chosen; `auto` follows the machine's state.
+        owner_mode: what the configuration says, as it was read last.
         effective: the mode in force, and why.
         since: from when on it is.
         conditions: the last look's.
@@ -97,7 +98,7 @@ class Climate:
             minute_of_day: local time, for quiet hours.
             clock: seconds.
         """
-        self.mode = mode
+        self.mode = self.owner_mode = mode
         self.settings = settings
         self.conditions = Conditions()
         self.state = ThermalState.UNKNOWN
@@ -111,6 +112,7 @@ class Climate:
         self._told: dict[str, Told] = {}
         self.graders: dict[str, Grader] = {}
         self._in_package: dict[Hardware, Grader] = {}
+        self._graded: dict[str, tuple[tuple[str, float | None], ...]] = {}
         self._auto = Auto()
         self._is_loud = False
         self._sooner = trio.Event()
@@ -129,14 +131,24 @@ class Climate:
         if findings is None or findings.supply or findings.profile or findings.parts:
             self._sooner.set()
 
+    def forget(self, sensor: str) -> None:
+        """A sensor's device is no longer there: nothing of it is left to be lost."""
+        self._told.pop(sensor, None)
+        self._sooner.set()
+
     def choose_mode(self, mode: Mode) -> None:
         """Somebody wants another mode: it is in force from the next request on."""
         self.mode = mode
         self._auto = Auto()
         self.look()
 
-    def judge_by(self, settings: ClimateSettings) -> None:
-        """The owner has other limits and hours now."""
+    def judge_by(self, settings: ClimateSettings, mode: Mode) -> None:
+        """The configuration was read again: other limits and hours, and perhaps another mode.
+
+        A mode that somebody chose since stands, unless the owner has written another one.
+        """
+        if mode is not self.owner_mode:
+            self.mode = self.owner_mode = mode
         self.settings = settings
         for grader in self.graders.values():
             grader.settings = settings.thermal  # what is hot stays so, by the new limits
@@ -171,7 +183,9 @@ class Climate:
         """Judge what is known now, and let the next choice heed it."""
         now = self._now()
         self.conditions = merge(self._told)
-        for part in self.parts:
+        present = {part.id: part for part in self.parts}
+        self.graders = {id_: g for id_, g in self.graders.items() if id_ in present}
+        for part in present.values():
             self._grade(part, now)
         state = worst(grader.level for grader in self.graders.values())
         if state is not self.state:
@@ -234,15 +248,27 @@ class Climate:
                 own = attrs.evolve(thermal, per_hardware=limits)
                 self._in_package[hardware] = self._new_grader(part, own)
             asked += self._in_package.values()
+        if not asked or not self._is_news(part, zones):
+            return
         for grader in asked:
+            grader.can_sleep, grader.machine = part.can_sleep, _built_as(self.conditions)
             grader.grade(zones, now, looks_ahead=STANCES[self.effective.mode].lookahead)
+
+    def _is_news(self, part: Part, zones: Sequence[Zone]) -> bool:
+        """Whether a part was read since it was graded last: one reading proves nothing twice.
+
+        Silence is news each time, as it is its length that counts.
+        """
+        read = tuple((zone.name, self.conditions.heard.get(zone.name)) for zone in zones)
+        is_same = read == self._graded.get(part.id)
+        self._graded[part.id] = read
+        return not is_same or not any(zone.quality is Quality.OK for zone in zones)
 
     def _new_grader(self, part: Part, settings: ThermalSettings) -> Grader:
         return Grader(
             name=part.name,
             hardware=part.hardware,
             settings=settings,
-            machine=_built_as(self.conditions),
         )
 
     def _follow(self, now: float) -> None:

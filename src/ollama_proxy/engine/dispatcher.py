@@ -7,6 +7,7 @@ is awaited, and for how long, is the workers' business.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -169,6 +170,7 @@ class Dispatcher:
         self.alarms = Alarms()
         self.meters = Meters()
         self.used_at: dict[str, float] = {}
+        self._on_part: Counter[str] = Counter()  # attempts
         self._ledger = ledger
         self._news = news or News()
         self._well: dict[str, bool] = {}  # as it was told last
@@ -204,7 +206,7 @@ class Dispatcher:
         """A backend joins; the one that had its id, if any, leaves."""
         former = self.stations.get(station.spec.id)
         self.stations[station.spec.id] = station
-        station.energy = self.meters.per_token(station.spec.id)
+        station.energy = self.meters.appetite(station.spec.id)
         self._well.setdefault(station.spec.id, station.healthy)
         if former is not None and former is not station:
             self.remove(former)
@@ -303,7 +305,7 @@ class Dispatcher:
         job = attempt.job
         job.attempts.remove(attempt)
         station.free(attempt, now, lingers=_may_linger(attempt, ending))
-        self._pay(station, attempt, ending, now)
+        self._pay(attempt, ending, now)
         self._book(station, attempt, ending, now)
         # The job's fate may be sealed already, or hang on another attempt.
         is_moot = job.stage is Stage.DONE or (bool(job.attempts) and not attempt.answered)
@@ -324,22 +326,21 @@ class Dispatcher:
             self._put_back(station, attempt)
         self._invite(station)
 
-    def _pay(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
+    def _pay(self, attempt: Attempt, ending: Ending, now: float) -> None:
         """Add what an attempt cost in joules to its job's bill."""
         job = attempt.job
         tokens = ending.tokens if isinstance(ending, Served) else None
         if isinstance(ending, Served) and ending.report is not None:
             tokens = ending.report.answer_tokens or tokens
-        bill = self.meters.ended(attempt, tokens, job.ask.subject, now)
+        is_answer = isinstance(ending, Served) and ending.status < 400 and ending.computed  # noqa: PLR2004 - an error is none
+        subject = job.ask.subject if is_answer else None
+        bill = self.meters.ended(attempt, tokens, subject, now)
         if bill is not None:
             job.paid[bill.grade] = job.paid.get(bill.grade, 0.0) + bill.joules
-        self._note_use(station, now)
-
-    def _note_use(self, station: Station, now: float) -> None:
-        """Keep in mind when the station's part of the machine was last at work."""
-        if (part := station.part) is not None:
-            is_used = any(s.running for s in self.stations.values() if s.part == part)
-            self.used_at[part] = math.inf if is_used else now
+        if (part := attempt.part) is not None:
+            self._on_part[part] -= 1
+            if not self._on_part[part]:
+                self.used_at[part] = now
 
     def _book(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
         """Note what the end of an attempt tells of the backend."""
@@ -531,13 +532,16 @@ class Dispatcher:
             if warm is not None and warm.backend == station.spec.id
             else 1.0,
             transcript=self._new_transcript(job, station),
+            part=station.part,
             cost=self.meters.so_far,
         )
         job.attempts.append(attempt)
         spec = station.spec
-        self.meters.began(attempt, spec.id, station.part, now, watts=spec.power_watts)
+        self.meters.began(attempt, spec.id, attempt.part, now, watts=spec.power_watts)
+        if attempt.part is not None:
+            self._on_part[attempt.part] += 1
+            self.used_at[attempt.part] = math.inf
         station.hand(attempt)
-        self._note_use(station, now)
         if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)

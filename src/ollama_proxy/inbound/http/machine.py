@@ -101,6 +101,14 @@ async def thermal(services: Services) -> Response:
         "zones": [_zone(zone, ages.get(zone.name)) for zone in found.zones],
         "fans": [_fan(fan) for fan in found.fans],
         "power": [_draw(draw) for draw in found.draws],
+        "loads": [
+            {
+                "name": load.name,
+                "hardware": load.hardware.value,
+                "percent": None if load.share is None else round(load.share * 100, 1),
+            }
+            for load in found.loads
+        ],
         "parts": [_part(part, climate.grade_of(part.id)) for part in climate.parts],
         "history": [_moment(moment, now) for moment in climate.history],
     })
@@ -143,6 +151,7 @@ def _efficiency(services: Services) -> Values:
         ],
         "on_battery": found.on_battery,
         "battery_percent": _rounded(found.battery_percent),
+        "battery_to_empty_s": None if found.supply is None else found.supply.to_empty_s,
         "power_budget_watts": services.dispatcher.settings.route.watts_cap,
         "since": since.isoformat(timespec="seconds"),
     }
