@@ -264,6 +264,17 @@ class Station:
 
     # -- what was learned --------------------------------------------------------------------------
 
+    @property
+    def learned_watts(self) -> float | None:
+        """What its requests drew lately, beyond rest; None until both of its terms were measured."""
+        speeds = [
+            each.decode for each in self.estimates.subjects.values() if each.decode is not None
+        ]
+        token_j = self.energy.value()
+        if token_j is None or not speeds:
+            return None
+        return token_j * max(speeds, key=lambda each: each.at).value
+
     def is_well(self, probe: Probe) -> None:
         """A probe was answered."""
         if not self.healthy:

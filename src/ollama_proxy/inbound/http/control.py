@@ -121,11 +121,9 @@ def _watts(station: Station, climate: Climate) -> Values:
     live = climate.card_watts(station.part)
     if live is not None:
         return {"value": round(live, 2), "source": "measured"}
-    speeds = station.estimates.subjects
-    decode = _latest(each.decode for each in speeds.values())
-    token_j = station.energy.value()
-    if token_j is not None and decode is not None:
-        return {"value": round(token_j * decode.value, 2), "source": "learned"}
+    learned = station.learned_watts
+    if learned is not None:
+        return {"value": round(learned, 2), "source": "learned"}
     return {"value": station.spec.power_watts, "source": "configured"}
 
 
