@@ -71,7 +71,8 @@ async def test_known_traffic_has_exact_counts() -> None:
         for labels, count in told.all("tokens_total")
         if labels["kind"] == "completion"
     }
-    assert {"ollama-npu": 4 * 8, "ollama-igpu": 8} == completion
+    # Streams that are not asked for usage tell pieces: eight tokens, and one at either end.
+    assert {"ollama-npu": 2 * 8 + 2 * 10, "ollama-igpu": 8} == completion
     assert {("ollama-npu",): 0, ("ollama-igpu",): 0} == told.by("in_flight")
 
 

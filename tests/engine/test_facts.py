@@ -6,8 +6,6 @@ from trio.testing import MockClock
 
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Deadline, Outcome
-from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.preempt import Started
 from tests.engine.floor import backend, open_floor
 
 
@@ -79,20 +77,6 @@ async def test_who_leaves_in_time_has_missed_nothing(
     await caller.ended.wait()
 
     assert Deadline.LEFT is floor.fact(caller).deadline
-
-
-async def test_a_stream_that_was_broken_into_had_kept_its_deadline(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
-    """It was for the first byte; that the rest waited is nobody's miss."""
-    played = backend(continues_chat=True).say("a", after=1.0).say("b", after=9.0)
-    floor = open_floor(nursery, autojump_clock, played, preempts=Started.CONTINUE)
-    batch = floor.submit(priority=Priority.BEST_EFFORT, max_latency_s=5.0)
-    await trio.sleep(2.0)
-    floor.submit(priority=Priority.CRITICAL)
-    await batch.ended.wait()
-
-    assert Deadline.MET is floor.fact(batch).deadline
 
 
 async def test_who_failed_whom(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
