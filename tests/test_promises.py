@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import schedules, senses, storm, weather
+from promising import metrics, schedules, senses, storm, weather
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -38,6 +38,13 @@ def test_the_senses_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     senses.measure(0.2)
 
     assert "opens a second" in capsys.readouterr().out
+
+
+def test_the_metrics_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Booking and scraping; what they cost is not judged."""
+    metrics.measure(requests=100, scrapes=1)
+
+    assert "booking a request" in capsys.readouterr().out
 
 
 def test_battery_and_heat(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
+    metrics    what Prometheus is told                           engine, policy
     notifier   notices on the desktop                            policy, trio, bus
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol

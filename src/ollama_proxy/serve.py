@@ -46,6 +46,7 @@ from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
@@ -54,6 +55,7 @@ from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
 from ollama_proxy.inbound.websocket.stream import StreamTalk
+from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
@@ -353,11 +355,14 @@ async def serve(
         allowed_origins=config.server.allowed_origins,
     )
     limits = _lane_limits(config)
+    metrics = Metrics(dispatcher, climate, statuses=STATUS, version=ollama_proxy.__version__)
+    ledger.read_by(metrics.record)
     app = create_app(
         Services(
             dispatcher=dispatcher,
             climate=climate,
             gate=gate,
+            metrics=metrics.page,
             version=ollama_proxy.__version__,
             max_body_bytes=limits.max_body_bytes,
             body_timeout_s=limits.body_timeout_s,

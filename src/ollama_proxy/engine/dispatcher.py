@@ -27,7 +27,7 @@ from ollama_proxy.backends.backend import (
 from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
-from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.engine.ledger import Deadline, Fact, Ledger, Outcome
 from ollama_proxy.engine.meters import Meters
 from ollama_proxy.engine.news import BackendChanged, News
 from ollama_proxy.engine.station import Station
@@ -476,6 +476,7 @@ class Dispatcher:
             return outcome
         if job.promised_s is None:
             job.promised_s = outcome.predicted_s
+            job.overhead_s = self._now() - job.arrived
         self._queue(job, outcome)
         return None
 
@@ -590,6 +591,8 @@ class Dispatcher:
         if self._place(job) is not None:
             # What the last backend said is more use to the caller than that nobody is left.
             self._refuse(job, refusal)
+        elif job.decision is not None:
+            job.failovers.append((station.spec.id, job.decision.backend))
 
     def _put_back(self, station: Station, attempt: Attempt) -> None:
         """One whose slot was taken waits again, at its old place or where it is better now."""
@@ -725,15 +728,18 @@ class Dispatcher:
         code: Code | None = None,
     ) -> None:
         now = self._now()
-        job.stage = Stage.DONE
+        stage, job.stage = job.stage, Stage.DONE
         self.jobs.discard(job)
         for attempt in job.attempts:
             attempt.halt(Halt.BEATEN)
         decision = job.decision
+        deadline = _kept(job, outcome, now)
         if decision is not None and outcome is not Outcome.LEFT:
             station = station or self.stations.get(decision.backend)
             if station is not None:
-                _calibrate(station, job, outcome, now)
+                _calibrate(station, job, outcome, deadline, now)
+        told = served.report if served is not None and served.report is not None else _NO_REPORT
+        pieces = None if served is None or served.tokens is None else job.given + served.tokens
         self._ledger.record(
             Fact(
                 request_id=job.request_id,
@@ -743,6 +749,7 @@ class Dispatcher:
                 stream=job.ask.stream,
                 priority=job.priority,
                 outcome=outcome,
+                stage=stage,
                 status=served.status if served is not None else None,
                 code=code,
                 backend=decision.backend if decision is not None else None,
@@ -751,30 +758,50 @@ class Dispatcher:
                 promised_s=job.promised_s,
                 first_s=None if job.begun is None else job.begun - job.arrived,
                 whole_s=now - job.arrived,
-                tokens=job.given + served.tokens
-                if served is not None and served.tokens is not None
-                else None,
+                overhead_s=None if job.begun is None else job.overhead_s,
+                tokens=pieces,
+                prompt_tokens=told.prompt_tokens,
+                answer_tokens=pieces
+                if told.answer_tokens is None
+                else job.given + told.answer_tokens,
                 put_back=job.put_back,
                 hedged=job.hedge_s > 0,
+                failovers=tuple(job.failovers),
+                deadline=deadline,
                 energy=spent(job.paid, is_final=False) if job.paid else None,
             )
         )
         job.caller.done(job)
 
 
-def _calibrate(station: Station, job: Job, outcome: Outcome, now: float) -> None:
+def _kept(job: Job, outcome: Outcome, now: float) -> Deadline | None:
+    """What became of a job's deadline; None where it had none."""
+    if job.in_time:
+        return Deadline.MET
+    if job.deadline == math.inf:
+        return None
+    if job.ask.stream:
+        is_met = job.begun is not None and job.begun <= job.deadline
+    else:
+        is_met = outcome is Outcome.SERVED and now <= job.deadline
+    if is_met:
+        return Deadline.MET
+    if outcome is Outcome.LEFT:
+        return Deadline.LEFT
+    return Deadline.REFUSED if job.promised_s is None else Deadline.MISSED
+
+
+def _calibrate(
+    station: Station, job: Job, outcome: Outcome, deadline: Deadline | None, now: float
+) -> None:
     """Hold what was promised at a job's admission against what came of it."""
     if job.promised_s is None:
         return
     if outcome is Outcome.SERVED and job.begun is not None and not job.put_back:
         took_s = (job.begun if job.ask.stream else now) - job.arrived
         station.calibration.compare(job.promised_s, took_s, now)
-    if job.deadline < math.inf:
-        if job.ask.stream:
-            met = job.begun is not None and job.begun <= job.deadline
-        else:
-            met = outcome is Outcome.SERVED and now <= job.deadline
-        station.calibration.settle(met=met)
+    if deadline is not None:
+        station.calibration.settle(met=deadline is Deadline.MET)
 
 
 def _may_linger(attempt: Attempt, ending: Ending) -> bool:
