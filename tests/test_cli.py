@@ -42,7 +42,7 @@ def config_for(*fakes: Fake | str, more: str = "") -> str:
         for name, fake in zip(("npu", "cpu"), fakes, strict=False)
     ]
     return "\n".join([
-        "[server]\nhttp_port = 0\ndrain_s = 5\n",
+        "[server]\nhttp_port = 0\ngrpc = false\ndrain_s = 5\n",
         *backends,
         NUMB_TOML,
         more,
