@@ -145,7 +145,7 @@ class Wire:
     """
 
     def __init__(self, limits: WireLimits, budget: Budget) -> None:
-        """Make ready; the first bytes to send are there at once."""
+        """Make ready."""
         self.limits = limits
         self.calls: dict[int, Call] = {}
         self.is_over = False
@@ -312,7 +312,12 @@ class Wire:
         return self.pending_bytes > self.limits.replies_bytes
 
     def take_output(self) -> bytes:
-        """What is to be sent now; nobody else will send it."""
+        """What is to be sent now; nobody else will send it.
+
+        Not even our hello before the peer's: whoever speaks HTTP/1.1 could not read what follows.
+        """
+        if not (self._knows_preface or self.is_over):
+            return b""
         return bytes(self._engine.data_to_send())
 
     def room(self) -> int:
