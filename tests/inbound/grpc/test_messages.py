@@ -1,6 +1,7 @@
 """Messages with their length before them."""
 
 import gzip
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -78,10 +79,15 @@ def test_a_bomb_does_not_go_off() -> None:
     """Thirty megabytes in thirty kilobytes are inflated up to the limit, and no further."""
     bomb = gzip.compress(bytes(30 << 20), 9)
 
+    data = b"\x01" + len(bomb).to_bytes(4, "big") + bomb
+    tracemalloc.start()
+    status = failure(inbox(), data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
     assert len(bomb) < 40_000
-    assert Status.RESOURCE_EXHAUSTED is failure(
-        inbox(), b"\x01" + len(bomb).to_bytes(4, "big") + bomb
-    )
+    assert Status.RESOURCE_EXHAUSTED is status
+    assert peak < 4 * LIMIT
 
 
 @pytest.mark.parametrize(
