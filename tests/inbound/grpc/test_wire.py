@@ -389,6 +389,34 @@ def test_calls_taken_back_after_their_answer_began_are_no_flood() -> None:
     assert not wire.is_over
 
 
+def test_calls_that_were_waited_for_are_no_flood() -> None:
+    """Under load every deadline may pass in line: their callers take them back, one like the other."""
+    peer, wire = pair()
+    for at in range(500):
+        stream_id = peer.call(b"")
+        [call] = opened(talk(peer, wire, at * 0.05))
+        peer.h2.reset_stream(stream_id, 8)
+        talk(peer, wire, at * 0.05 + 2)
+        wire.close(call)
+
+    assert not wire.is_over
+
+
+def test_windows_for_data_are_no_flood() -> None:
+    """Who reads much opens its windows often."""
+    peer, wire = pair()
+    stream_id = peer.call(b"")
+    [call] = opened(talk(peer, wire))
+    wire.begin(call, head_of_answer([], gzip=False))
+    windows = b"".join(raw(WindowUpdateFrame(i, window_increment=1)) for i in (0, stream_id))
+    for _ in range(12_000):
+        wire.send(call, memoryview(b"x"))
+        wire.take_output()
+        wire.receive(windows, 1.0)
+
+    assert not wire.is_over
+
+
 def test_pings_for_data_are_no_flood() -> None:
     """Some clients measure by them how far away we are."""
     peer, wire = pair()

@@ -25,6 +25,8 @@ _NOT_HTTP2_HEAD = (
     b"connection: close\r\ncontent-length: %d\r\n\r\n"
 )
 _ANY_STREAM = 2**31 - 1
+_RAPID_S = 1.0  # who waited longer than that for its answer may well have had enough
+_REPLIES = 4  # frames that a reader may send for one of ours: windows, of its own and for all
 _DRAINING = b"draining"  # a ping of ours; whoever answers it has seen the goodbye before it
 
 
@@ -40,11 +42,12 @@ class WireLimits:
         connection_window: the same for all calls of a connection.
         unsent_bytes: of answers, that wait for the socket.
         replies_bytes: of all that waits for the socket: answers to pings are no answers to calls.
-        resets: calls that are taken back before anything of their answer was sent, or are beyond
-            `streams`, in `per_s`.
+        resets: calls that are taken back at once, before anything of their answer was sent, or are
+            beyond `streams`, in `per_s`.
         pings: that are answered since an answer was last sent.
         settings: changes of settings, in `per_s`.
-        idle_frames: frames that carry nothing, in `per_s`: priorities, windows, empty data.
+        idle_frames: frames that carry nothing, in `per_s`: priorities, windows, empty data; beyond
+            those that answer our own.
     """
 
     streams: int = 128
@@ -69,6 +72,7 @@ class Call:
         id: of its stream.
         head: what it began with.
         inbox: its messages.
+        opened: when, in seconds.
         has_begun: something of the answer was sent.
         is_over: nothing more may be sent.
         was_reset: the caller took it back, or its connection is gone.
@@ -77,6 +81,7 @@ class Call:
     id: int
     head: Head
     inbox: Inbox
+    opened: float
     has_begun: bool = False
     is_over: bool = False
     was_reset: bool = False
@@ -131,6 +136,10 @@ class _Ration:
             self._since, self._count = now, 0
         self._count += 1
         return self._count > self._limit
+
+    def give(self, count: int) -> None:
+        """So many more are to be expected; what is not used is not kept for long."""
+        self._count = max(-self._limit, self._count - count)
 
 
 class Wire:
@@ -247,7 +256,7 @@ class Wire:
             return
         head = read_head(list(event.headers), max_bytes=self.limits.metadata_bytes)
         inbox = Inbox(self._budget, self.limits.message_bytes, head.encoding == GZIP)
-        call = self.calls[event.stream_id] = Call(event.stream_id, head, inbox)
+        call = self.calls[event.stream_id] = Call(event.stream_id, head, inbox, now)
         events.append(Opened(call))
 
     def _feed(self, event: h2e.DataReceived, now: float, events: list[Event]) -> None:
@@ -272,7 +281,7 @@ class Wire:
 
     def _take_back(self, stream_id: int, now: float, events: list[Event]) -> None:
         call = self.calls.get(stream_id)
-        if call is None or not call.has_begun:
+        if call is None or not (call.has_begun or now - call.opened > _RAPID_S):
             self._ration(self._resets, now, b"too_many_resets")
         if call is not None:
             call.was_reset = call.is_over = True
@@ -345,6 +354,7 @@ class Wire:
             return 0
         # A PING for each burst of data is how some clients measure how far away we are.
         self._pings = 0
+        self._idle_frames.give(_REPLIES)
         try:
             self._engine.send_data(call.id, bytes(data[:size]))
         except ProtocolError:
