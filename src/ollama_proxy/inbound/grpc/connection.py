@@ -300,10 +300,11 @@ class Connection:
                     self.kick()
                     asked = True
                     continue
-                idle_at = math.inf if self._rpcs else self._used + patience.idle_s
+                is_idle = not (self._rpcs or self._is_warned)
+                idle_at = self._used + patience.idle_s if is_idle else math.inf
                 if now >= idle_at:
                     self._tasks.start_soon(self.drain)
-                    return
+                    idle_at = math.inf
                 due = min(due, idle_at)
             await trio.sleep_until(due)
         self._tasks.cancel_scope.cancel()
@@ -316,8 +317,7 @@ class Connection:
             return
         self._is_warned = True
         for rpc in self._rpcs.values():
-            if rpc.method is not None and not rpc.method.is_work:
-                rpc.stop(_STOPPING)
+            self._hurry(rpc)
         if self.wire.is_greeted:
             self.wire.warn()
             self.kick()
@@ -328,6 +328,12 @@ class Connection:
         self.wire.drain()
         self._close_if_drained()
         self.kick()
+
+    @staticmethod
+    def _hurry(rpc: LiveRpc) -> None:
+        """End a call that would not come to an end by itself."""
+        if rpc.method is not None and not rpc.method.is_work:
+            rpc.stop(_STOPPING)
 
     def _close_if_drained(self) -> None:
         if self.wire.is_draining and not self._rpcs:
@@ -348,6 +354,8 @@ class Connection:
         )
         if call.head.timeout_s is not None:
             rpc.deadline = rpc.scope.deadline = now + call.head.timeout_s
+        if self._is_warned:
+            self._hurry(rpc)
         self._rpcs[call] = rpc
         self._tasks.start_soon(self._serve, rpc)
 
