@@ -3,7 +3,7 @@
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -131,3 +131,14 @@ async def fakes(*names: str, script: Script | None = None) -> AsyncIterator[dict
 def ask(**fields: object) -> dict[str, object]:
     """A chat."""
     return {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+async def until(client: httpx.AsyncClient, is_so: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Wait until /backends is as `is_so` wants it."""
+    while not is_so((await client.get("/backends")).json()):  # noqa: ASYNC110 - it tells when asked
+        await trio.sleep(0.01)
+
+
+async def idle(client: httpx.AsyncClient) -> None:
+    """Every slot is free again: the books are balanced."""
+    await until(client, lambda backends: not any(each["in_flight"] for each in backends))

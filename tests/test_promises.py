@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import schedules, senses, storm
+from promising import schedules, senses, storm, weather
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -38,6 +38,15 @@ def test_the_senses_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     senses.measure(0.2)
 
     assert "opens a second" in capsys.readouterr().out
+
+
+def test_battery_and_heat(capsys: pytest.CaptureFixture[str]) -> None:
+    """Modes do not flap, nothing starts on a part at its limit, and no card is woken in vain."""
+    is_kept = weather.measure()
+    told = capsys.readouterr().out
+
+    assert is_kept, told
+    assert "critical: nvidia" in told or "critical: package" in told
 
 
 def test_an_unknown_promise_is_named() -> None:

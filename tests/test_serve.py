@@ -31,7 +31,9 @@ from tests.routers import (
     backend,
     configured,
     fakes,
+    idle,
     running,
+    until,
 )
 
 LONG = Script(tokens=30, interval_s=0.025)
@@ -60,17 +62,6 @@ async def one(
         made = configured(backend("npu", fake.url), drain_s=drain_s)
         async with running(made) as owner, owner.client() as client:
             yield fake, owner, client
-
-
-async def until(client: httpx.AsyncClient, is_so: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Wait until /backends is as `is_so` wants it."""
-    while not is_so((await client.get("/backends")).json()):  # noqa: ASYNC110 - it tells when asked
-        await trio.sleep(0.01)
-
-
-async def idle(client: httpx.AsyncClient) -> None:
-    """Every slot is free again: the books are balanced."""
-    await until(client, lambda backends: not any(each["in_flight"] for each in backends))
 
 
 def healthy(*ids: str) -> Callable[[list[dict[str, Any]]], bool]:

@@ -18,7 +18,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -54,6 +54,9 @@ from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
+from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
+from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
@@ -270,6 +273,14 @@ def _lane_limits(config: Config) -> LaneLimits:
     )
 
 
+def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogue]]:
+    """What is spoken on WebSockets."""
+    return {
+        "/v1/stream/ws": functools.partial(StreamTalk, dispatcher=dispatcher),
+        "/v1/realtime": functools.partial(RealtimeTalk, dispatcher=dispatcher),
+    }
+
+
 async def _open_listeners(host: str, port: int, door: str) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
@@ -366,7 +377,7 @@ async def serve(
     settings = FrontSettings(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
-    front = Front(dispatcher, gate, guarded, settings)
+    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
     grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
 
     async with (

@@ -161,7 +161,10 @@ def _read_word(value: object, words: type[enum.Enum]) -> enum.Enum:
 
 def _list_hook(of: Any) -> _Hook:  # noqa: ANN401 - a type form
     element = typing.get_args(of)[0]
-    expected = "a list of tables, each headed [[...]]" if attrs.has(element) else "a list of texts"
+    of_what = "numbers" if element is float else "texts"
+    expected = (
+        "a list of tables, each headed [[...]]" if attrs.has(element) else f"a list of {of_what}"
+    )
 
     def read(value: object, _: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
@@ -176,6 +179,15 @@ def _read_texts_by_text(value: object, _: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise wrong("a table of texts", value)
     return _converter().structure(value, dict[str, str])
+
+
+def _optional_hook(of: Any) -> _Hook:  # noqa: ANN401 - a type form
+    first = typing.get_args(of)[0]
+
+    def read(value: object, _: object) -> object:
+        return None if value is None else _converter().structure(value, first)
+
+    return read
 
 
 def _table_hook(of: type[Any]) -> _Hook:
@@ -206,6 +218,9 @@ def _table_hook(of: type[Any]) -> _Hook:
     return read
 
 
+_UNIONS = (types.UnionType, typing.Union)
+
+
 def _origin(of: Any) -> object:  # noqa: ANN401 - a type form
     return typing.get_origin(of)
 
@@ -219,6 +234,8 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(str, _read_text)
     converter.register_structure_hook_func(lambda of: _origin(of) is Mapping, _read_texts_by_text)
     converter.register_structure_hook_factory(lambda of: _origin(of) is tuple, _list_hook)
+    # A union is read as the first of its types: the others are what no file can say but by null.
+    converter.register_structure_hook_factory(lambda of: _origin(of) in _UNIONS, _optional_hook)
     converter.register_structure_hook_factory(attrs.has, _table_hook)
     return converter
 

@@ -189,6 +189,7 @@ class Floor:
 
         assert [(0, 0)] * len(stations) == [(s.in_flight, len(s.line)) for s in stations]
         assert set() == self.dispatcher.jobs
+        assert {} == self.dispatcher.meters._at
         assert submitted == sorted(fact.request_id for fact in self.facts)
         assert [1] * len(self.callers) == [c.said.count("done") for c in self.callers]
         assert ["done"] * len(self.callers) == [c.said[-1] for c in self.callers]

@@ -228,6 +228,14 @@ class TestHeat:
             stations["cpu"].heat,
         )
 
+    def test_new_limits_do_not_cool_what_is_hot(self) -> None:
+        """A reload judges anew from where it was."""
+        weather = Weather()
+        weather.stay(30, "cpu", zones=processor(101.0))
+        weather.climate.judge_by(ClimateSettings(thermal=ThermalSettings(warning_c=80.0)))
+
+        assert weather.state() is ThermalState.CRITICAL
+
     def test_a_lost_sensor_is_not_cool(self) -> None:
         """What was hot stays so for a while, and is then spared like what is warm."""
         weather = Weather()

@@ -28,23 +28,23 @@ class Ear:
 
     heard: list[object] = attrs.field(factory=list)
 
-    async def token(self, job: Job, text: str) -> None:
+    async def token(self, job: Job, text: str) -> None:  # noqa: ARG002 - as `Listener` has it
         """Note a token."""
         self.heard.append(text)
 
-    async def end(self, job: Job, end: End) -> None:
+    async def end(self, job: Job, end: End) -> None:  # noqa: ARG002 - as above
         """Note the end."""
         self.heard.append(end)
 
-    async def vectors(self, job: Job, vectors: Sequence[Sequence[float]]) -> None:
+    async def vectors(self, job: Job, vectors: Sequence[Sequence[float]]) -> None:  # noqa: ARG002 - as above
         """Note vectors."""
         self.heard.append(vectors)
 
-    def refuse(self, job: Job, refusal: Refusal) -> None:
+    def refuse(self, job: Job, refusal: Refusal) -> None:  # noqa: ARG002 - as above
         """Note why not."""
         self.heard.append((refusal.code, refusal.message))
 
-    def done(self, job: Job) -> None:
+    def done(self, job: Job) -> None:  # noqa: ARG002 - as above
         """Note that it is over."""
         self.heard.append("done")
 

@@ -162,6 +162,51 @@ def test_openai_responses(bench: Bench) -> None:
     assert " tok" * 5 == said.output_text
 
 
+def test_openai_realtime(bench: Bench) -> None:
+    """Its realtime client reads a whole response, in the SDK's own types."""
+    with bench.openai() as client, client.realtime.connect(model=MODEL) as connection:
+        connection.session.update(session={"type": "realtime", "instructions": "Be brief."})
+        connection.conversation.item.create(
+            item={
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "hello"}],
+            }
+        )
+        connection.response.create()
+        text = ""
+        while (event := connection.recv()).type != "response.done":
+            text += event.delta if event.type == "response.output_text.delta" else ""
+
+    assert text
+    assert event.response.status == "completed"
+    assert event.response.output is not None
+    assert event.response.output[0].content[0].text == text  # type: ignore[union-attr]  # a message
+
+
+def test_openai_realtime_cancel(bench: Bench) -> None:
+    """A response that is interrupted is `cancelled`, and the connection goes on."""
+    bench.script(tokens=1000, interval_s=0.01)
+    with bench.openai() as client, client.realtime.connect(model=MODEL) as connection:
+        connection.conversation.item.create(
+            item={
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "hello"}],
+            }
+        )
+        connection.response.create()
+        statuses = []
+        for event in connection:
+            if event.type == "response.output_text.delta":
+                connection.response.cancel()
+            elif event.type == "response.done":
+                statuses.append(event.response.status)
+                break
+
+    assert ["cancelled"] == statuses
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_openai_unknown_model(bench: Bench, stream: bool) -> None:
     """It is the SDK's NotFoundError, with code and param."""

@@ -97,7 +97,7 @@ def test_a_trace_that_was_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("", "holds no request"), ("[]\n", "line 1: must be a table (got a list)")],
+    [("", "holds nothing"), ("[]\n", "line 1: must be a table (got a list)")],
 )
 def test_a_trace_without_requests(tmp_path: Path, content: str, expected: str) -> None:
     """It is not taken for a quiet day."""

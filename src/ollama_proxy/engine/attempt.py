@@ -10,7 +10,7 @@ import trio
 from ollama_proxy.backends.backend import Head, Sink, Tap, Transcript
 from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.energy import Spent, spent
+from ollama_proxy.policy.energy import Spent
 from ollama_proxy.policy.route import Decision
 
 
@@ -151,7 +151,7 @@ class Attempt(Sink):
         now = trio.current_time()
         self.win(now)
         if not job.ask.stream:
-            job.bill = self._billed(now)
+            job.bill = job.billed(now)
         if job.transcript is not None:
             job.transcript.open(head)
             first = job.transcript.feed(first, complete=complete)
@@ -165,15 +165,6 @@ class Attempt(Sink):
         await job.caller.begin(job, head, first, complete=complete)
         self.is_giving = False
         self._watch_for_stall()
-
-    def _billed(self, now: float) -> Spent | None:
-        """What the job has cost, attempts that failed included."""
-        own = self.cost(self, now)
-        if own is None:
-            return None
-        paid = dict(self.job.paid)
-        paid[own.grade] = paid.get(own.grade, 0.0) + own.joules
-        return spent(paid, is_final=False)
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""

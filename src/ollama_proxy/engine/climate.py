@@ -112,6 +112,7 @@ class Climate:
         self.graders: dict[str, Grader] = {}
         self._in_package: dict[Hardware, Grader] = {}
         self._auto = Auto()
+        self._is_loud = False
         self._sooner = trio.Event()
 
     # -- what comes in -----------------------------------------------------------------------------
@@ -137,7 +138,8 @@ class Climate:
     def judge_by(self, settings: ClimateSettings) -> None:
         """The owner has other limits and hours now."""
         self.settings = settings
-        self.graders.clear()
+        for grader in self.graders.values():
+            grader.settings = settings.thermal  # what is hot stays so, by the new limits
         self._in_package.clear()
         self.look()
 
@@ -177,9 +179,10 @@ class Climate:
             self.state = state
         self._follow(now)
         self._dispatcher.meters.set_on_battery(self.conditions.on_battery)
-        for station in self._dispatcher.stations.values():
-            self._warn(station)
+        changed = [s for s in self._dispatcher.stations.values() if self._warn(s)]
         self._steer()
+        for station in changed:  # only now: whoever must go elsewhere is placed by what holds now
+            self._dispatcher.heat_changed(station)
         if not self.history or now - self.history[-1].at >= HISTORY_EVERY_S:
             self.history.append(self._moment(now))
 
@@ -220,19 +223,19 @@ class Climate:
 
     def _grade(self, part: Part, now: float) -> None:
         zones = self.conditions.zones_of(part.id)
+        thermal = self.settings.thermal
         if zones and part.id not in self.graders:
-            self.graders[part.id] = self._new_grader(part, self.settings.thermal)
-            for hardware, limits in self.settings.thermal.per_hardware.items():
-                if part.id == PACKAGE and hardware in _IN_PACKAGE:
-                    # The package's grader goes by what is said of CPUs: here, by this.
-                    own = attrs.evolve(self.settings.thermal, per_hardware={Hardware.CPU: limits})
-                    self._in_package[hardware] = self._new_grader(part, own)
-        looks_ahead = STANCES[self.effective.mode].lookahead
-        if part.id in self.graders:
-            self.graders[part.id].grade(zones, now, looks_ahead=looks_ahead)
+            self.graders[part.id] = self._new_grader(part, thermal)
+        asked = [self.graders[part.id]] if part.id in self.graders else []
         if part.id == PACKAGE:
-            for grader in self._in_package.values():
-                grader.grade(zones, now, looks_ahead=looks_ahead)
+            for hardware in (thermal.per_hardware.keys() & _IN_PACKAGE) - self._in_package.keys():
+                # The package's grader goes by what is said of CPUs: here, by this.
+                limits = {Hardware.CPU: thermal.per_hardware[hardware]}
+                own = attrs.evolve(thermal, per_hardware=limits)
+                self._in_package[hardware] = self._new_grader(part, own)
+            asked += self._in_package.values()
+        for grader in asked:
+            grader.grade(zones, now, looks_ahead=STANCES[self.effective.mode].lookahead)
 
     def _new_grader(self, part: Part, settings: ThermalSettings) -> Grader:
         return Grader(
@@ -270,8 +273,8 @@ class Climate:
             minute_of_day=self._minute_of_day(),
         )
 
-    def _warn(self, station: Station) -> None:
-        """Tell a station how its hardware is."""
+    def _warn(self, station: Station) -> bool:
+        """Tell a station how its hardware is; whether that is another grade than before."""
         spec = station.spec
         part = part_of(spec.hardware, spec.device, self.conditions)
         grader = self.grade_of(part)
@@ -279,26 +282,22 @@ class Climate:
             grader = self._in_package.get(spec.hardware, grader)
         card = self.conditions.parts.get(part) if part is not None else None
         level = grader.level if grader is not None else ThermalState.UNKNOWN
-        is_news = station.feels(
+        return station.feels(
             part,
             level,
             grader.why if grader is not None and level in _WARM else "",
             asleep=card is not None and card.awake is False and not station.running,
         )
-        if is_news:
-            self._dispatcher.heat_changed(station)
 
     def _steer(self) -> None:
         stance = STANCES[self.effective.mode]
-        fan_share = self.conditions.fan_share
+        self._is_loud = stance.is_loud(self.conditions.fan_share, was_loud=self._is_loud)
         stations = self._dispatcher.stations.values()
         self._dispatcher.steer(
             Steering(
                 stance=stance,
                 reason=_reason(self.mode, self.effective),
-                is_loud=stance.fan_share_cap is not None
-                and fan_share is not None
-                and fan_share > stance.fan_share_cap,
+                is_loud=self._is_loud,
                 on_battery=self.conditions.on_battery is True,
                 all_cool=not any(s.heat in _WARM or s.asleep for s in stations),
             )

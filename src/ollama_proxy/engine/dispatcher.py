@@ -602,7 +602,9 @@ class Dispatcher:
         refusal = self._place(job)
         if refusal is None:
             return
-        if self.stations.get(station.spec.id) is station and job.deadline > self._now():
+        is_there = self.stations.get(station.spec.id) is station
+        is_too_hot = station.heat is ThermalState.CRITICAL
+        if is_there and not is_too_hot and job.deadline > self._now():
             # It was admitted: that every place is taken by now is not its loss.
             assert job.decision is not None, "it had a place"  # noqa: S101 - as above
             self._queue(job, job.decision)

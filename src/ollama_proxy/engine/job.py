@@ -15,7 +15,7 @@ from ollama_proxy.backends.backend import (
     Transcript,
 )
 from ollama_proxy.policy.ask import Ask, Priority, Wishes
-from ollama_proxy.policy.energy import Grade, Spent
+from ollama_proxy.policy.energy import Grade, Spent, spent
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import Decision
 
@@ -119,6 +119,15 @@ class Job:
         limit = self.wishes.max_latency_s
         self.priority = self.wishes.priority
         self.deadline = math.inf if limit is None else self.arrived + limit
+
+    def billed(self, now: float) -> Spent | None:
+        """What it has cost until now, attempts that failed included; None where nobody counts."""
+        paid = dict(self.paid)
+        for attempt in self.attempts:
+            own = attempt.cost(attempt, now)
+            if own is not None:
+                paid[own.grade] = paid.get(own.grade, 0.0) + own.joules
+        return spent(paid, is_final=False) if paid else None
 
     @property
     def cost(self) -> float:

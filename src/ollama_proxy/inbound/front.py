@@ -1,12 +1,13 @@
 """Takes connections, and gives each of their requests to whoever serves its kind.
 
-Inference goes to the lane, everything else to Hypercorn with the Quart app. The first line of each
+Inference goes to the lane, WebSockets to their dialects, everything else to Hypercorn with the Quart app. The first line of each
 request decides, not of each connection: Ollama's client asks `HEAD /` and `POST /api/chat` on one.
 """
 
 import errno
 import logging
 import ssl
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import attrs
@@ -16,6 +17,7 @@ from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.inbound.guarded import GuardedServer
 from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.websocket.socket import Dialogue, Socket, SocketLimits
 
 log = logging.getLogger("ollama_proxy.http")
 _READ_BYTES = 65536
@@ -34,14 +36,33 @@ class Front:
     """The HTTP door: one port, two ways behind it."""
 
     def __init__(
-        self, dispatcher: Dispatcher, gate: Gate, guarded: GuardedServer, settings: FrontSettings
+        self,
+        dispatcher: Dispatcher,
+        gate: Gate,
+        guarded: GuardedServer,
+        settings: FrontSettings,
+        dialects: Mapping[str, Callable[[Socket], Dialogue]] | None = None,
     ) -> None:
-        """Make ready; `serve` opens the door."""
+        """Make ready; `serve` opens the door.
+
+        Args:
+            dispatcher: takes the lane's jobs.
+            gate: who may ask.
+            guarded: serves what is neither inference nor a WebSocket.
+            settings: limits.
+            dialects: what is spoken on WebSockets, by path.
+        """
+        dialects = dialects or {}
+        self._socket_lines = tuple(
+            b"GET %b%b" % (path.encode(), end) for path in dialects for end in (b" ", b"?")
+        )
         self._dispatcher = dispatcher
         self._gate = gate
         self._guarded = guarded
         self._settings = settings
+        self._dialects = dialects
         self._lanes: set[Lane] = set()
+        self._sockets: set[Socket] = set()
         self._waiting: set[trio.CancelScope] = set()
         self._connections = 0
         self._accepting = trio.CancelScope()
@@ -77,6 +98,8 @@ class Front:
         self._guarded.drain()
         for lane in list(self._lanes):
             lane.close_when_idle()
+        for socket in list(self._sockets):
+            socket.drain()
         for scope in list(self._waiting):
             scope.cancel()
 
@@ -122,6 +145,9 @@ class Front:
         while received and not self.is_draining:
             if self._settings.lane and is_inference(received):
                 received = await self._serve_lane(stream, received)
+            elif received.startswith(self._socket_lines):
+                await self._serve_socket(stream, received)
+                return
             else:
                 received = await self._guarded.serve_connection(
                     stream, received, takes_back=self._takes_back
@@ -138,14 +164,36 @@ class Front:
                     if not data:
                         break
                     received += data
-                    if not received.startswith(b"POST /"[: len(received)]):
+                    if not self._may_be_ours(received):
                         break
             finally:
                 self._waiting.discard(scope)
         return received or None
 
+    def _may_be_ours(self, received: bytes) -> bool:
+        """Whether what begins so may be a request that Hypercorn does not serve."""
+        return any(
+            line.startswith(received[: len(line)]) for line in (b"POST /", *self._socket_lines)
+        )
+
     def _takes_back(self, received: bytes) -> bool:
-        return self._settings.lane and is_inference(received)
+        is_ours = self._settings.lane and is_inference(received)
+        return is_ours or received.startswith(self._socket_lines)
+
+    async def _serve_socket(self, stream: ByteStream, received: bytes) -> None:
+        limits = self._settings.limits
+        socket = Socket(
+            stream,
+            SocketLimits(
+                head_timeout_s=limits.head_timeout_s, write_timeout_s=limits.write_timeout_s
+            ),
+            is_draining=lambda: self.is_draining,
+        )
+        self._sockets.add(socket)
+        try:
+            await socket.serve(received, self._gate, self._dialects)
+        finally:
+            self._sockets.discard(socket)
 
     async def _serve_lane(self, stream: ByteStream, received: bytes) -> bytes | None:
         lane = Lane(

@@ -97,6 +97,9 @@ def parse_mode(text: str) -> Mode | None:
 _NAMES = {mode.value: mode for mode in Mode}
 
 
+_CALM_FROM = 0.9  # of the cap
+
+
 @attrs.frozen(kw_only=True)
 class Stance:
     """What a mode means for a choice.
@@ -118,6 +121,12 @@ class Stance:
     fan_share_cap: float | None = None
     watts_soft_cap_when_loud: float | None = None
     lookahead: bool = True
+
+    def is_loud(self, fan_share: float | None, *, was_loud: bool) -> bool:
+        """Whether a fan is too loud; once it was, it must turn clearly slower not to be."""
+        if self.fan_share_cap is None or fan_share is None:
+            return False
+        return fan_share > self.fan_share_cap * (_CALM_FROM if was_loud else 1.0)
 
 
 # Time x watts is joules: with equal weights the least energy for an answer wins, which is what

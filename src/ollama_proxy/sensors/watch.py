@@ -83,7 +83,9 @@ async def watch(
         log.info("sensor %s is gone: %s", sensor.name, error)
         publish(sensor.name, None)
     finally:
-        await watching.close()
+        # Behind a read that hangs this waits a moment, then leaves.
+        with trio.move_on_after(timeout_s, shield=True):
+            await watching.close()
 
 
 @attrs.define
@@ -126,9 +128,8 @@ class _Watching:
         self.was_late = False
 
     async def close(self) -> None:
-        """Let it close what it holds; behind a read that hangs this waits a moment, then leaves."""
-        with trio.move_on_after(self.timeout_s, shield=True):
-            await self._call(self.sensor.close)
+        """Let it close what it holds."""
+        await self._call(self.sensor.close)
 
     async def _call(self, call: Callable[[], _T]) -> _T:
         name = f"sensor {self.sensor.name}"

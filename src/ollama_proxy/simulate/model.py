@@ -65,6 +65,7 @@ class Machine:
         wasted_s: the part of it for nothing.
         wasted_tokens: those computed for nothing, of prompts and of answers.
         loads: how often a model was loaded.
+        slowed: share of its speed that heat leaves it.
     """
 
     spec: BackendSpec
@@ -75,17 +76,22 @@ class Machine:
     wasted_s: float = 0.0
     wasted_tokens: int = 0
     loads: int = 0
-    at_work: int = 0
+    slowed: float = 1.0
+    _open: dict[Run, None] = attrs.field(factory=dict)
     _ready: dict[str, float] = attrs.field(factory=dict)
     _cached: dict[int, int] = attrs.field(factory=dict)
     _lingering: list[float] = attrs.field(factory=list)
 
     # -- work --------------------------------------------------------------------------------------
 
+    @property
+    def at_work(self) -> int:
+        """How many requests it has that were not cancelled."""
+        return len(self._open)
+
     def begin(self, arrival: Arrival, model: str, now: float, attempt: int = 0) -> Run:
         """Take a request on. `attempt` tells several at one request apart."""
         given = self.given
-        self.at_work += 1
         begins = now
         if self._lingering:
             begins = self._free_at(now)
@@ -96,7 +102,7 @@ class Machine:
             known = min(arrival.known, self._cached.get(arrival.talk, 0))
             self._keep(arrival)
         fresh = arrival.prompt - known
-        slowness = size / (self.speed * self._drift(begins))
+        slowness = size / (self.speed * self.slowed * self._drift(begins))
         prefill_s = given.floor_s + fresh * slowness / given.prefill_tokens_per_s
         decode_s = (arrival.answer - 1) * slowness / given.decode_tokens_per_s
         if given.jitter:
@@ -104,14 +110,16 @@ class Machine:
             decode_s *= math.exp(given.jitter * arrival.rest_noise)
         luck = (arrival.luck + attempt * _GOLDEN) % 1.0
         first_at = loaded_at + prefill_s
-        return Run(
+        run = Run(
             arrival, begins, loaded_at, first_at, first_at + decode_s, fresh, luck < given.failing
         )
+        self._open[run] = None
+        return run
 
     def end(self, run: Run, now: float, *, in_vain: bool = False) -> None:
         """A request has ended, by itself or because it was cancelled."""
         run.over = True
-        self.at_work -= 1
+        del self._open[run]
         stops_at = now
         if now < run.first_at and not run.breaks:
             stops_at = max(now, min(run.first_at, now + self.given.cancel_linger_s))
@@ -172,7 +180,7 @@ class Machine:
 
     def _free_at(self, now: float) -> float:
         self._settle(now)
-        surplus = self.at_work + len(self._lingering) - self.spec.slots
+        surplus = self.at_work + 1 + len(self._lingering) - self.spec.slots
         return now if surplus <= 0 else self._lingering[min(surplus, len(self._lingering)) - 1]
 
     # -- what it says ------------------------------------------------------------------------------
@@ -188,10 +196,19 @@ class Machine:
         )
 
     def joules(self, until_s: float) -> float:
-        """The energy it took from 0 to `until_s`."""
+        """The energy it took from 0 to `until_s`, when all it began is over."""
+        busy_s = min(until_s, self.busy_s / self.given.slots)
+        return self.given.watts_idle * until_s + self.extra_joules(busy_s * self.given.slots)
+
+    def extra_joules(self, work_s: float) -> float:
+        """What so many seconds of a slot's work cost, beyond rest."""
         given = self.given
-        busy_s = min(until_s, self.busy_s / given.slots)
-        return given.watts_idle * until_s + (given.watts_busy - given.watts_idle) * busy_s
+        return (given.watts_busy - given.watts_idle) * work_s / given.slots
+
+    def work_s(self, now: float) -> float:
+        """Seconds of its slots' work until now, with what is not over."""
+        begun = sum(max(0.0, now - run.begins) for run in self._open)
+        return self.busy_s + begun - sum(max(0.0, at - now) for at in self._lingering)
 
 
 def _share(begin: float, now: float, end: float) -> float:

@@ -10,12 +10,19 @@ How each figure is meant:
                  refused is not in it.
     wasted       work that nobody got: cancelled, broken off, or beaten by another attempt.
     off          the mean of |forecast - what came| / what came, of what was promised at admission.
+    modes        seconds and joules while each was in force, of all backends, with what they draw at
+                 rest; a card that sleeps draws nothing, which joules per token do not count. The
+                 rivals know of no climate, and so of no modes.
+    in vain      woken on battery while another backend, that was awake, could have served in time.
+    metered      by how much the joules that a backend's requests paid, by the router's meters, are
+                 off from those that the model knows, both beyond rest. Who shares a part with
+                 another pays by time; who wakes a card pays for its rest, too, as nobody else does.
 """
 
 import math
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -241,6 +248,8 @@ def table(runs: Mapping[str, Figures], priorities: Sequence[str]) -> list[list[s
     row("joules per token", [_seconds(run["joules_per_token"]) for run in runs.values()])
     row("cold loads", [run["cold_loads"] for run in runs.values()])
     row("forecasts off by", [_percent(run["forecast_off"]) for run in runs.values()])
+    for name, cells in _climate([run.get("climate") for run in runs.values()]):
+        row(name, cells)
     row("simulated, s", [f"{run['ended_at_s']:.0f}" for run in runs.values()])
     row("wall time, s", [f"{run['wall_s']:.1f}" for run in runs.values()])
     row(
@@ -248,3 +257,39 @@ def table(runs: Mapping[str, Figures], priorities: Sequence[str]) -> list[list[s
         [f"{r['arrived'] / max(r['wall_s'], 1e-9):.0f}" for r in runs.values()],
     )
     return rows
+
+
+def _climate(of: Sequence[Figures | None]) -> Iterator[tuple[str, list[str]]]:
+    """What came of battery and heat, where there were any: rows of a name and their cells."""
+    if not any(of):
+        return
+
+    def cells(*show: Callable[[Figures], str]) -> list[str]:
+        return ["-" if each is None else " / ".join(s(each) for s in show) for each in of]
+
+    def number(key: str, name: str | None = None) -> Callable[[Figures], str]:
+        return lambda c: _rounded(c[key] if name is None else c[key].get(name, 0.0))
+
+    yield "mode switches", cells(lambda c: str(len(c["switches"])))
+    yield "  most in 10 minutes", cells(number("switches_in_10_min"))
+    for mode in _keys(of, "mode_s"):
+        yield f"  {mode}, s / J", cells(number("mode_s", mode), number("mode_joules", mode))
+    yield "thermal grade changes", cells(number("grade_changes"))
+    for part in _keys(of, "critical_s"):
+        yield f"  {part} graded critical, s", cells(number("critical_s", part))
+    for part in _keys(of, "over_limit_s"):
+        yield f"  {part} at its limit, s", cells(number("over_limit_s", part))
+    yield "started on a critical part", cells(number("started_on_critical"))
+    yield "sleeping cards woken / in vain", cells(number("woken"), number("woken_in_vain"))
+    yield "battery left, %", cells(number("percent_left"))
+    for backend in _keys(of, "metered"):
+        off = [None if c is None else c["metered"].get(backend, {}).get("off") for c in of]
+        yield f"metered joules off, {backend}", [_percent(each) for each in off]
+
+
+def _keys(of: Sequence[Figures | None], table: str) -> list[str]:
+    return sorted({key for each in of if each is not None for key in each[table]})
+
+
+def _rounded(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -13,6 +13,7 @@ from ollama_proxy.simulate.model import Machine, machines
 from ollama_proxy.simulate.report import Figures, Tally, table
 from ollama_proxy.simulate.rivals import RIVALS
 from ollama_proxy.simulate.scenario import Scenario, load, read_trace
+from ollama_proxy.simulate.weather import Weather
 from ollama_proxy.simulate.world import World
 
 OURS = "ours"
@@ -70,19 +71,22 @@ def _run(name: str, scenario: Scenario, comes: Traffic) -> Figures:
     gc.disable()
     try:
         begun = time.perf_counter()
-        _open(name, scenario, comes, fleet, tally)()
+        run, weather = _open(name, scenario, comes, fleet, tally)
+        run()
         took_s = time.perf_counter() - begun
     finally:
         gc.enable()
-    return tally.figures(fleet) | {"wall_s": took_s}
+    figures = tally.figures(fleet) | {"wall_s": took_s}
+    return figures if weather is None else figures | {"climate": weather.figures()}
 
 
 def _open(
     name: str, scenario: Scenario, comes: Traffic, fleet: Sequence[Machine], tally: Tally
-) -> Callable[[], None]:
+) -> tuple[Callable[[], None], Weather | None]:
     if name == OURS:
-        return World(scenario, comes, fleet, tally).run
-    return RIVALS[name](comes, fleet, tally).run
+        world = World(scenario, comes, fleet, tally)
+        return world.run, world.weather
+    return RIVALS[name](comes, fleet, tally).run, None
 
 
 def rows(figures: dict[str, Figures]) -> list[list[str]]:

@@ -3,15 +3,18 @@
 Times are seconds and powers watts unless a key's name says otherwise.
 """
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
-from ollama_proxy.config import Router, Scheduler
+from ollama_proxy.config import Efficiency, Router, Scheduler
 from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.hardware import Hardware
+from ollama_proxy.simulate.conditions import HELD, Change
+from ollama_proxy.simulate.lines import read_lines
+from ollama_proxy.simulate.physics import PartConfig
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,
@@ -28,6 +31,10 @@ _NOT_NEGATIVE = Check(">= 0", lambda value: value >= 0)
 _SHARE = within(0, 1)
 _COUNT = within(1, 1_000_000)
 _TOKENS = within(1, 10_000_000)
+_TIME = Check(
+    'a time of the day such as "21:30"',
+    lambda text: re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9]", text) is not None,
+)
 _NAME = Check("a name that is not empty", bool)
 _PRIORITY = Check(
     "one of " + ", ".join(p.label for p in Priority),
@@ -157,6 +164,14 @@ class Scenario:
         warm_up_s: who comes before is "cold" in the report, who comes after "calibrated".
         warm_up_requests: the same by number; the later of the two holds.
         trace: a file of recorded requests, one JSON object a line, beside the scenario.
+        conditions: how the machine was meanwhile. In the file these are tables, or the name of a file
+            with one JSON object a line, beside the scenario.
+        parts: those whose temperature is computed from what the backends draw.
+        battery_wh: of a full battery, whose charge is computed; 0: it is as `conditions` say.
+        base_watts: what the machine draws beside its backends, from that battery.
+        starts_at: the time of the day at 0 s.
+        efficiency: as in config.toml. Without it the mode is `auto` if there are `conditions` or
+            `parts`, else `balanced`.
         scheduler: as in config.toml.
         router: as in config.toml.
     """
@@ -168,11 +183,27 @@ class Scenario:
     warm_up_s: float = attrs.field(default=0.0, validator=_NOT_NEGATIVE)
     warm_up_requests: int = attrs.field(default=0, validator=within(0, 100_000_000))
     trace: str = ""
+    conditions: tuple[Change, ...] = ()
+    parts: tuple[PartConfig, ...] = ()
+    battery_wh: float = attrs.field(default=0.0, validator=_NOT_NEGATIVE)
+    base_watts: float = attrs.field(default=0.0, validator=_NOT_NEGATIVE)
+    starts_at: str = attrs.field(default="12:00", validator=_TIME)
+    efficiency: Efficiency | None = None
     scheduler: Scheduler = attrs.field(factory=Scheduler)
     router: Router = attrs.field(factory=Router)
     models: tuple[ModelConfig, ...] = ()
     backends: tuple[MachineConfig, ...] = ()
     traffic: tuple[TrafficConfig, ...] = ()
+
+    @property
+    def has_climate(self) -> bool:
+        """Whether anything but the backends' own figures bears on a choice."""
+        return bool(self.conditions or self.parts or self.efficiency is not None)
+
+    def minute_of_day(self, now: float) -> int:
+        """The time of the day, 0 to 1439, so many seconds from the start."""
+        hours, minutes = map(int, self.starts_at.split(":"))
+        return (hours * 60 + minutes + int(now // 60)) % 1440
 
 
 @attrs.frozen(kw_only=True)
@@ -197,8 +228,13 @@ def load(path: Path) -> Scenario:
     Raises:
         ConfigFaults: with every fault there is.
     """
-    scenario, found = structure(parse(path), Scenario)
+    raw = parse(path)
+    recorded = raw.pop("conditions") if isinstance(raw.get("conditions"), str) else ""
+    scenario, found = structure(raw, Scenario)
     if scenario is not None:
+        changes = read_lines(path.parent / recorded, Change) if recorded else scenario.conditions
+        in_order = tuple(sorted(changes, key=lambda change: change.at_s))
+        scenario = attrs.evolve(scenario, conditions=in_order)
         found = list(_contradictions(scenario))
     if found or scenario is None:
         raise ConfigFaults(tuple(f"{dotted(key)}: {message}" for key, message in found), path)
@@ -213,6 +249,12 @@ def _contradictions(scenario: Scenario) -> Iterator[Fault]:
         yield ("traffic",), "there must be one at least, or a trace"
     yield from _twice("backends", [backend.id for backend in scenario.backends])
     yield from _twice("traffic", [traffic.name for traffic in scenario.traffic])
+    yield from _twice("parts", [part.name for part in scenario.parts])
+    for index, part in enumerate(scenario.parts):
+        if any(change.tells_heat(part.name) for change in scenario.conditions):
+            yield ("parts", index), f"the zone {part.name!r} is told by conditions as well"
+    if scenario.battery_wh and any(c.percent is not HELD for c in scenario.conditions):
+        yield ("battery_wh",), "the percent is told by conditions as well"
     known = {model.name for model in scenario.models} or {""}
     for index, backend in enumerate(scenario.backends):
         for model in backend.models:
@@ -240,28 +282,4 @@ def read_trace(path: Path) -> list[Recorded]:
     Raises:
         ConfigFaults: with every fault there is, up to a screenful.
     """
-    faults: list[str] = []
-    requests: list[Recorded] = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    raw = json.loads(line)
-                except ValueError:
-                    faults.append(f"line {number}: is no complete JSON object")
-                    continue
-                request, found = structure(raw, Recorded)
-                faults += [
-                    ": ".join(filter(None, (f"line {number}", dotted(k), w))) for k, w in found
-                ]
-                if request is not None:
-                    requests.append(request)
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"cannot be read: {error}")
-    if not faults and not requests:
-        faults.append("holds no request")
-    if faults:
-        raise ConfigFaults(tuple(faults[:20]), path)
-    return sorted(requests, key=lambda request: request.at_s)
+    return sorted(read_lines(path, Recorded), key=lambda request: request.at_s)

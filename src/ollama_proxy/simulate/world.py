@@ -28,9 +28,11 @@ from ollama_proxy.engine.worker import ENDINGS
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.simulate.arrivals import Arrival, Kept, Kind, Traffic
+from ollama_proxy.simulate.conditions import Change
 from ollama_proxy.simulate.model import Facade, Machine, Run
 from ollama_proxy.simulate.report import Tally
 from ollama_proxy.simulate.scenario import Scenario
+from ollama_proxy.simulate.weather import BEAT_S, Weather
 
 ASKS_AGAIN_S = 1.0  # one who is kept waiting, after a refusal
 
@@ -112,12 +114,14 @@ class World:
         self._open = traffic.open()
         self._kept_left = traffic.count_kept
         router, scheduler = scenario.router, scenario.scheduler
+        budget = scenario.efficiency.power_budget_watts or None if scenario.efficiency else None
         self.dispatcher = Dispatcher(
             DispatchSettings(
                 route=RouteSettings(
                     power_aware=router.power_aware,
                     auto_optimize=router.auto_optimize,
                     default_backend=router.default_backend,
+                    power_budget_watts=budget,
                 ),
                 retry_before_first_byte=router.retry_before_first_byte,
                 hedge_budget=scheduler.hedge_budget if scheduler.hedge else 0.0,
@@ -129,6 +133,10 @@ class World:
         )
         for machine in fleet:
             self._join(machine)
+        by_id = {machine.spec.id: machine for machine in fleet}
+        self.weather: Weather | None = None
+        if scenario.has_climate:
+            self.weather = Weather(scenario, self.dispatcher, by_id, lambda: self.now)
 
     def _join(self, machine: Machine) -> None:
         scheduler = self._scenario.scheduler
@@ -155,6 +163,9 @@ class World:
             for _ in range(kept.at_once):
                 self._at(kept.starts_s, self._ask, asker)
         self._await_next()
+        if self.weather is not None:
+            self._at(BEAT_S, self._beat, self.weather)
+            self._await_change(self.weather)
         while True:
             at = heap[0][0] if heap else math.inf
             due = alarms.next_at
@@ -233,12 +244,31 @@ class World:
         if request.kept is not None:
             self._at(now if code is None else now + ASKS_AGAIN_S, self._ask, request.kept)
 
+    # -- weather -----------------------------------------------------------------------------------
+
+    def _beat(self, weather: Weather) -> None:
+        weather.beat()
+        if self._heap or self.dispatcher.jobs:
+            self._at(self.now + BEAT_S, self._beat, weather)
+
+    def _await_change(self, weather: Weather) -> None:
+        if weather.changes:
+            change = weather.changes.popleft()
+            self._at(change.at_s, self._turn, change)
+
+    def _turn(self, change: Change) -> None:
+        assert self.weather is not None  # noqa: S101 - nobody else tells of a change
+        self._await_change(self.weather)
+        self.weather.turn(change)
+
     # -- attempts ----------------------------------------------------------------------------------
 
     def start(self, crew: Crew, attempt: Attempt) -> None:
         """An attempt is handed to a worker."""
         request = attempt.job.caller
         assert isinstance(request, Request)  # noqa: S101 - there are no others here
+        if self.weather is not None:
+            self.weather.starts(crew.station, attempt)
         run = crew.machine.begin(
             request.arrival, request.kind.model, self.now, attempt=request.attempts
         )

@@ -1,0 +1,402 @@
+"""One WebSocket, from its handshake to its end, whatever is spoken on it.
+
+One task reads, and one flushes what the kernel would not take at once, which is nearly never. Whoever
+has something to say hands over whole frames: they keep their order, and one that has begun is
+finished whatever becomes of the request that it belongs to.
+
+wsproto reads what a client sends, and writes what is rare. A text frame of ours is a few bytes before
+the text, since nothing was negotiated that would change it: they are put there by hand.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from typing import NoReturn, Protocol
+
+import attrs
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    Pong,
+    RejectConnection,
+    RejectData,
+    Request,
+    TextMessage,
+)
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.lane import ByteStream
+from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.policy.ask import Dialect
+from ollama_proxy.policy.refusal import Code, Refusal
+
+HEAD_MAX_BYTES = 32 << 10
+FAREWELL_S = 1.0
+PENDING_MAX_BYTES = 64 << 10  # who leaves so much unread is not listened to
+_READ_BYTES = 65536
+_SHORT, _LONG = 125, 65535
+
+
+@attrs.frozen(kw_only=True)
+class SocketLimits:
+    """What one socket may take.
+
+    Attributes:
+        head_timeout_s: for the handshake to come.
+        write_timeout_s: for the client to take what is sent.
+        ping_s: between two pings; silence from one to the next ends the socket.
+        message_bytes: the longest message.
+        messages_per_s: how many messages are read a second in the long run.
+        burst: how many at once.
+    """
+
+    head_timeout_s: float = 10.0
+    write_timeout_s: float = 30.0
+    ping_s: float = 20.0
+    message_bytes: int = 4 << 20
+    messages_per_s: float = 500.0
+    burst: int = 2000
+
+
+class Dialogue(Protocol):
+    """What is spoken on a socket: one dialect's end of it."""
+
+    async def open(self) -> None:
+        """The handshake is over."""
+
+    async def hear(self, message: str) -> None:
+        """The client has said something. It may raise CallerLeft."""
+
+    def leave(self) -> None:
+        """The socket is closed: whatever it asked for is wanted no more."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is owed to the client."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A text message in one frame (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size <= _SHORT:
+        return b"\x81%c%b" % (size, payload)
+    if size <= _LONG:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+@attrs.frozen
+class _Closing(Exception):  # noqa: N818 - a decision on its way out of the reader
+    """The socket is to be closed with this code."""
+
+    code: int
+    reason: str
+
+
+_GOING_AWAY = _Closing(CloseReason.GOING_AWAY, "the router is shutting down")
+
+
+class Socket:
+    """One client's socket.
+
+    Attributes:
+        headers: of the handshake, lower-case names.
+        target: the path and query that were asked for.
+    """
+
+    def __init__(
+        self, stream: ByteStream, limits: SocketLimits, *, is_draining: Callable[[], bool]
+    ) -> None:
+        """Take over a connection; `serve` does the rest."""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.target = ""
+        self._stream = stream
+        self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self._limits = limits
+        self._is_draining = is_draining
+        self._wire = WSConnection(ConnectionType.SERVER)
+        self._message: list[str] = []
+        self._message_size = 0
+        self._left_to_read = float(limits.burst)
+        self._counted_at = trio.current_time()
+        self._was_heard = True
+        self._dialogue: Dialogue | None = None
+        self._talk = trio.CancelScope()
+        self._is_gone = False
+        self._pending = bytearray()  # what the kernel has not taken yet
+        self._has_pending = trio.Event()
+        self._is_flushed = trio.Event()
+
+    # -- its life ----------------------------------------------------------------------------------
+
+    async def serve(
+        self, received: bytes, gate: Gate, dialects: Mapping[str, Callable[["Socket"], Dialogue]]
+    ) -> None:
+        """Shake hands, speak, and say farewell. The connection is not closed here.
+
+        Args:
+            received: the first bytes of the handshake.
+            gate: who may ask.
+            dialects: what is spoken at which path.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._flush, name="websocket writer")
+            try:
+                with trio.move_on_after(self._limits.head_timeout_s):
+                    self._dialogue = await self._shake_hands(received, gate, dialects)
+                if self._dialogue is not None:
+                    nursery.start_soon(self._ping, name="websocket pings")
+                    await self._speak(self._dialogue)
+                await self._part()
+            except (CallerLeft, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                self._is_gone = True
+            finally:
+                # The number may soon be another client's.
+                self._descriptor = -1
+                nursery.cancel_scope.cancel()
+
+    async def _speak(self, dialogue: Dialogue) -> None:
+        ending: _Closing | None = None
+        try:
+            with self._talk:
+                await dialogue.open()
+                self.settled()
+                await self._listen(dialogue)
+        except _Closing as closing:
+            ending = closing
+        finally:
+            dialogue.leave()
+        if self._is_gone:
+            raise CallerLeft
+        ending = ending or _GOING_AWAY
+        self._post_event(CloseConnection(code=ending.code, reason=ending.reason))
+
+    async def _part(self) -> None:
+        """Let the client read what was said last: bytes of it that stay unread would reset it."""
+        with trio.move_on_after(FAREWELL_S):
+            await self._flushed()
+            while await self._stream.receive_some(_READ_BYTES):
+                continue
+
+    def drain(self) -> None:
+        """The router takes nothing new: part as soon as nothing is owed."""
+        if self._dialogue is not None and self._dialogue.is_idle:
+            self._talk.cancel()
+
+    def settled(self) -> None:
+        """Nothing more is owed for something that was asked."""
+        if self._is_draining():
+            self.drain()
+
+    # -- the handshake -----------------------------------------------------------------------------
+
+    async def _shake_hands(
+        self, data: bytes, gate: Gate, dialects: Mapping[str, Callable[["Socket"], Dialogue]]
+    ) -> Dialogue | None:
+        """The dialogue that was agreed upon; None where it was none, which the client was told."""
+        size = 0
+        while True:
+            size += len(data)
+            try:
+                self._wire.receive_data(data)
+                request = next(self._wire.events(), None)
+            except (RemoteProtocolError, UnicodeError) as error:
+                self._reject(
+                    Refusal(Code.INVALID_REQUEST, f"A WebSocket is spoken here: {error}."),
+                    getattr(error, "event_hint", None),
+                )
+                return None
+            if isinstance(request, Request):
+                return self._judge(request, gate, dialects)
+            if size > HEAD_MAX_BYTES:
+                self._reject(Refusal(Code.HEADERS_TOO_LARGE, "The request's head is too long."))
+                return None
+            data = bytes(await self._stream.receive_some(_READ_BYTES))
+            if not data:
+                raise CallerLeft
+
+    def _judge(
+        self,
+        request: Request,
+        gate: Gate,
+        dialects: Mapping[str, Callable[["Socket"], Dialogue]],
+    ) -> Dialogue | None:
+        self.headers = [(name.lower(), value) for name, value in request.extra_headers]
+        self.target = request.target
+        origins = [value for name, value in self.headers if name == b"origin"]
+        host = request.host.encode("latin-1", "replace")
+        # Two origins are none that is allowed.
+        refusal = gate.judge(host, b", ".join(origins) if origins else None)
+        dialect = dialects.get(request.target.partition("?")[0])
+        if refusal is None and dialect is None:
+            refusal = Refusal(Code.NOT_FOUND, f"There is nothing at {request.target}.")
+        if refusal is None and self._is_draining():
+            refusal = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
+        if refusal is not None or dialect is None:
+            assert refusal is not None, "what is not there is refused"  # noqa: S101 - just above
+            self._reject(refusal)
+            return None
+        chosen = "realtime" if "realtime" in request.subprotocols else None
+        self._post_event(AcceptConnection(subprotocol=chosen))
+        return dialect(self)
+
+    def _reject(self, refusal: Refusal, hint: object = None) -> None:
+        """Say in HTTP why there is no socket. `hint`: what wsproto would say."""
+        status, more = STATUS[refusal.code], []
+        if isinstance(hint, RejectConnection):
+            status, more = hint.status_code or status, list(hint.headers)
+        body = error_body(Dialect.OPENAI, refusal)
+        more += [
+            *error_headers(refusal),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        self._post_event(RejectConnection(status_code=status, headers=more, has_body=True))
+        self._post_event(RejectData(data=body))
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def _listen(self, dialogue: Dialogue) -> None:
+        while True:
+            for event in self._events():
+                await self._take(event, dialogue)
+            if len(self._pending) > PENDING_MAX_BYTES:
+                await self._flushed()
+            data = bytes(await self._stream.receive_some(_READ_BYTES))
+            if not data:
+                self._is_gone = True
+                return
+            self._was_heard = True
+            self._wire.receive_data(data)
+
+    def _events(self) -> list[Event]:
+        try:
+            return list(self._wire.events())
+        except RemoteProtocolError as error:
+            raise _Closing(CloseReason.PROTOCOL_ERROR, str(error)) from None
+
+    async def _take(self, event: Event, dialogue: Dialogue) -> None:
+        match event:
+            case TextMessage():
+                self._gather(event.data)
+                if event.message_finished:
+                    message = "".join(self._message)
+                    self._message, self._message_size = [], 0
+                    self._count()
+                    await dialogue.hear(message)
+            case BytesMessage():
+                raise _Closing(CloseReason.UNSUPPORTED_DATA, "text is understood, bytes are not")
+            case Ping():
+                self._post_event(event.response())
+                await self._flushed()
+            case CloseConnection():
+                # What cannot be parsed ends here, too: wsproto knows the code.
+                raise _Closing(event.code, event.reason or "")
+            case Pong():
+                self._count()
+            case _:
+                raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
+
+    def _gather(self, piece: str) -> None:
+        self._message.append(piece)
+        self._message_size += len(piece)
+        if self._message_size > self._limits.message_bytes:
+            limit = self._limits.message_bytes >> 10
+            raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
+
+    def _count(self) -> None:
+        """Who says more than is ever needed is let go, before others wait for it."""
+        now, limits = trio.current_time(), self._limits
+        more = (now - self._counted_at) * limits.messages_per_s
+        self._left_to_read = min(float(limits.burst), self._left_to_read + more) - 1
+        self._counted_at = now
+        if self._left_to_read < 0:
+            raise _Closing(CloseReason.TRY_AGAIN_LATER, "too many messages")
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    async def send(self, payload: bytes) -> None:
+        """Send a text message, and wait until the client takes messages. Raises CallerLeft.
+
+        Cancelled, the message is sent all the same.
+        """
+        self.post(payload)
+        if self._pending or self._is_gone:
+            await self._flushed()
+
+    def post(self, payload: bytes) -> None:
+        """Send a text message as soon as the client takes it; who posts does not wait for that."""
+        self._post(text_frame(payload))
+
+    def _post_event(self, event: Event) -> None:
+        # What can no longer be said need not be: the other end has closed.
+        with contextlib.suppress(LocalProtocolError):
+            self._post(self._wire.send(event))
+
+    def _post(self, data: bytes) -> None:
+        if self._descriptor >= 0 and not self._pending:
+            # Nearly always the kernel takes it all: no trip through the scheduler.
+            try:
+                sent = os.write(self._descriptor, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._lose()
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if not self._pending:
+            self._is_flushed = trio.Event()
+        self._pending += data
+        self._has_pending.set()
+
+    async def _flushed(self) -> None:
+        """Wait until everything was taken. Raises CallerLeft."""
+        if self._pending:
+            await self._is_flushed.wait()
+        if self._is_gone:
+            raise CallerLeft
+
+    async def _flush(self) -> NoReturn:
+        """Send what the kernel would not take at once."""
+        while True:
+            await self._has_pending.wait()
+            self._has_pending = trio.Event()
+            while self._pending:
+                data = bytes(self._pending[:_READ_BYTES])
+                with trio.move_on_after(self._limits.write_timeout_s) as patience:
+                    try:
+                        await self._stream.send_all(data)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+                        self._lose()
+                        break
+                if patience.cancelled_caught:
+                    self._lose()
+                    break
+                del self._pending[: len(data)]
+            self._is_flushed.set()
+
+    def _lose(self) -> None:
+        """The client is gone, or takes nothing."""
+        self._is_gone = True
+        self._pending.clear()
+        self._is_flushed.set()
+        self._talk.cancel()
+
+    async def _ping(self) -> NoReturn:
+        """Notice a client that has vanished without a word."""
+        while True:
+            await trio.sleep(self._limits.ping_s)
+            if not self._was_heard:
+                self._lose()
+            self._was_heard = False
+            self._post_event(Ping())
