@@ -15,6 +15,7 @@ import attrs
 import ollama_proxy
 
 ROOT = Path(__file__).resolve().parents[2]
+ANY_PORT = ("--http-port", "0", "--grpc-port", "0")
 READY_MAX_S = 120.0
 GOODBYE_MAX_S = 30.0
 
