@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--config", metavar="PATH", help="the configuration file")
     command.add_argument("--host", metavar="H", help="address to listen on")
     command.add_argument("--http-port", metavar="N", type=int, help="0 is any free port")
-    command.add_argument("--grpc-port", metavar="N", type=int, help="has no effect yet")
+    command.add_argument("--grpc-port", metavar="N", type=int, help="0 is any free port")
     command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     command.add_argument(
         "--embedded", action="store_true", help="add the model server that comes along"

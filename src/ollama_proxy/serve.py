@@ -4,9 +4,9 @@ Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
     senses        closes last     sensors, the system's bus, climate, notices
     └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-       └─ doors   closes first    signals, the front door
+       └─ doors   closes first    signals, the front door, the gRPC door
 
-Drain: the front takes no more connections, work in flight has `drain_s`, then it is ended and its
+Drain: the doors take no more connections, work in flight has `drain_s`, then it is ended and its
 callers told so. Expected trouble becomes a value where it occurs (a dead backend is down); one
 connection's or one request's fault never leaves its own scope; anything else ends the process.
 """
@@ -18,7 +18,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -48,6 +48,9 @@ from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.front import Front, FrontSettings
+from ollama_proxy.inbound.grpc.connection import Patience
+from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
+from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.lane import LaneLimits
@@ -280,14 +283,14 @@ def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogu
     }
 
 
-async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+async def _open_listeners(host: str, port: int, door: str) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name that could be looked up
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise CannotServe(
-            f"cannot listen on {host}:{port}: {why}. Choose others with --host and --http-port, or"
-            " server.host and server.http_port."
+            f"cannot listen on {host}:{port}: {why}. Choose others with --host and --{door}-port, or"
+            f" server.host and server.{door}_port."
         ) from error
     if port == 0 and len(listeners) > 1:
         # "Any free port" of each address would be different ports; one is what was asked for.
@@ -380,11 +383,14 @@ async def serve(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
     front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
-    # A taken port is found before anything was started for it.
-    listeners = await _open_listeners(config.server.host, config.server.http_port)
+    grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
 
     async with (
-        _closing(listeners),
+        # A taken port is found before anything was started for it.
+        _listening(config.server.host, config.server.http_port, "http") as listeners,
+        _listening(
+            config.server.host, config.server.grpc_port if grpc is not None else None, "grpc"
+        ) as grpc_listeners,
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
@@ -403,29 +409,53 @@ async def serve(
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
                     await doors.start(front.serve, listeners)
+                    if grpc is not None:
+                        await doors.start(grpc.serve, grpc_listeners)
                     # What exists now lives as long as the process: the collector need not look.
                     gc.collect()
                     gc.freeze()
                     address = _address(listeners[0])
                     task_status.started(address)
-                    plan.announce(f"ready http={address} grpc=off dbus=off")
+                    grpc_address = _address(grpc_listeners[0]) if grpc_listeners else "off"
+                    plan.announce(f"ready http={address} grpc={grpc_address} dbus=off")
                     notify_service_manager("READY=1")
                     await trio.sleep_forever()
                 notify_service_manager("STOPPING=1")
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
-                await _drain(front, dispatcher, ending.drain)
+                open_doors: list[Front | GrpcDoor] = [front] if grpc is None else [front, grpc]
+                await _drain(open_doors, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
 
 
+def _new_grpc_door(
+    config: Config, dispatcher: Dispatcher, climate: Climate, news: News, gate: Gate
+) -> GrpcDoor | None:
+    """The gRPC door, closed; None where its owner does not want one."""
+    if not config.server.grpc:
+        return None
+    settings = GrpcSettings(
+        patience=Patience(greeting_s=config.server.head_timeout_s),
+        max_connections=config.server.max_connections,
+    )
+    return GrpcDoor(all_methods(dispatcher, climate, news), gate, settings)
+
+
 @contextlib.asynccontextmanager
-async def _closing(listeners: list[trio.SocketListener]) -> AsyncIterator[None]:
-    """Let go of the doors' sockets in any case, a fault of our own included."""
+async def _listening(
+    host: str, port: int | None, door: str
+) -> AsyncIterator[list[trio.SocketListener]]:
+    """A door's sockets, none for no port; they are let go of in any case, a fault of our own included.
+
+    Raises:
+        CannotServe: the port is taken, or is nobody's to take.
+    """
+    listeners = [] if port is None else await _open_listeners(host, port, door)
     try:
-        yield
+        yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
@@ -479,13 +509,18 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     log.info("the configuration was reloaded: %d backends", len(config.backends))
 
 
-async def _drain(front: Front, dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
+async def _drain(
+    doors: Sequence[Front | GrpcDoor], dispatcher: Dispatcher, drain: trio.CancelScope
+) -> None:
     """Let work in flight finish until `drain` ends, then end what is left and tell its callers."""
-    front.drain()
+    for door in doors:
+        door.drain()
     with drain:
-        await front.wait_empty()
+        for door in doors:
+            await door.wait_empty()
         return
     log.warning("%d requests did not finish in time", len(dispatcher.jobs))
     dispatcher.stop()
     with trio.move_on_after(FAREWELL_S):
-        await front.wait_empty()
+        for door in doors:
+            await door.wait_empty()

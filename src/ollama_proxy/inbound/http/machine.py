@@ -1,23 +1,19 @@
 """The machine's state and the mode: what heat, fans, power and battery are, and what follows."""
 
-import time
-from datetime import UTC, datetime
-
 import msgspec
 import trio
 from quart import Response, request
 
 from ollama_proxy.engine.climate import Climate, Moment
+from ollama_proxy.inbound.figures import Values, efficiency_of, unknown_mode
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
 from ollama_proxy.inbound.http.naming import GARBLED
 from ollama_proxy.inbound.http.replies import json_reply, prefers_text, text_reply
 from ollama_proxy.policy.hardware import Hardware
-from ollama_proxy.policy.modes import Mode, parse_mode
+from ollama_proxy.policy.modes import parse_mode
 from ollama_proxy.policy.readings import Draw, Fan, Part, Zone
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 from ollama_proxy.policy.thermal import Grader, ThermalState
-
-Values = dict[str, object]
 
 
 def _rounded(value: float | None, digits: int = 1) -> float | None:
@@ -137,28 +133,8 @@ def _heat_in_words(climate: Climate) -> str:
 # -- the mode --------------------------------------------------------------------------------------
 
 
-def _efficiency(services: Services) -> Values:
-    climate = services.climate
-    effective, found = climate.effective, climate.conditions
-    since = datetime.fromtimestamp(time.time() - (trio.current_time() - climate.since), UTC)
-    return {
-        "mode": climate.mode.value,
-        "effective_mode": effective.mode.value,
-        "reason": effective.reason,
-        "modes": [
-            {"name": mode.value, "title": mode.title, "description": mode.description}
-            for mode in Mode
-        ],
-        "on_battery": found.on_battery,
-        "battery_percent": _rounded(found.battery_percent),
-        "battery_to_empty_s": None if found.supply is None else found.supply.to_empty_s,
-        "power_budget_watts": services.dispatcher.settings.route.watts_cap,
-        "since": since.isoformat(timespec="seconds"),
-    }
-
-
 def _mode_reply(services: Services) -> Response:
-    told = _efficiency(services)
+    told = efficiency_of(services.climate, services.dispatcher)
     if prefers_text():
         return text_reply(
             f"Mode: {told['mode']}\nIn force: {told['effective_mode']} ({told['reason']})\n"
@@ -188,14 +164,7 @@ async def set_efficiency(services: Services) -> Response:
         ) from error
     mode = parse_mode(wanted) if isinstance(wanted, str) else None
     if mode is None:
-        names = ", ".join(each.value for each in Mode)
-        raise RequestRefused(
-            Refusal(
-                Code.INVALID_REQUEST,
-                f"mode: expected one of {names}, got {wanted!r}.",
-                param="mode",
-            )
-        )
+        raise RequestRefused(unknown_mode(wanted))
     services.climate.choose_mode(mode)
     return _mode_reply(services)
 
