@@ -18,7 +18,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import trio
@@ -54,6 +55,8 @@ from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
 from ollama_proxy.inbound.websocket.stream import StreamTalk
+from ollama_proxy.inbound.wyoming.connection import WyomingSettings
+from ollama_proxy.inbound.wyoming.door import WyomingDoor
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
@@ -278,14 +281,28 @@ def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogu
     }
 
 
-async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+def _wyoming_settings(config: Config) -> WyomingSettings:
+    wyoming = config.wyoming
+    return WyomingSettings(
+        model=wyoming.model,
+        instructions=wyoming.instructions,
+        max_latency_ms=wyoming.max_latency_ms,
+        version=ollama_proxy.__version__,
+        write_timeout_s=config.server.write_timeout_s,
+    )
+
+
+_HTTP_KEYS = "--host and --http-port, or server.host and server.http_port"
+_WYOMING_KEYS = "wyoming.host and wyoming.port"
+
+
+async def _open_listeners(host: str, port: int, keys: str) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name that could be looked up
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise CannotServe(
-            f"cannot listen on {host}:{port}: {why}. Choose others with --host and --http-port, or"
-            " server.host and server.http_port."
+            f"cannot listen on {host}:{port}: {why}. Choose others with {keys}."
         ) from error
     if port == 0 and len(listeners) > 1:
         # "Any free port" of each address would be different ports; one is what was asked for.
@@ -375,11 +392,17 @@ async def serve(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
     front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
-    # A taken port is found before anything was started for it.
-    listeners = await _open_listeners(config.server.host, config.server.http_port)
+    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
 
     async with (
-        _closing(listeners),
+        # A taken port is found before anything was started for it.
+        _listening(config.server.host, config.server.http_port, _HTTP_KEYS) as listeners,
+        _listening(
+            config.wyoming.host,
+            config.wyoming.port,
+            _WYOMING_KEYS,
+            is_wanted=config.wyoming.enabled,
+        ) as voices,
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
@@ -398,6 +421,9 @@ async def serve(
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
                     await doors.start(front.serve, listeners)
+                    if voices:
+                        await doors.start(wyoming.serve, voices)
+                        log.info("voice assistants are heard on %s", _address(voices[0]))
                     # What exists now lives as long as the process: the collector need not look.
                     gc.collect()
                     gc.freeze()
@@ -410,17 +436,20 @@ async def serve(
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
-                await _drain(front, dispatcher, ending.drain)
+                await _drain([front, wyoming], dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
 
 
 @contextlib.asynccontextmanager
-async def _closing(listeners: list[trio.SocketListener]) -> AsyncIterator[None]:
-    """Let go of the doors' sockets in any case, a fault of our own included."""
+async def _listening(
+    host: str, port: int, keys: str, *, is_wanted: bool = True
+) -> AsyncIterator[list[trio.SocketListener]]:
+    """Sockets of a door, let go of in any case, a fault of our own included. Raises CannotServe."""
+    listeners = await _open_listeners(host, port, keys) if is_wanted else []
     try:
-        yield
+        yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
@@ -470,19 +499,32 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     if config.efficiency.mode is not plan.config.efficiency.mode:
         climate.mode = config.efficiency.mode
     climate.judge_by(climate_settings(config))
-    for section in ("server", "sensors", "dbus", "notifications"):
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))
 
 
-async def _drain(front: Front, dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
+class _Door(Protocol):
+    """What takes connections."""
+
+    def drain(self) -> None:
+        """Take no more, and close each as soon as nothing is owed on it."""
+
+    async def wait_empty(self) -> None:
+        """Wait until there is none."""
+
+
+async def _drain(doors: Sequence[_Door], dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
     """Let work in flight finish until `drain` ends, then end what is left and tell its callers."""
-    front.drain()
+    for door in doors:
+        door.drain()
     with drain:
-        await front.wait_empty()
+        for door in doors:
+            await door.wait_empty()
         return
     log.warning("%d requests did not finish in time", len(dispatcher.jobs))
     dispatcher.stop()
     with trio.move_on_after(FAREWELL_S):
-        await front.wait_empty()
+        for door in doors:
+            await door.wait_empty()
