@@ -151,7 +151,7 @@ class _Turn:
 class Connection:
     """One client. The stream is not closed here."""
 
-    stream: trio.SocketStream
+    stream: trio.abc.HalfCloseableStream
     dispatcher: Dispatcher
     settings: WyomingSettings
     memory: Memory
