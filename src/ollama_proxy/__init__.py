@@ -9,7 +9,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
 
     policy     what is decided: values in, values out            attrs and values only
     engine     who works on what, until when: tasks, deadlines   policy, trio, the Backend protocol
-    inbound    doors: HTTP in, jobs out, answers back            engine, policy
+    inbound    doors: HTTP, WebSocket, Wyoming in, jobs out      engine, policy
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
@@ -17,6 +17,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     notifier   notices on the desktop                            policy, trio, bus
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
+    client     commands that ask a running router; say is one    config, tables
     senses     builds the senses, holds their nursery            sensors, notifier, engine, policy
     serve      builds all of it, holds the nursery tree          everything but simulate; nobody imports it
 

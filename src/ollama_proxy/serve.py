@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import trio
@@ -58,6 +59,8 @@ from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
 from ollama_proxy.inbound.websocket.stream import StreamTalk
+from ollama_proxy.inbound.wyoming.connection import WyomingSettings
+from ollama_proxy.inbound.wyoming.door import WyomingDoor
 from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
@@ -283,14 +286,29 @@ def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogu
     }
 
 
-async def _open_listeners(host: str, port: int, door: str) -> list[trio.SocketListener]:
+def _wyoming_settings(config: Config) -> WyomingSettings:
+    wyoming = config.wyoming
+    return WyomingSettings(
+        model=wyoming.model,
+        instructions=wyoming.instructions,
+        max_latency_ms=wyoming.max_latency_ms,
+        version=ollama_proxy.__version__,
+        write_timeout_s=config.server.write_timeout_s,
+    )
+
+
+_HTTP_KEYS = "--host and --http-port, or server.host and server.http_port"
+_GRPC_KEYS = "--host and --grpc-port, or server.host and server.grpc_port"
+_WYOMING_KEYS = "wyoming.host and wyoming.port"
+
+
+async def _open_listeners(host: str, port: int, keys: str) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name that could be looked up
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise CannotServe(
-            f"cannot listen on {host}:{port}: {why}. Choose others with --host and --{door}-port, or"
-            f" server.host and server.{door}_port."
+            f"cannot listen on {host}:{port}: {why}. Choose others with {keys}."
         ) from error
     if port == 0 and len(listeners) > 1:
         # "Any free port" of each address would be different ports; one is what was asked for.
@@ -338,7 +356,7 @@ class Plan:
     announce: Callable[[str], None]
 
 
-async def serve(
+async def serve(  # noqa: PLR0915 - the tree, once
     plan: Plan, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Run the router until SIGTERM or SIGINT. Reports itself started with its HTTP address.
@@ -384,13 +402,16 @@ async def serve(
     )
     front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
     grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
+    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
+    host = config.server.host
+    grpc_port = config.server.grpc_port if grpc is not None else None
+    voice_port = config.wyoming.port if config.wyoming.enabled else None
 
     async with (
         # A taken port is found before anything was started for it.
-        _listening(config.server.host, config.server.http_port, "http") as listeners,
-        _listening(
-            config.server.host, config.server.grpc_port if grpc is not None else None, "grpc"
-        ) as grpc_listeners,
+        _listening(host, config.server.http_port, _HTTP_KEYS) as listeners,
+        _listening(host, grpc_port, _GRPC_KEYS) as grpc_listeners,
+        _listening(config.wyoming.host, voice_port, _WYOMING_KEYS) as voices,
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
@@ -411,6 +432,9 @@ async def serve(
                     await doors.start(front.serve, listeners)
                     if grpc is not None:
                         await doors.start(grpc.serve, grpc_listeners)
+                    if voices:
+                        await doors.start(wyoming.serve, voices)
+                        log.info("voice assistants are heard on %s", _address(voices[0]))
                     # What exists now lives as long as the process: the collector need not look.
                     gc.collect()
                     gc.freeze()
@@ -424,7 +448,8 @@ async def serve(
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
-                open_doors: list[Front | GrpcDoor] = [front] if grpc is None else [front, grpc]
+                open_doors: list[_Door] = [front, wyoming]
+                open_doors += [grpc] if grpc is not None else []
                 await _drain(open_doors, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
@@ -446,14 +471,14 @@ def _new_grpc_door(
 
 @contextlib.asynccontextmanager
 async def _listening(
-    host: str, port: int | None, door: str
+    host: str, port: int | None, keys: str
 ) -> AsyncIterator[list[trio.SocketListener]]:
     """A door's sockets, none for no port; they are let go of in any case, a fault of our own included.
 
     Raises:
         CannotServe: the port is taken, or is nobody's to take.
     """
-    listeners = [] if port is None else await _open_listeners(host, port, door)
+    listeners = [] if port is None else await _open_listeners(host, port, keys)
     try:
         yield listeners
     finally:
@@ -503,15 +528,23 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
     climate.judge_by(climate_settings(config), config.efficiency.mode)
-    for section in ("server", "sensors", "dbus", "notifications"):
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))
 
 
-async def _drain(
-    doors: Sequence[Front | GrpcDoor], dispatcher: Dispatcher, drain: trio.CancelScope
-) -> None:
+class _Door(Protocol):
+    """What takes connections."""
+
+    def drain(self) -> None:
+        """Take no more, and close each as soon as nothing is owed on it."""
+
+    async def wait_empty(self) -> None:
+        """Wait until there is none."""
+
+
+async def _drain(doors: Sequence[_Door], dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
     """Let work in flight finish until `drain` ends, then end what is left and tell its callers."""
     for door in doors:
         door.drain()
