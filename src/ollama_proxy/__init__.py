@@ -14,7 +14,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
     notifier   notices on the desktop                            policy, trio, bus
-    service_manager   what systemd is told                       nothing of ours
+    service_manager, journal   what systemd is told              nothing of ours
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     senses     builds the senses, holds their nursery            sensors, notifier, engine, policy
