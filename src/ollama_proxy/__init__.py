@@ -15,6 +15,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     bus        one connection to a message bus                   nothing of ours
     notifier   notices on the desktop                            policy, trio, bus
     service_manager, journal   what systemd is told              nothing of ours
+    starter    what is seen of a machine, as a configuration     policy, sensors
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     senses     builds the senses, holds their nursery            sensors, notifier, engine, policy
