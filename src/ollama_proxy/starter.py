@@ -243,8 +243,9 @@ def _backends(seen: Survey) -> Iterator[str]:
         yield "\n# No server answered, so the small model that comes along does."
         yield '[[backends]]\nid = "embedded"\ntype = "embedded"\nhardware = "cpu"'
     elif not servers:
-        yield "\n# No server answered. Without a table below, an Ollama that starts later is used"
-        yield "# where it usually is, http://127.0.0.1:11434."
+        # Not an example alone: a router without a backend does not start.
+        yield "\n# No server answered. An Ollama that starts later is used where it usually is."
+        yield from _backend(Found(Kind.OLLAMA, PORTS[0]), seen.devices, used)
 
 
 def _backend(found: Found, devices: dict[Hardware, str], used: set[str]) -> Iterator[str]:
