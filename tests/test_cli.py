@@ -17,7 +17,6 @@ import pytest
 import trio
 
 import ollama_proxy
-from ollama_proxy.serve import notify_service_manager
 from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
 from tests.numb import NUMB_TOML
 from tests.real.parts import require
@@ -201,10 +200,8 @@ async def test_nobody_need_read_what_it_says(desk: Desk) -> None:
     desk.write(config_for("http://127.0.0.1:1"))
     reading, writing = os.pipe()
     os.close(reading)
-    with trio.fail_after(LIMIT_S), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(desk.directory / "notify"))
-        manager.settimeout(LIMIT_S)
-        desk.variables = {"NOTIFY_SOCKET": str(desk.directory / "notify")}
+    heard = manager_at(desk)
+    with trio.fail_after(LIMIT_S), heard.socket:
         process = await trio.lowlevel.open_process(
             [sys.executable, *MODULE, "serve"],
             stdout=writing,
@@ -213,11 +210,12 @@ async def test_nobody_need_read_what_it_says(desk: Desk) -> None:
             env=desk.environment,
         )
         os.close(writing)
-        ready = await trio.to_thread.run_sync(manager.recv, 100)
+        heard.socket.settimeout(LIMIT_S)
+        await heard.until("READY=1")
         process.terminate()
         code = await process.wait()
 
-    assert (b"READY=1", 0) == (ready, code)
+    assert 0 == code
 
 
 @pytest.mark.parametrize(
@@ -329,36 +327,51 @@ async def test_reload(desk: Desk) -> None:
     assert ["npu", "cpu"] == [backend["id"] for backend in json.loads(shown.stdout)]
 
 
-@pytest.mark.parametrize("abstract", [False, True])
-async def test_the_service_manager_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
-) -> None:
-    """READY=1 goes to NOTIFY_SOCKET, a path or an abstract name."""
-    name = f"{tmp_path}/notify"
-    monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if abstract else name)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("\0" + name if abstract else name)
-        notify_service_manager("READY=1")
-        told = manager.recv(100)
-    notify_service_manager("STOPPING=1")  # a manager that is gone is no fault
+async def test_the_service_manager_is_told(desk: Desk) -> None:
+    """Readiness, a reload from its begin to its end, each change, the watchdog, and the end."""
+    heard = manager_at(desk)
+    heard.socket.settimeout(LIMIT_S)
+    desk.variables |= {"WATCHDOG_USEC": "200000"}
+    with heard.socket:
+        async with open_fake() as fake:
+            desk.write(config_for(fake))
+            async with desk.serving() as router:
+                ready = await heard.until("READY=1")
+                await heard.until("WATCHDOG=1")
+                desk.write(config_for(fake, "http://127.0.0.1:1"))
+                router.process.send_signal(signal.SIGHUP)
+                reloading = await heard.until("RELOADING=1")
+                reloaded = await heard.until("READY=1")
+                router.process.terminate()
+                stopping = await heard.until("STOPPING=1")
 
-    assert b"READY=1" == told
+    assert "STATUS=1 of 1 backends healthy, mode balanced" in ready
+    assert reloading[1].startswith("MONOTONIC_USEC=")
+    assert "STATUS=1 of 2 backends healthy, mode balanced" in reloaded
+    assert "EXTEND_TIMEOUT_USEC=15000000" in stopping
 
 
-async def test_ready_and_stopping_are_told_by_serve(desk: Desk) -> None:
-    """The manager learns of both, and of readiness when the line is out."""
-    where = desk.directory / "notify"
-    desk.variables = {"NOTIFY_SOCKET": str(where)}
-    desk.write(config_for("http://127.0.0.1:1"))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(where))
-        manager.settimeout(LIMIT_S)
-        async with desk.serving() as router:
-            ready = await trio.to_thread.run_sync(manager.recv, 100)
-            await router.end()
-            stopping = manager.recv(100)
+@attrs.frozen
+class Heard:
+    """What a service manager hears."""
 
-    assert (b"READY=1", b"STOPPING=1") == (ready, stopping)
+    socket: socket.socket
+
+    async def until(self, line: str) -> list[str]:
+        """The lines of the next message with this one."""
+        while True:
+            message = await trio.to_thread.run_sync(self.socket.recv, 4096)
+            lines = message.decode().split("\n")
+            if line in lines:
+                return lines
+
+
+def manager_at(desk: Desk) -> Heard:
+    """A service manager that listens to what runs there."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.bind(str(desk.directory / "notify"))
+    desk.variables = {"NOTIFY_SOCKET": str(desk.directory / "notify")}
+    return Heard(listening)
 
 
 # -- the access log --------------------------------------------------------------------------------

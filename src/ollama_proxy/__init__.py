@@ -15,6 +15,8 @@ The rooms, and who may import whom (`tools/layers` checks it):
     bus        one connection to a message bus                   nothing of ours
     metrics    what Prometheus is told                           engine, policy
     notifier   notices on the desktop                            policy, trio, bus
+    service_manager, journal   what systemd is told              nothing of ours
+    starter    what is seen of a machine, as a configuration     policy, sensors
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     client     commands that ask a running router; say is one    config, tables

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            arguments = new_parser().parse_args(argv)
             return int(arguments.run(arguments))
         finally:
             sys.stdout.flush()  # at the interpreter's exit nobody could catch what comes of it
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:
+    """The command line, from which the shells' completions are made, too."""
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",
         description="Routes Ollama and OpenAI requests over the backends of one machine.",

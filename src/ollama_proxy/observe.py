@@ -5,11 +5,13 @@ No prompt, answer, header or key is ever written: the facts that come here do no
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ollama_proxy.engine.ledger import Fact, Ledger
+from ollama_proxy.journal import JournalHandler, leads_to_journal
 
 access = logging.getLogger("ollama_proxy.access")
 
@@ -36,17 +38,18 @@ class _JsonLines(logging.Formatter):
 
 
 def set_up_logging(*, level: str, log_format: str) -> None:
-    """Write log lines to stderr.
+    """Write log lines to stderr, or, where that is systemd's journal, to the journal itself.
 
     Args:
         level: debug, info, warning or error.
         log_format: `console` for people, `json` for machines.
     """
-    out = logging.StreamHandler(sys.stderr)
-    if log_format == "json":
-        out.setFormatter(_JsonLines())
-    else:
-        out.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    out: logging.Handler = logging.StreamHandler(sys.stderr)
+    line = "%(asctime)s %(levelname)-7s %(message)s"
+    if leads_to_journal(sys.stderr, os.environ):
+        out = JournalHandler(otherwise=out)
+        line = "%(message)s"  # the journal knows when, and how grave
+    out.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter(line))
     root = logging.getLogger()
     root.handlers[:] = [out]
     root.setLevel(level.upper())

@@ -17,8 +17,7 @@ import gc
 import logging
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -64,8 +63,10 @@ from ollama_proxy.inbound.wyoming.door import WyomingDoor
 from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
+from ollama_proxy.policy.modes import Mode
 from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.senses import climate_settings, open_climate, run_senses
+from ollama_proxy.service_manager import ServiceManager
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
 log = logging.getLogger("ollama_proxy")
@@ -73,6 +74,7 @@ log = logging.getLogger("ollama_proxy")
 FIRST_PROBE_S = 0.5
 EMBEDDED_START_S = 300.0
 FAREWELL_S = 1.0
+CLOSING_S = 10.0  # from the end of the drain to that of the process, at most
 PROBES_AT_ONCE = 8
 
 
@@ -323,21 +325,6 @@ def _address(listener: trio.SocketListener) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-# -- telling the service manager -----------------------------------------------------------------
-
-
-def notify_service_manager(state: str) -> None:
-    """Tell systemd `READY=1` and the like, when it started us (sd_notify(3))."""
-    where = os.environ.get("NOTIFY_SOCKET", "")
-    if not where:
-        return
-    if where.startswith("@"):
-        where = "\0" + where[1:]
-    # A manager that does not listen is no fault of ours.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, contextlib.suppress(OSError):
-        notify.sendto(state.encode(), where)
-
-
 # -- the tree ------------------------------------------------------------------------------------
 
 
@@ -365,6 +352,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         CannotServe: a door cannot be opened.
     """
     config = plan.config
+    manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
     news = News()
@@ -418,12 +406,14 @@ async def serve(  # noqa: PLR0915 - the tree, once
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)
+        workers.start_soon(manager.keep_watchdog)
         fleet = Fleet(dispatcher, pump, workers)
         await senses.start(run_senses, config, dispatcher, climate, news, name="senses")
         ending = _Ending()
+        reload = functools.partial(_tell_and_reload, plan, fleet, climate, manager)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as doors:
-                doors.start_soon(_heed, signals, ending, plan, fleet, climate, name="signals")
+                doors.start_soon(_heed, signals, ending, reload, name="signals")
                 with ending.start:
                     await fleet.apply(config)
                     climate.look()
@@ -442,9 +432,10 @@ async def serve(  # noqa: PLR0915 - the tree, once
                     task_status.started(address)
                     grpc_address = _address(grpc_listeners[0]) if grpc_listeners else "off"
                     plan.announce(f"ready http={address} grpc={grpc_address} dbus=off")
-                    notify_service_manager("READY=1")
+                    manager.ready(_in_short(dispatcher, climate))
+                    news.read_by(lambda _: manager.status(_in_short(dispatcher, climate)))
                     await trio.sleep_forever()
-                notify_service_manager("STOPPING=1")
+                manager.stopping(config.server.drain_s + CLOSING_S)
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
@@ -501,18 +492,33 @@ class _Ending:
 
 
 async def _heed(
-    signals: AsyncIterator[int],
-    ending: _Ending,
-    plan: Plan,
-    fleet: Fleet,
-    climate: Climate,
+    signals: AsyncIterator[int], ending: _Ending, reload: Callable[[], Awaitable[None]]
 ) -> None:
     """Act on signals: SIGHUP reloads, SIGTERM and SIGINT stop, a second one stops at once."""
     async for number in signals:
         if number == signal.SIGHUP:
-            await _reload(plan, fleet, climate)
+            await reload()
         else:
             ending.hurry()
+
+
+async def _tell_and_reload(
+    plan: Plan, fleet: Fleet, climate: Climate, manager: ServiceManager
+) -> None:
+    """Reload, and let the service manager know from when to when."""
+    manager.reloading()
+    await _reload(plan, fleet, climate)
+    manager.reloaded(_in_short(fleet.dispatcher, climate))
+
+
+def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
+    """The router in one line, for whoever asks the service manager."""
+    enabled = [station for station in dispatcher.stations.values() if station.spec.enabled]
+    healthy = sum(station.healthy for station in enabled)
+    chosen = " (auto)" if climate.mode is Mode.AUTO else ""
+    return (
+        f"{healthy} of {len(enabled)} backends healthy, mode {climate.effective.mode.value}{chosen}"
+    )
 
 
 async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:

@@ -105,6 +105,7 @@ class Script:
         unserved: glob patterns of paths that it does not know.
         unserved_as: whose 404 they get, "gin" or "llama-server".
         version: what /api/version says.
+        owned_by: who owns the models of /v1/models, by which servers can be told apart.
         timings: whether OpenAI's answers report llama-server's `timings`.
         slots: how many slots /slots lists, as llama-server does; 0 = it does not know that path.
     """
@@ -132,6 +133,7 @@ class Script:
     unserved: tuple[str, ...] = ()
     unserved_as: str = "gin"
     version: str = "0.12.6"
+    owned_by: str = "library"
     timings: bool = False
     slots: int = 0
 
@@ -354,8 +356,8 @@ class Fake:
                 return words.tags(script.models)
             case "/api/ps":
                 return words.running(script.loaded)
-            case "/v1/models":
-                return words.cards(script.models)
+            case "/v1/models" | "/api/v1/models":  # the latter is Lemonade's
+                return words.cards(script.models, script.owned_by)
             case "/slots" if script.slots:
                 return words.slots(script.slots, self._computing())
             case _ if (model := path.removeprefix("/v1/models/")) in script.models:

@@ -201,13 +201,13 @@ def shown(model: str) -> Whole:
     })
 
 
-def _card(model: str) -> dict[str, Any]:
-    return {"id": model, "object": "model", "created": 1735689600, "owned_by": "library"}
+def _card(model: str, owner: str = "library") -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": 1735689600, "owned_by": owner}
 
 
-def cards(models: Sequence[str]) -> Whole:
+def cards(models: Sequence[str], owner: str) -> Whole:
     """OpenAI's list of models."""
-    return json({"object": "list", "data": [_card(model) for model in models]})
+    return json({"object": "list", "data": [_card(model, owner) for model in models]})
 
 
 def slots(total: int, busy: int) -> Whole:
