@@ -1,92 +1,19 @@
 """The machine's state and the mode: what heat, fans, power and battery are, and what follows."""
 
-import time
-from datetime import UTC, datetime
-
 import msgspec
 import trio
 from quart import Response, request
 
-from ollama_proxy.engine.climate import Climate, Moment
+from ollama_proxy.engine.climate import Climate
+from ollama_proxy.inbound.figures import efficiency_of, unknown_mode
+from ollama_proxy.inbound.heat import draw_of, fan_of, moment_of, part_of, zone_of
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
 from ollama_proxy.inbound.http.naming import GARBLED
 from ollama_proxy.inbound.http.replies import json_reply, prefers_text, text_reply
-from ollama_proxy.policy.hardware import Hardware
-from ollama_proxy.policy.modes import Mode, parse_mode
-from ollama_proxy.policy.readings import Draw, Fan, Part, Zone
+from ollama_proxy.policy.modes import parse_mode
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
-from ollama_proxy.policy.thermal import Grader, ThermalState
-
-Values = dict[str, object]
-
-
-def _rounded(value: float | None, digits: int = 1) -> float | None:
-    return None if value is None else round(value, digits)
-
 
 # -- heat ------------------------------------------------------------------------------------------
-
-
-def _zone(zone: Zone, age_s: float | None) -> Values:
-    return {
-        "name": zone.name,
-        "kind": zone.kind.value,
-        "hardware": _named(zone.hardware),
-        "temperature_c": _rounded(zone.temperature_c),
-        "limit_c": _rounded(zone.limit_c),
-        "throttling": zone.throttling,
-        "source": zone.source,
-        "updated_s_ago": age_s,
-        "quality": zone.quality.value,
-        "part": zone.part,
-    }
-
-
-def _named(hardware: Hardware | None) -> str | None:
-    return None if hardware is None else hardware.value
-
-
-def _fan(fan: Fan) -> Values:
-    return {
-        "name": fan.name,
-        "rpm": _rounded(fan.rpm, 0),
-        "percent": None if fan.share is None else round(fan.share * 100, 1),
-        "quality": fan.quality.value,
-    }
-
-
-def _draw(draw: Draw) -> Values:
-    return {
-        "name": draw.name,
-        "watts": _rounded(draw.watts, 2),
-        "source": draw.source,
-        "scope": draw.scope.value,
-        "part": draw.part,
-        "quality": draw.quality.value,
-    }
-
-
-def _moment(moment: Moment, now: float) -> Values:
-    return {
-        "s_ago": round(now - moment.at, 1),
-        "state": moment.state.value,
-        "mode": moment.mode.value,
-        "temperatures_c": {p: round(c, 1) for p, c in moment.temperatures_c.items()},
-        "fan_percent": None if moment.fan_share is None else round(moment.fan_share * 100, 1),
-        "watts": _rounded(moment.watts, 2),
-        "battery_percent": _rounded(moment.battery_percent),
-    }
-
-
-def _part(part: Part, grader: Grader | None) -> Values:
-    return {
-        "id": part.id,
-        "name": part.name,
-        "hardware": part.hardware.value,
-        "state": (ThermalState.UNKNOWN if grader is None else grader.level).value,
-        "why": "" if grader is None else grader.why,
-        "awake": part.awake,
-    }
 
 
 async def thermal(services: Services) -> Response:
@@ -98,11 +25,11 @@ async def thermal(services: Services) -> Response:
     ages = {name: round(now - at, 1) for name, at in found.heard.items()}
     return json_reply({
         "state": climate.state.value,
-        "zones": [_zone(zone, ages.get(zone.name)) for zone in found.zones],
-        "fans": [_fan(fan) for fan in found.fans],
-        "power": [_draw(draw) for draw in found.draws],
-        "parts": [_part(part, climate.grade_of(part.id)) for part in climate.parts],
-        "history": [_moment(moment, now) for moment in climate.history],
+        "zones": [zone_of(zone, ages.get(zone.name)) for zone in found.zones],
+        "fans": [fan_of(fan) for fan in found.fans],
+        "power": [draw_of(draw) for draw in found.draws],
+        "parts": [part_of(part, climate.grade_of(part.id)) for part in climate.parts],
+        "history": [moment_of(moment, now) for moment in climate.history],
     })
 
 
@@ -129,27 +56,8 @@ def _heat_in_words(climate: Climate) -> str:
 # -- the mode --------------------------------------------------------------------------------------
 
 
-def _efficiency(services: Services) -> Values:
-    climate = services.climate
-    effective, found = climate.effective, climate.conditions
-    since = datetime.fromtimestamp(time.time() - (trio.current_time() - climate.since), UTC)
-    return {
-        "mode": climate.mode.value,
-        "effective_mode": effective.mode.value,
-        "reason": effective.reason,
-        "modes": [
-            {"name": mode.value, "title": mode.title, "description": mode.description}
-            for mode in Mode
-        ],
-        "on_battery": found.on_battery,
-        "battery_percent": _rounded(found.battery_percent),
-        "power_budget_watts": services.dispatcher.settings.route.watts_cap,
-        "since": since.isoformat(timespec="seconds"),
-    }
-
-
 def _mode_reply(services: Services) -> Response:
-    told = _efficiency(services)
+    told = efficiency_of(services.climate, services.dispatcher)
     if prefers_text():
         return text_reply(
             f"Mode: {told['mode']}\nIn force: {told['effective_mode']} ({told['reason']})\n"
@@ -179,14 +87,7 @@ async def set_efficiency(services: Services) -> Response:
         ) from error
     mode = parse_mode(wanted) if isinstance(wanted, str) else None
     if mode is None:
-        names = ", ".join(each.value for each in Mode)
-        raise RequestRefused(
-            Refusal(
-                Code.INVALID_REQUEST,
-                f"mode: expected one of {names}, got {wanted!r}.",
-                param="mode",
-            )
-        )
+        raise RequestRefused(unknown_mode(wanted))
     services.climate.choose_mode(mode)
     return _mode_reply(services)
 
