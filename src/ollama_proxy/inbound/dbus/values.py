@@ -1,7 +1,7 @@
 """The router's figures as D-Bus has them: each value with its type, and what is unknown left out.
 
 A value's type depends on the kind of figure alone, never on its value: a count is `x`, also where it
-would fit into less, so that nobody who reads one has to ask.
+would fit into less, so that nobody who reads one has to ask; but an empty list is one of texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ def variant_of(value: object) -> Variant:
             return "a{sv}", record_of({text_of(name): each for name, each in value.items()})
         case Sequence() if all(isinstance(each, str) for each in value):
             return "as", [text_of(each) for each in value]
-        case Sequence():
+        case Sequence() if all(isinstance(each, Mapping) for each in value):
             return "aa{sv}", [record_of(each) for each in value]
         case _:
             raise TypeError(f"no figure is a {type(value).__name__}")
