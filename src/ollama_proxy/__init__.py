@@ -26,7 +26,7 @@ Start order is nesting, so shutdown order is nesting:
     └─ senses         closes last     a task a sensor, the system's bus, climate, notices
        └─ workers     closes second   pump, alarms, and per backend: worker x slots, health,
           │                           the embedded backend's process
-          └─ doors    closes first    signals, the front door
+          └─ doors    closes first    signals, the front door, the door on the bus
 
 A fact's way:
 

@@ -137,14 +137,15 @@ class Desktop:
     async def run(self, where: str, *, pace: Pace | None = None) -> None:
         """Ask and give back until cancelled. The bus is not gone to before something is wanted.
 
-        Error handling: what is not given is logged once, and asked for ever less often.
+        Error handling: what is not given is logged once, and asked for ever less often. That there is
+        no bus is said by the sensors on it.
         """
         while True:
             stirred = self._stirred
             if any(favour.is_wanted(self._wants()) for favour in self._favours):
                 break
             await stirred.wait()
-        await stay_connected(where, self._ask_for_all, pace=pace)
+        await stay_connected(where, self._ask_for_all, pace=pace, quietly=True)
 
     async def _ask_for_all(self, bus: Bus) -> None:
         async with trio.open_nursery() as nursery:

@@ -45,8 +45,8 @@ from tests.real.buses import HASTE, SOON_S, PrivateBus, eventually
 
 OBJECTS = ("Efficiency", "Backends", "Routing", "Thermal", "SystemState")
 ALIASES = [f"{NAME}.{each}" for each in OBJECTS]
-# What dbus-daemon allows by itself is for the system's bus.
 POLICY = Path(__file__).resolve().parents[2] / "units" / "ie.fio.OllamaProxy.conf"
+# What dbus-daemon allows by itself is for the system's bus.
 MANY = '<limit name="max_replies_per_connection">20000</limit>'
 
 
