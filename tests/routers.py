@@ -52,7 +52,7 @@ def backend(name: str, url: str, **changes: Any) -> BackendConfig:
 def configured(*backends: BackendConfig, drain_s: float = 5.0) -> Config:
     """A configuration for any free port, which probes often."""
     return Config(
-        server=Server(http_port=0, drain_s=drain_s),
+        server=Server(http_port=0, grpc=False, drain_s=drain_s),
         router=Router(health_interval_s=0.1),
         backends=backends,
         observability=Observability(access_log=False),

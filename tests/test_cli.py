@@ -31,6 +31,7 @@ BARE = (
 )
 OLLAMA_PORT = 11434
 CHAT = "/v1/chat/completions"
+ANY_PORT = ("--http-port", "0", "--grpc-port", "0")
 ASK = {"model": "fake:latest", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -42,7 +43,7 @@ def config_for(*fakes: Fake | str, more: str = "") -> str:
         for name, fake in zip(("npu", "cpu"), fakes, strict=False)
     ]
     return "\n".join([
-        "[server]\nhttp_port = 0\ndrain_s = 5\n",
+        "[server]\nhttp_port = 0\ngrpc = false\ndrain_s = 5\n",
         *backends,
         NUMB_TOML,
         more,
@@ -138,7 +139,10 @@ class Router:
     @property
     def url(self) -> str:
         """Where it is, as it said itself."""
-        said = re.match(rb"ready http=(127\.0\.0\.1:[0-9]+) grpc=off dbus=off\n", self.out)
+        said = re.match(
+            rb"ready http=(127\.0\.0\.1:[0-9]+) grpc=(?:off|127\.0\.0\.1:[0-9]+) dbus=off\n",
+            self.out,
+        )
         assert said, (self.out, self.err)
         return f"http://{said[1].decode()}"
 
@@ -287,7 +291,7 @@ async def test_the_local_ollama_is_found(desk: Desk) -> None:
         pass  # skips if somebody else is there
     async with (
         open_fake(port=OLLAMA_PORT),
-        desk.serving("--http-port", "0", program=BARE) as router,
+        desk.serving(*ANY_PORT, program=BARE) as router,
     ):
         status = await router.post(CHAT, ASK)
         code = await router.end()
@@ -300,7 +304,7 @@ async def test_the_embedded_model_without_its_extra(desk: Desk, tmp_path: Path) 
     # For the child; BARE is for the router.
     (tmp_path / "xllamacpp.py").write_text("raise ImportError('not installed')\n")
     desk.variables["PYTHONPATH"] = f"{tmp_path}:{desk.environment['PYTHONPATH']}"
-    async with desk.serving("--embedded", "--http-port", "0", program=BARE) as router:
+    async with desk.serving("--embedded", *ANY_PORT, program=BARE) as router:
         status = await router.post(CHAT, ASK)
         shown = await desk.run("backends", "--url", router.url)
         code = await router.end()

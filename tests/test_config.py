@@ -27,6 +27,7 @@ from ollama_proxy.config import (
     Sensors,
     Server,
     Thermal,
+    Wyoming,
     find_config,
     interpret,
     load,
@@ -82,6 +83,7 @@ class TestReference:
             ("sensors", Sensors),
             ("dbus", Dbus),
             ("notifications", Notifications),
+            ("wyoming", Wyoming),
             ("observability", Observability),
         ],
     )
@@ -435,6 +437,15 @@ class TestFaults:
             (
                 "routing = {}\nrouter = {}",
                 "routing: is another name for router; keep one of them",
+            ),
+            (
+                'wyoming.host = "192.168.1.2"',
+                'wyoming.host: must be a loopback address or localhost (got "192.168.1.2")',
+            ),
+            ("wyoming.port = 65536", "wyoming.port: must be 0 to 65535 (got 65536)"),
+            (
+                "wyoming.enabled = true",
+                "wyoming.model: is required where the door is enabled: the model that answers",
             ),
             (
                 'router.default_backend = "b"',

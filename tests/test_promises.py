@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import dbus, schedules, senses, storm, weather
+from promising import dbus, metrics, schedules, senses, storm, weather
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -47,6 +47,13 @@ def test_the_door_on_the_bus_is_measured(capsys: pytest.CaptureFixture[str]) -> 
     dbus.measure(calls=20, idle_s=0.2)
 
     assert "20 calls: p50" in capsys.readouterr().out
+
+
+def test_the_metrics_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Booking and scraping; what they cost is not judged."""
+    metrics.measure(requests=100, scrapes=1)
+
+    assert "booking a request" in capsys.readouterr().out
 
 
 def test_battery_and_heat(capsys: pytest.CaptureFixture[str]) -> None:

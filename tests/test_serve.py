@@ -107,7 +107,7 @@ async def test_a_taken_port_is_told() -> None:
 @pytest.mark.parametrize("host", ["a..b", "127.0.0.1.example.invalid"])
 async def test_a_host_that_is_none_is_told(host: str) -> None:
     """A name that cannot be looked up is a sentence, too."""
-    config = attrs.evolve(configured(), server=Server(host=host, http_port=0))
+    config = attrs.evolve(configured(), server=Server(host=host, http_port=0, grpc=False))
     plan = Plan(config=config, reload=lambda: Loaded(config=config), announce=print)
     with pytest.raises(CannotServe, match="cannot listen on"):
         await serve(plan)

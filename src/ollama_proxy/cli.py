@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--config", metavar="PATH", help="the configuration file")
     command.add_argument("--host", metavar="H", help="address to listen on")
     command.add_argument("--http-port", metavar="N", type=int, help="0 is any free port")
-    command.add_argument("--grpc-port", metavar="N", type=int, help="has no effect yet")
+    command.add_argument("--grpc-port", metavar="N", type=int, help="0 is any free port")
     command.add_argument("--log-level", choices=["debug", "info", "warning", "error"])
     command.add_argument(
         "--embedded", action="store_true", help="add the model server that comes along"
@@ -100,14 +100,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the raw answer")
         command.set_defaults(run=run)
         if name == "route":
+            command.add_argument("--model", required=True, metavar="M")
             _add_wishes(command)
         elif name == "mode":
             command.add_argument("name", nargs="?", metavar="NAME", help="such as quiet or auto")
+
+    command = commands.add_parser("say", help="ask for a text, and show it as it comes")
+    command.add_argument("text", metavar="TEXT")
+    command.add_argument("--model", metavar="M", help="default: the first that the router lists")
+    command.add_argument("--url", help="the router's; default: from the configuration")
+    command.add_argument("--json", action="store_true", help="print text and figures as JSON")
+    way = command.add_mutually_exclusive_group()
+    way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
+    way.add_argument("--ws", action="store_true", help="by WebSocket")
+    way.add_argument("--grpc", action="store_true", help="comes with the gRPC door")
+    _add_wishes(command)
+    command.set_defaults(run=_say)
     return parser
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, metavar="M")
     command.add_argument("--latency-critical", action="store_true")
     command.add_argument("--power-efficient", action="store_true")
     for wish, header in client.WISHES.items():
@@ -196,6 +208,16 @@ def _check_config(arguments: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     print(f"{path or 'built-in defaults'}: good, {len(loaded.config.backends)} backends")
     return OK
+
+
+# -- say -------------------------------------------------------------------------------------------
+
+
+def _say(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.say import say  # noqa: PLC0415 - as above
+
+    return say(arguments)
 
 
 # -- simulate --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ollama_proxy.tables import ConfigFaults, describe_faults
 
 OK = 0
 FAILED = 1
-# Flags of `route`, and the headers that they are.
+# Flags of `route` and `say`, and the headers that they are.
 WISHES = {
     "target": "X-Target-Backend",
     "max_latency_ms": "X-Max-Latency-Ms",
@@ -24,28 +24,29 @@ WISHES = {
     "priority": "X-Priority",
     "media_type": "X-Media-Type",
 }
-_NOT_OURS = "{} answers, but is no ollama-proxy"
+NOT_OURS = "{} answers, but is no ollama-proxy"
 Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
 
 
-class _Unanswered(Exception):  # noqa: N818 - read as a sentence
+class Unanswered(Exception):  # noqa: N818 - read as a sentence
     """The router did not answer, or answered with an error."""
 
 
-def _url(arguments: argparse.Namespace) -> str:
+def router_url(arguments: argparse.Namespace) -> str:
+    """Where the router is: as the flag says, else the configuration. Raises Unanswered."""
     if arguments.url:
         return str(arguments.url).rstrip("/")
     try:
         path = find_config(None, os.environ, Path.cwd())
         server = load(path, environ=os.environ, overrides=Overrides()).config.server
     except ConfigFaults as faults:
-        raise _Unanswered(f"{describe_faults(faults)}\nName the router with --url.") from faults
+        raise Unanswered(f"{describe_faults(faults)}\nName the router with --url.") from faults
     host = "127.0.0.1" if server.host in {"0.0.0.0", "::"} else server.host  # noqa: S104 - compared with
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{server.http_port}"
 
 
-def _ask(
+def ask(
     arguments: argparse.Namespace,
     method: str,
     path: str,
@@ -53,16 +54,16 @@ def _ask(
     body: object = None,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Any]:
-    """One call to a running router: status and decoded answer."""
-    url = _url(arguments)
+    """One call to a running router: status and decoded answer. Raises Unanswered."""
+    url = router_url(arguments)
     try:
         with httpx.Client(trust_env=False, timeout=10) as client:
             answer = client.request(method, url + path, json=body, headers=headers)
         return answer.status_code, answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _Unanswered(f"no router answers on {url}: {error}") from error
+        raise Unanswered(f"no router answers on {url}: {error}") from error
     except ValueError as error:
-        raise _Unanswered(_NOT_OURS.format(url)) from error
+        raise Unanswered(NOT_OURS.format(url)) from error
 
 
 def _report(
@@ -82,21 +83,39 @@ def _report(
     """
     try:
         status, answer = call()
-    except _Unanswered as error:
+    except Unanswered as error:
         print(f"ollama-proxy: {error}", file=sys.stderr)
         return FAILED
     if status == HTTPStatus.OK and not is_ours(answer):
-        print(f"ollama-proxy: {_NOT_OURS.format(_url(arguments))}", file=sys.stderr)
+        print(f"ollama-proxy: {NOT_OURS.format(router_url(arguments))}", file=sys.stderr)
         return FAILED
     if arguments.json:
         print(json.dumps(answer, indent=2))
     elif status == HTTPStatus.OK:
         show(answer)
     else:
-        fault = answer.get("error", answer) if isinstance(answer, dict) else answer
-        message = fault.get("message", fault) if isinstance(fault, dict) else fault
-        print(f"ollama-proxy: {message}", file=sys.stderr)
+        print(f"ollama-proxy: {read_fault(answer)}", file=sys.stderr)
     return OK if status == HTTPStatus.OK else FAILED
+
+
+def read_fault(answer: Answer) -> str:
+    """What an answer that is an error says, in whichever dialect."""
+    fault = answer.get("error", answer) if isinstance(answer, dict) else answer
+    return str(fault.get("message", fault) if isinstance(fault, dict) else fault)
+
+
+def wish_headers(arguments: argparse.Namespace) -> dict[str, str]:
+    """The flags that say how a request is to be served, as headers."""
+    headers = {
+        header: str(value)
+        for wish, header in WISHES.items()
+        if (value := getattr(arguments, wish)) is not None
+    }
+    if arguments.latency_critical:
+        headers["X-Latency-Critical"] = "true"
+    if arguments.power_efficient:
+        headers["X-Power-Efficient"] = "true"
+    return headers
 
 
 def print_table(rows: Sequence[Sequence[object]]) -> None:
@@ -116,7 +135,7 @@ def status(arguments: argparse.Namespace) -> int:
 
     return _report(
         arguments,
-        lambda: _ask(arguments, "GET", "/health"),
+        lambda: ask(arguments, "GET", "/health"),
         show,
         is_ours=lambda health: isinstance(health, dict) and "backends" in health,
     )
@@ -146,7 +165,7 @@ def backends(arguments: argparse.Namespace) -> int:
 
     return _report(
         arguments,
-        lambda: _ask(arguments, "GET", "/backends"),
+        lambda: ask(arguments, "GET", "/backends"),
         show,
         is_ours=lambda backends: isinstance(backends, list),
     )
@@ -154,15 +173,6 @@ def backends(arguments: argparse.Namespace) -> int:
 
 def route(arguments: argparse.Namespace) -> int:
     """Explain a decision without sending anything."""
-    headers = {
-        header: str(value)
-        for wish, header in WISHES.items()
-        if (value := getattr(arguments, wish)) is not None
-    }
-    if arguments.latency_critical:
-        headers["X-Latency-Critical"] = "true"
-    if arguments.power_efficient:
-        headers["X-Power-Efficient"] = "true"
 
     def show(decision: Answer) -> None:
         print(f"{decision['backend']} ({decision['reason']})")
@@ -183,8 +193,12 @@ def route(arguments: argparse.Namespace) -> int:
 
     return _report(
         arguments,
-        lambda: _ask(
-            arguments, "POST", "/v1/route", body={"model": arguments.model}, headers=headers
+        lambda: ask(
+            arguments,
+            "POST",
+            "/v1/route",
+            body={"model": arguments.model},
+            headers=wish_headers(arguments),
         ),
         show,
         is_ours=lambda decision: isinstance(decision, dict) and "candidates" in decision,
@@ -212,7 +226,7 @@ def thermal(arguments: argparse.Namespace) -> int:
 
     return _report(
         arguments,
-        lambda: _ask(arguments, "GET", "/thermal"),
+        lambda: ask(arguments, "GET", "/thermal"),
         show,
         is_ours=lambda heat: isinstance(heat, dict) and "zones" in heat,
     )
@@ -231,8 +245,8 @@ def mode(arguments: argparse.Namespace) -> int:
 
     def call() -> tuple[int, Answer]:
         if arguments.name is None:
-            return _ask(arguments, "GET", "/efficiency")
-        return _ask(arguments, "POST", "/efficiency", body={"mode": arguments.name})
+            return ask(arguments, "GET", "/efficiency")
+        return ask(arguments, "POST", "/efficiency", body={"mode": arguments.name})
 
     def show(told: Answer) -> None:
         print(f"{told['mode']}, in force: {told['effective_mode']} ({told['reason']})")

@@ -80,6 +80,7 @@ def _is_endpoint(text: str) -> bool:
 _SECONDS = Check(f"> 0, at most {_DAY_S}", lambda value: 0 < value <= _DAY_S)
 _PORT = within(0, 65535)
 _HOST = Check("an address or a host name without a port", _is_host)
+_LOOPBACK = Check("a loopback address or localhost", _is_loopback)
 _HOSTS = attrs.evolve(_HOST, expected="addresses or host names without a port", each=True)
 _ORIGINS = Check(
     'origins such as "https://example.org"',
@@ -288,7 +289,7 @@ class Thermal:
     poll_s: float = attrs.field(default=2.0, validator=within(0.5, 60))
     warning_c: float = attrs.field(default=0.0, validator=_DEGREES)
     critical_c: float = attrs.field(default=0.0, validator=_DEGREES)
-    hysteresis_c: float = attrs.field(default=8.0, validator=within(1, 40))
+    hysteresis_c: float = attrs.field(default=0.0, validator=within(0, 40))
     dwell_s: float = attrs.field(default=60.0, validator=within(0, 3600))
     lookahead_s: float = attrs.field(default=5.0, validator=within(0, 60))
     npu: ThermalLimits = attrs.field(factory=ThermalLimits)
@@ -328,6 +329,18 @@ class Notifications:
 
 
 @attrs.frozen(kw_only=True)
+class Wyoming:
+    """The door for voice assistants, which asks nobody who they are: on loopback alone."""
+
+    enabled: bool = False
+    host: str = attrs.field(default="127.0.0.1", validator=_LOOPBACK)
+    port: int = attrs.field(default=10400, validator=_PORT)
+    model: str = attrs.field(default="", validator=_PRINTABLE)
+    instructions: str = ""
+    max_latency_ms: float = attrs.field(default=0.0, validator=within(0, _DAY_S * 1000))
+
+
+@attrs.frozen(kw_only=True)
 class Observability:
     """What the router writes about itself."""
 
@@ -349,6 +362,7 @@ class Config:
     sensors: Sensors = attrs.field(factory=Sensors)
     dbus: Dbus = attrs.field(factory=Dbus)
     notifications: Notifications = attrs.field(factory=Notifications)
+    wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
 
 
@@ -391,6 +405,9 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
             " key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
         )
         yield ("server", "host"), message
+    wyoming = _table_at(raw, "wyoming")
+    if wyoming.get("enabled") is True and wyoming.get("model", "") == "":
+        yield ("wyoming", "model"), "is required where the door is enabled: the model that answers"
     yield from _thermal_contradictions(_table_at(raw, "thermal"))
     backends = raw.get("backends", [])
     if not isinstance(backends, list):

@@ -43,6 +43,7 @@ from ollama_proxy.sensors.system_bus import sense_system_bus, slept_s
 
 # The doors open when every sensor has told something, or after so long.
 FIRST_LOOK_S = 1.0
+USUAL_POLL_S = 2.0  # what the sensors' own intervals are made for
 CLOCK_EVERY_S = 2.0
 CLOCKS_DIFFER_S = (
     1.0  # two clocks, of which one stands still in sleep, are read one after the other
@@ -70,7 +71,7 @@ def climate_settings(config: Config) -> ClimateSettings:
         thermal=ThermalSettings(
             warning_c=thermal.warning_c or None,
             critical_c=thermal.critical_c or None,
-            hysteresis_c=thermal.hysteresis_c,
+            hysteresis_c=thermal.hysteresis_c or None,
             dwell_s=thermal.dwell_s,
             lookahead_s=thermal.lookahead_s,
             per_hardware={
@@ -116,7 +117,12 @@ async def run_senses(
 
     files = KernelFiles(config.sensors.sysfs_root, config.sensors.procfs_root)
     load = load_nvml if config.sensors.nvml else lambda: None
-    senses = Senses(functools.partial(discover, files, heed, load=load), publish)
+    senses = Senses(
+        functools.partial(discover, files, heed, load=load),
+        publish,
+        forget=climate.forget,
+        pace=lambda: climate.settings.poll_s / USUAL_POLL_S,
+    )
     async with trio.open_nursery() as nursery:
         sleep = _Sleep(nursery, senses, dispatcher, climate)
         nursery.start_soon(sleep.watch_clock, name="sleep")
@@ -137,8 +143,9 @@ async def run_senses(
         ):
             desktop = _open_desktop(config, dispatcher, climate, news)
             nursery.start_soon(desktop.run, config.sensors.system_bus, name="desktop")
-        await nursery.start(senses.run, name="sensors")
+        nursery.start_soon(senses.run, name="sensors")
         with trio.move_on_after(FIRST_LOOK_S):
+            await senses.looked.wait()
             await told.wait_for(senses.known)
         climate.look()
         nursery.start_soon(climate.keep_looking, name="climate")
@@ -192,7 +199,9 @@ class _Sleep:
 
     def heard(self, is_asleep: bool) -> None:  # noqa: FBT001 - as `sense_system_bus` calls it
         if is_asleep:
+            # From here on nothing is read; what was is of before, also if the sleep does not come.
             self.nursery.start_soon(self.senses.pause, name="pause sensors")
+            self.climate.slept()
             return
         self.woke()
 

@@ -4,11 +4,12 @@ Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
     senses        closes last     sensors, the system's bus, climate, notices
     └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-       └─ doors   closes first    signals, the front door, the door on the bus
+       └─ doors   closes first    signals, the front door, the gRPC door, the door on the bus
 
-Drain: the names on the bus are given back, the front takes no more connections, work in flight has `drain_s`, then it is ended and its
-callers told so. Expected trouble becomes a value where it occurs (a dead backend is down); one
-connection's or one request's fault never leaves its own scope; anything else ends the process.
+Drain: the names on the bus are given back, the other doors take no more connections, work in flight
+has `drain_s`, then it is ended and its callers told so. Expected trouble becomes a value where it
+occurs (a dead backend is down); one connection's or one request's fault never leaves its own scope;
+anything else ends the process.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import trio
@@ -46,9 +48,13 @@ from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
 from ollama_proxy.inbound.front import Front, FrontSettings
+from ollama_proxy.inbound.grpc.connection import Patience
+from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
+from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.lane import LaneLimits
@@ -56,6 +62,9 @@ from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
 from ollama_proxy.inbound.websocket.stream import StreamTalk
+from ollama_proxy.inbound.wyoming.connection import WyomingSettings
+from ollama_proxy.inbound.wyoming.door import WyomingDoor
+from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
@@ -281,14 +290,29 @@ def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogu
     }
 
 
-async def _open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+def _wyoming_settings(config: Config) -> WyomingSettings:
+    wyoming = config.wyoming
+    return WyomingSettings(
+        model=wyoming.model,
+        instructions=wyoming.instructions,
+        max_latency_ms=wyoming.max_latency_ms,
+        version=ollama_proxy.__version__,
+        write_timeout_s=config.server.write_timeout_s,
+    )
+
+
+_HTTP_KEYS = "--host and --http-port, or server.host and server.http_port"
+_GRPC_KEYS = "--host and --grpc-port, or server.host and server.grpc_port"
+_WYOMING_KEYS = "wyoming.host and wyoming.port"
+
+
+async def _open_listeners(host: str, port: int, keys: str) -> list[trio.SocketListener]:
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=1024)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name that could be looked up
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise CannotServe(
-            f"cannot listen on {host}:{port}: {why}. Choose others with --host and --http-port, or"
-            " server.host and server.http_port."
+            f"cannot listen on {host}:{port}: {why}. Choose others with {keys}."
         ) from error
     if port == 0 and len(listeners) > 1:
         # "Any free port" of each address would be different ports; one is what was asked for.
@@ -336,7 +360,7 @@ class Plan:
     announce: Callable[[str], None]
 
 
-async def serve(
+async def serve(  # noqa: PLR0915 - the tree, once
     plan: Plan, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Run the router until SIGTERM or SIGINT. Reports itself started with its HTTP address.
@@ -356,11 +380,14 @@ async def serve(
         allowed_origins=config.server.allowed_origins,
     )
     limits = _lane_limits(config)
+    metrics = Metrics(dispatcher, climate, statuses=STATUS, version=ollama_proxy.__version__)
+    ledger.read_by(metrics.record)
     app = create_app(
         Services(
             dispatcher=dispatcher,
             climate=climate,
             gate=gate,
+            metrics=metrics.page,
             version=ollama_proxy.__version__,
             max_body_bytes=limits.max_body_bytes,
             body_timeout_s=limits.body_timeout_s,
@@ -378,12 +405,18 @@ async def serve(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
     front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
+    grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
-    # A taken port is found before anything was started for it.
-    listeners = await _open_listeners(config.server.host, config.server.http_port)
+    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
+    host = config.server.host
+    grpc_port = config.server.grpc_port if grpc is not None else None
+    voice_port = config.wyoming.port if config.wyoming.enabled else None
 
     async with (
-        _closing(listeners),
+        # A taken port is found before anything was started for it.
+        _listening(host, config.server.http_port, _HTTP_KEYS) as listeners,
+        _listening(host, grpc_port, _GRPC_KEYS) as grpc_listeners,
+        _listening(config.wyoming.host, voice_port, _WYOMING_KEYS) as voices,
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
@@ -402,13 +435,19 @@ async def serve(
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
                     await doors.start(front.serve, listeners)
+                    if grpc is not None:
+                        await doors.start(grpc.serve, grpc_listeners)
+                    if voices:
+                        await doors.start(wyoming.serve, voices)
+                        log.info("voice assistants are heard on %s", _address(voices[0]))
                     bus_name = await _open_bus_door(bus_door, config, doors)
                     # What exists now lives as long as the process: the collector need not look.
                     gc.collect()
                     gc.freeze()
                     address = _address(listeners[0])
                     task_status.started(address)
-                    plan.announce(f"ready http={address} grpc=off dbus={bus_name}")
+                    grpc_address = _address(grpc_listeners[0]) if grpc_listeners else "off"
+                    plan.announce(f"ready http={address} grpc={grpc_address} dbus={bus_name}")
                     notify_service_manager("READY=1")
                     await trio.sleep_forever()
                 notify_service_manager("STOPPING=1")
@@ -416,7 +455,9 @@ async def serve(
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
                 await bus_door.leave()
-                await _drain(front, dispatcher, ending.drain)
+                open_doors: list[_Door] = [front, wyoming]
+                open_doors += [grpc] if grpc is not None else []
+                await _drain(open_doors, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
@@ -433,11 +474,31 @@ async def _open_bus_door(door: BusDoor, config: Config, doors: trio.Nursery) -> 
     return "off"
 
 
+def _new_grpc_door(
+    config: Config, dispatcher: Dispatcher, climate: Climate, news: News, gate: Gate
+) -> GrpcDoor | None:
+    """The gRPC door, closed; None where its owner does not want one."""
+    if not config.server.grpc:
+        return None
+    settings = GrpcSettings(
+        patience=Patience(greeting_s=config.server.head_timeout_s),
+        max_connections=config.server.max_connections,
+    )
+    return GrpcDoor(all_methods(dispatcher, climate, news), gate, settings)
+
+
 @contextlib.asynccontextmanager
-async def _closing(listeners: list[trio.SocketListener]) -> AsyncIterator[None]:
-    """Let go of the doors' sockets in any case, a fault of our own included."""
+async def _listening(
+    host: str, port: int | None, keys: str
+) -> AsyncIterator[list[trio.SocketListener]]:
+    """A door's sockets, none for no port; they are let go of in any case, a fault of our own included.
+
+    Raises:
+        CannotServe: the port is taken, or is nobody's to take.
+    """
+    listeners = [] if port is None else await _open_listeners(host, port, keys)
     try:
-        yield
+        yield listeners
     finally:
         for listener in listeners:
             listener.socket.close()
@@ -484,22 +545,33 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
-    if config.efficiency.mode is not plan.config.efficiency.mode:
-        climate.mode = config.efficiency.mode
-    climate.judge_by(climate_settings(config))
-    for section in ("server", "sensors", "dbus", "notifications"):
+    climate.judge_by(climate_settings(config), config.efficiency.mode)
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))
 
 
-async def _drain(front: Front, dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
+class _Door(Protocol):
+    """What takes connections."""
+
+    def drain(self) -> None:
+        """Take no more, and close each as soon as nothing is owed on it."""
+
+    async def wait_empty(self) -> None:
+        """Wait until there is none."""
+
+
+async def _drain(doors: Sequence[_Door], dispatcher: Dispatcher, drain: trio.CancelScope) -> None:
     """Let work in flight finish until `drain` ends, then end what is left and tell its callers."""
-    front.drain()
+    for door in doors:
+        door.drain()
     with drain:
-        await front.wait_empty()
+        for door in doors:
+            await door.wait_empty()
         return
     log.warning("%d requests did not finish in time", len(dispatcher.jobs))
     dispatcher.stop()
     with trio.move_on_after(FAREWELL_S):
-        await front.wait_empty()
+        for door in doors:
+            await door.wait_empty()

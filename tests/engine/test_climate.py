@@ -219,7 +219,7 @@ class TestHeat:
         """Its own limits are those of the NPU alone, though it has no sensor of its own."""
         weather = Weather()
         thermal = ThermalSettings(per_hardware={Hardware.NPU: Thresholds(critical_c=70.0)})
-        weather.climate.judge_by(ClimateSettings(thermal=thermal))
+        weather.climate.judge_by(ClimateSettings(thermal=thermal), Mode.AUTO)
         weather.stay(30, "cpu", zones=processor(75.0))
 
         stations = weather.dispatcher.stations
@@ -227,6 +227,16 @@ class TestHeat:
             stations["npu"].heat,
             stations["cpu"].heat,
         )
+
+    def test_new_limits_do_not_cool_what_is_hot(self) -> None:
+        """A reload judges anew from where it was."""
+        weather = Weather()
+        weather.stay(30, "cpu", zones=processor(101.0))
+        weather.climate.judge_by(
+            ClimateSettings(thermal=ThermalSettings(warning_c=80.0)), Mode.AUTO
+        )
+
+        assert weather.state() is ThermalState.CRITICAL
 
     def test_a_lost_sensor_is_not_cool(self) -> None:
         """What was hot stays so for a while, and is then spared like what is warm."""

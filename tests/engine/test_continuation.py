@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import Errand, Head, Served, Sink
-from ollama_proxy.engine.ledger import Outcome
+from ollama_proxy.engine.ledger import Deadline, Outcome
 from ollama_proxy.policy.ask import Call, Priority, Wishes
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.preempt import Started
@@ -109,6 +109,22 @@ async def test_it_goes_on_elsewhere(nursery: trio.Nursery, autojump_clock: MockC
     learned = floor.station("igpu").estimates.subjects[caller.job.ask.subject]
     assert learned.floor_s is not None
     assert 0.4 < learned.floor_s.value < 1.0  # what was believed, and what this part took
+
+
+async def test_it_had_kept_its_deadline(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """That was for the first byte; what the rest waits for is nobody's miss."""
+    npu = saying(openai("npu"), "a", "b", "x").then().hang()
+    igpu = saying(openai("igpu"), "c", identity="later")
+    floor = open_continuing(nursery, autojump_clock, npu, igpu)
+    caller = complete(floor, max_latency_s=2.0)
+
+    await trio.sleep(2.5)
+    floor.submit(priority=CRITICAL, target="npu")
+    await caller.ended.wait()
+
+    fact = floor.fact(caller)
+    assert (1, Deadline.MET) == (fact.put_back, fact.deadline)
+    assert 1 == floor.station("igpu").calibration.deadlines_met
 
 
 async def test_it_waits_for_its_slot(nursery: trio.Nursery, autojump_clock: MockClock) -> None:

@@ -156,13 +156,13 @@ def test_a_tokens_cost_is_learned_from_the_true_figure() -> None:
     day.meters.began("a", "gpu", CARD, 1, watts=99)
     day.pass_by(1, lambda t: nvml(40 * t))
     told = day.meters.ended("a", 20, "m", 2.5)
-    before = day.meters.per_token("gpu").value("m")
+    before = day.meters.appetite("gpu").token_j("m")
     day.pass_by(1, lambda _: nvml(90))
 
     assert Spent(60.0, Grade.MEASURED) == told
     assert before is None
-    assert 2.5 == day.meters.per_token("gpu").value("m")
-    assert 2.5 == day.meters.per_token("gpu").value()
+    assert 2.5 == day.meters.appetite("gpu").token_j("m")
+    assert 2.5 == day.meters.appetite("gpu").token_j()
 
 
 def test_estimates_teach_nothing() -> None:
@@ -171,7 +171,7 @@ def test_estimates_teach_nothing() -> None:
     day.meters.began("a", "npu", PACKAGE, 0, watts=3)
     day.meters.ended("a", 10, "m", 3)
 
-    assert day.meters.per_token("npu").value("m") is None
+    assert day.meters.appetite("npu").token_j("m") is None
 
 
 def test_rest_is_learned_before_the_first_request() -> None:

@@ -69,6 +69,17 @@ def text_job(**wanted: Any) -> Job:
     return make_job(Wanted(**({"model": "m", "prompt": "p"} | wanted)), SENDER, Ear())
 
 
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("line", [b'{"response":"\xff"}\n', b'{"message":' + b"[" * 100_000])
+async def test_an_answer_that_is_no_text_is_a_failure_of_the_backend(
+    line: bytes, status: int
+) -> None:
+    """It is told, whatever bytes they are, and nothing is raised."""
+    heard = await hear(text_job(), line, status=status)
+
+    assert [Code.BACKEND_FAILED] == [told[0] for told in heard if isinstance(told, tuple)]
+
+
 def test_a_prompt_is_put_in_ollamas_words() -> None:
     """Options are passed as they are; a length in OpenAI's words is known, too."""
     job = text_job(options={"max_tokens": 5, "top_k": 3})

@@ -3,9 +3,9 @@
 import pytest
 
 from ollama_proxy.policy.energy import (
+    Appetite,
     Books,
     Grade,
-    JoulesPerToken,
     Sharing,
     Spent,
     meter_for,
@@ -159,32 +159,68 @@ def test_a_machines_counter_is_not_believed_for_a_part_of_it() -> None:
     assert psys == remaining(psys, [RAPL])
 
 
-def test_a_tokens_cost_is_learned_by_model() -> None:
-    """And over all models, for those who ask for none."""
-    learned = JoulesPerToken()
-    learned.observe("small", 10.0, 100, Grade.MEASURED, 0.0)
-    learned.observe("large", 50.0, 100, Grade.APPORTIONED, 0.0)
+def test_appetite_is_learned_by_model() -> None:
+    """Tokens and watts, each; and over all models, for those who ask for none."""
+    learned = Appetite()
+    learned.observe("small", 10.0, Grade.MEASURED, 0.0, seconds=2.0, tokens=100)
+    learned.observe("large", 50.0, Grade.APPORTIONED, 0.0, seconds=2.0, tokens=100)
 
-    assert (0.1, 0.5) == (learned.value("small"), learned.value("large"))
-    assert 0.1 < (learned.value() or 0.0) < 0.5
-    assert learned.value("unknown") is None
+    assert (0.1, 0.5) == (learned.token_j("small"), learned.token_j("large"))
+    assert (5.0, 25.0) == (learned.watts("small"), learned.watts("large"))
+    assert 0.1 < (learned.token_j() or 0.0) < 0.5
+    assert learned.token_j("unknown") is None
 
 
-@pytest.mark.parametrize(
-    ("tokens", "grade"), [(None, Grade.MEASURED), (0, Grade.MEASURED), (9, Grade.ESTIMATED)]
-)
-def test_nothing_is_learned_of_guesses(tokens: int | None, grade: Grade) -> None:
-    """Without tokens there is no cost of one, and the owner's watts are not news."""
-    learned = JoulesPerToken()
-    learned.observe("m", 10.0, tokens, grade, 0.0)
+def test_a_long_prompt_and_a_short_answer_do_not_make_many_watts() -> None:
+    """The joules of three tokens hold those of the prompt; the card drew 50 W all the time."""
+    learned = Appetite()
+    learned.observe("m", 155.0, Grade.MEASURED, 0.0, seconds=3.1, tokens=3)
 
-    assert (None, None) == (learned.value("m"), learned.value())
+    assert learned.watts("m") == pytest.approx(50.0)
+
+
+def test_owners_figures_teach_nothing() -> None:
+    """They would come back as if they had been measured."""
+    learned = Appetite()
+    learned.observe("m", 10.0, Grade.ESTIMATED, 0.0, seconds=1.0, tokens=9)
+
+    assert (None, None) == (learned.token_j("m"), learned.watts())
+
+
+@pytest.mark.parametrize(("tokens", "seconds"), [(None, 1.0), (0, 1.0), (5, 0.001)])
+def test_what_was_not_counted_teaches_what_was(tokens: int | None, seconds: float) -> None:
+    """Vectors have no tokens; a moment has no watts."""
+    learned = Appetite()
+    learned.observe("m", 10.0, Grade.MEASURED, 0.0, seconds=seconds, tokens=tokens)
+
+    assert (not tokens, seconds < 1) == (learned.token_j("m") is None, learned.watts("m") is None)
 
 
 def test_made_up_models_do_not_pile_up() -> None:
     """The one that was fed least lately is forgotten."""
-    learned = JoulesPerToken()
+    learned = Appetite()
     for number in range(MODELS_MAX + 1):
-        learned.observe(f"m{number}", 1.0, 1, Grade.MEASURED, 0.0)
+        learned.observe(f"m{number}", 1.0, Grade.MEASURED, 0.0, seconds=1.0, tokens=1)
 
-    assert (None, 1.0) == (learned.value("m0"), learned.value("m1"))
+    assert (None, 1.0) == (learned.token_j("m0"), learned.watts("m1"))
+
+
+def test_two_processors_are_one_package() -> None:
+    """Both packages that a source tells of are summed; another source's word is not added."""
+    two = [
+        Draw(
+            name=f"rapl package-{n}",
+            scope=Scope.PACKAGE,
+            part=PACKAGE,
+            watts=w,
+            joules=j,
+            source="rapl",
+        )
+        for n, w, j in ((0, 10.0, 100.0), (1, 20.0, 300.0))
+    ]
+    other = Draw(name="zen", scope=Scope.PACKAGE, part=PACKAGE, watts=29.0, source="zenpower")
+
+    found = meter_for(PACKAGE, [other, *two])
+
+    assert found is not None
+    assert (30.0, 400.0) == (found.watts, found.joules)

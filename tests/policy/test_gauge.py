@@ -114,7 +114,7 @@ def test_after_a_resume_readings_are_not_believed_for_a_while() -> None:
     assert Span(0.0, 1.0) == gauge.distrust(1.0)
     assert Span(1.0, 5.0) == gauge.read(card(70), 5.0)
     assert Span(5.0, 1.0 + DISTRUST_S) == gauge.read(card(80), 1.0 + DISTRUST_S)
-    assert Span(16.0, 17.0, 3.0, Scope.DEVICE) == gauge.read(card(83), 17.0)
+    assert Span(16.0, 17.0, 3.0, Scope.DEVICE, is_counted=True) == gauge.read(card(83), 17.0)
 
 
 def test_a_tick_is_waited_for() -> None:

@@ -465,3 +465,15 @@ def test_quiet_hours_that_end_when_they_begin_are_refused() -> None:
     """They could mean never or always."""
     with pytest.raises(ValueError, match="same time"):
         parse_quiet_hours("07:00-7:00")
+
+
+def test_a_fan_about_its_cap_is_not_loud_and_calm_in_turns() -> None:
+    """Once it was too loud it must turn clearly slower."""
+    quiet = STANCES[Mode.QUIET]
+    loud, told = False, []
+    for share in (0.59, 0.61, 0.59, 0.56, 0.53, 0.59, None):
+        loud = quiet.is_loud(share, was_loud=loud)
+        told.append(loud)
+
+    assert [False, True, True, True, False, False, False] == told
+    assert not STANCES[Mode.PERFORMANCE].is_loud(1.0, was_loud=False)

@@ -87,7 +87,7 @@ def test_what_is_as_it_should_be_is_no_news(event: Event) -> None:
 @pytest.mark.parametrize(
     ("first", "undoing", "summary"),
     [
-        (HeatChanged("severe"), HeatChanged("moderate"), "The machine has cooled"),
+        (HeatChanged("severe"), HeatChanged("light"), "The machine has cooled"),
         (BackendLost("npu", "gone"), BackendBack("npu"), "npu is back"),
     ],
 )
@@ -202,3 +202,15 @@ def test_foreign_text_is_tamed() -> None:
     assert notice.body.isprintable()
     assert "bad line" in notice.body
     assert 300 > len(notice.body)
+
+
+@pytest.mark.parametrize("state", ["moderate", "unknown"])
+def test_a_fall_that_is_none_is_not_told(state: str) -> None:
+    """A sensor that was lost is no cooling, and moderate is not served as usual."""
+    notices = Notices()
+    notices.happened(HeatChanged("severe"), 0.0)
+    for notice in notices.due(0.0):
+        notices.shown(notice)
+    notices.happened(HeatChanged(state), 1.0)
+
+    assert not notices.due(1000.0)

@@ -71,7 +71,7 @@ def order(
         (Priority.CRITICAL, SEVERE, False),
     ],
 )
-def test_1_the_less_urgent_is_kept_from_heat_the_sooner(
+def test_3_the_less_urgent_is_kept_from_heat_the_sooner(
     priority: Priority, heat: ThermalState, is_spared: bool
 ) -> None:
     """A warm part is spared the work that can go elsewhere."""
@@ -81,14 +81,14 @@ def test_1_the_less_urgent_is_kept_from_heat_the_sooner(
     assert expected == found
 
 
-def test_1_a_mode_may_ask_for_cooler() -> None:
+def test_3_a_mode_may_ask_for_cooler() -> None:
     """Quiet spares a part that is hardly warm."""
     found = order(candidate("a", heat=LIGHT), candidate("b"), warmest=NOMINAL)
 
     assert (["b", "a"], Restraint.HEAT) == found
 
 
-def test_1_where_all_are_warm_the_coolest_is_taken() -> None:
+def test_3_where_all_are_warm_the_coolest_is_taken() -> None:
     """Nobody is refused for heat that is everywhere."""
     found = order(
         candidate("a", heat=SEVERE),
@@ -99,36 +99,49 @@ def test_1_where_all_are_warm_the_coolest_is_taken() -> None:
     assert (["b", "a"], Restraint.HEAT) == found
 
 
-def test_2_on_battery_who_sleeps_is_left_asleep() -> None:
+def test_1_on_battery_who_sleeps_is_left_asleep() -> None:
     """A card is not woken for what another can do."""
     found = order(candidate("card", asleep=True), candidate("npu"), lets_sleep=True)
 
     assert (["npu", "card"], Restraint.SLEEP) == found
 
 
-def test_2_who_alone_can_serve_is_woken() -> None:
+def test_1_who_alone_can_serve_is_woken() -> None:
     """Sleep is no excuse."""
     assert (["card"], None) == order(candidate("card", asleep=True), lets_sleep=True)
 
 
-def test_3_who_draws_more_comes_later() -> None:
+def test_2_who_draws_more_comes_later() -> None:
     """At the cap is under it."""
     found = order(candidate("a", watts=10.1), candidate("b", watts=10.0), watts_cap=10.0)
 
     assert (["b", "a"], Restraint.WATTS) == found
 
 
-def test_heat_is_worse_than_waking_and_that_than_watts() -> None:
+def test_neither_a_cap_nor_heat_wakes_a_card_on_battery() -> None:
     """The rules are applied in their order."""
     found = order(
-        candidate("hot", heat=SEVERE),
         candidate("asleep", asleep=True),
         candidate("hungry", watts=50.0),
+        candidate("hot", heat=SEVERE),
         lets_sleep=True,
         watts_cap=10.0,
     )
 
-    assert (["hungry", "asleep", "hot"], Restraint.HEAT) == found
+    assert (["hot", "hungry", "asleep"], Restraint.SLEEP) == found
+
+
+def test_heat_sends_nobody_over_a_cap() -> None:
+    """Where all that are thrifty are warm, the coolest of them is taken."""
+    found = order(
+        candidate("warm", heat=SEVERE),
+        candidate("cooler", heat=MODERATE),
+        candidate("hungry", watts=50.0),
+        priority=Priority.BEST_EFFORT,
+        watts_cap=10.0,
+    )
+
+    assert (["cooler", "warm", "hungry"], Restraint.HEAT) == found
 
 
 @given(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ollama_proxy.policy.ask import Priority, Wishes
-from ollama_proxy.policy.energy import Grade, JoulesPerToken
+from ollama_proxy.policy.energy import Appetite, Grade
 from ollama_proxy.policy.estimate import Estimates, Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.modes import STANCES, Mode
@@ -207,9 +207,16 @@ class TestSleep:
 
 def measured(joules_per_token: float, tokens_per_s: float) -> dict[str, Any]:
     """What was learned of a backend's energy and speed."""
-    energy, estimates = JoulesPerToken(), Estimates()
-    energy.observe(ask().subject, joules_per_token * 100, 100, Grade.MEASURED, 0.0)
+    energy, estimates = Appetite(), Estimates()
     whole_s = 0.1 + 99 / tokens_per_s
+    energy.observe(
+        ask().subject,
+        joules_per_token * 100,
+        Grade.MEASURED,
+        0.0,
+        seconds=100 / tokens_per_s,
+        tokens=100,
+    )
     estimates.observe(
         ask(), Seen(first_s=0.1, whole_s=whole_s, answer_tokens=100), spec().prior, now=0.0
     )
@@ -219,7 +226,7 @@ def measured(joules_per_token: float, tokens_per_s: float) -> dict[str, Any]:
 class TestEnergy:
     """What was measured takes the place of the owner's figures."""
 
-    def test_watts_are_joules_a_token_times_tokens_a_second(self) -> None:
+    def test_watts_are_those_that_were_measured(self) -> None:
         """The owner's 3 watts were too few by far."""
         fleet = [view("npu", **measured(2.0, 20.0))]
 

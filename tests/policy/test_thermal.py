@@ -557,10 +557,27 @@ def test_a_short_silence_changes_nothing() -> None:
 def test_a_card_that_sleeps_cools() -> None:
     """It has no power; that it tells no temperature is no loss, however long it lasts."""
     grader = at_level(SEVERE)
+    grader.can_sleep = True
     levels = watched(grader, [(ASLEEP,)] * 1000, start=2.0)
 
     assert [SEVERE, MODERATE, LIGHT, NOMINAL] == list(dict.fromkeys(levels))
     assert grader.why == "package is asleep"
+
+
+def test_a_package_that_tells_nothing_does_not_cool() -> None:
+    """It never sleeps while anybody could look: EAGAIN and the like are a loss."""
+    levels = watched(at_level(SEVERE), [(ASLEEP,)] * 1000, start=2.0)
+
+    assert MODERATE is levels[-1]
+    assert set(levels) <= {SEVERE, MODERATE}
+
+
+def test_a_card_that_is_left_alone_is_neither_lost_nor_cooler() -> None:
+    """Nobody looks at it, so that it may fall asleep."""
+    zone = attrs.evolve(ZONE, temperature_c=None, quality=Quality.LEFT_ALONE)
+    grader = at_level(SEVERE)
+
+    assert [SEVERE] == list(dict.fromkeys(watched(grader, [(zone,)] * 1000, start=2.0)))
 
 
 def test_a_card_that_slept_from_the_start_is_unknown() -> None:
@@ -571,6 +588,7 @@ def test_a_card_that_slept_from_the_start_is_unknown() -> None:
 def test_a_card_that_wakes_has_a_minute_to_tell() -> None:
     """Silence begins when it wakes."""
     grader = package()
+    grader.can_sleep = True
     levels = watched(grader, [at(50.0)] + [(ASLEEP,)] * 1000 + [(LOST,)] * 31)
 
     assert [NOMINAL] * 1030 + [MODERATE] * 2 == levels
@@ -580,7 +598,10 @@ def test_a_card_that_wakes_begins_anew() -> None:
     """One hot look before and one after are not two in a row."""
     looks = [at(50.0), at(95.0), *[(ASLEEP,)] * 100, at(95.0), at(95.0)]
 
-    assert [NOMINAL] * 103 + [MODERATE] == watched(package(), looks)
+    grader = package()
+    grader.can_sleep = True
+
+    assert [NOMINAL] * 103 + [MODERATE] == watched(grader, looks)
 
 
 def test_a_part_of_which_something_sleeps_is_lost_all_the_same() -> None:
@@ -591,6 +612,7 @@ def test_a_part_of_which_something_sleeps_is_lost_all_the_same() -> None:
 def test_70_after_a_resume_no_level_falls_for_a_minute() -> None:
     """Though it is cool, and the dwell was over."""
     grader = at_level(MODERATE)
+    grader.can_sleep = True
     grader.hold(1000.0)
     levels = watched(grader, [at(40.0)] * 40, start=1000.5)
 

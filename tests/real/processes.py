@@ -10,18 +10,47 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import attrs
+
 import ollama_proxy
 
 ROOT = Path(__file__).resolve().parents[2]
+ANY_PORT = ("--http-port", "0", "--grpc-port", "0")
 READY_MAX_S = 120.0
 GOODBYE_MAX_S = 30.0
+
+
+@attrs.frozen
+class Program:
+    """One that runs.
+
+    Attributes:
+        process: to be ended by SIGTERM, which is done for it if nobody has.
+        said: its first line.
+    """
+
+    process: subprocess.Popen[bytes]
+    said: str
+
+    def address(self, door: str) -> str:
+        """Where one of its doors is, as in `ready http=HOST:PORT`."""
+        return next(w for w in self.said.split() if w.startswith(f"{door}=")).partition("=")[2]
 
 
 @contextmanager
 def running(
     command: Sequence[str], directory: Path, variables: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """A program that says `ready http=HOST:PORT` and ends with 0 on SIGTERM; yields its URL.
+    """The same as `started`; yields the URL of its HTTP door."""
+    with started(command, directory, variables) as program:
+        yield "http://" + program.address("http")
+
+
+@contextmanager
+def started(
+    command: Sequence[str], directory: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    """A program that says `ready http=HOST:PORT` and ends with 0 on SIGTERM.
 
     Args:
         command: after the interpreter.
@@ -49,7 +78,7 @@ def running(
             line = _first_line(process.stdout)
             log.seek(0)
             assert line.startswith("ready http="), line + log.read().decode()
-            yield "http://" + line.split()[1].removeprefix("http=")
+            yield Program(process, line)
             process.send_signal(signal.SIGTERM)
             log.seek(0)
             assert 0 == process.wait(GOODBYE_MAX_S), log.read().decode()

@@ -18,7 +18,7 @@ import pytest
 
 from ollama_proxy.backends.embedded_process import default_model_name, is_available
 from tests.real.parts import require
-from tests.real.processes import running
+from tests.real.processes import ANY_PORT, running
 
 MODEL = default_model_name()
 CONFIG = """
@@ -49,7 +49,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     directory: Path = tmp_path_factory.mktemp("home")
     (directory / "config.toml").write_text(CONFIG)
     with (
-        running(["-m", "ollama_proxy", "serve", "--http-port", "0"], directory) as url,
+        running(["-m", "ollama_proxy", "serve", *ANY_PORT], directory) as url,
         httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_S) as client,
     ):
         yield client

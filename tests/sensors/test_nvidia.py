@@ -111,7 +111,7 @@ def test_a_card_that_others_keep_awake_is_looked_at_once_a_minute() -> None:
         assert not nvml.is_open
 
     assert 10 == nvml.opened()
-    assert {Quality.OK, Quality.STALE} == qualities
+    assert {Quality.OK, Quality.LEFT_ALONE} == qualities
 
 
 def test_the_library_stays_open_while_requests_use_the_card() -> None:

@@ -20,6 +20,7 @@ class Room:
     calls: VirtualCalls
     last: dict[str, Findings | None] = attrs.field(factory=dict)
     looked_at: list[float] = attrs.field(factory=list)
+    forgotten: list[str] = attrs.field(factory=list)
 
 
 async def open_room(nursery: trio.Nursery, *there: Sensor) -> Room:
@@ -31,10 +32,24 @@ async def open_room(nursery: trio.Nursery, *there: Sensor) -> Room:
         return list(room.there)
 
     room = Room(
-        Senses(discover, lambda *told: room.last.update([told]), block=calls), [*there], calls
+        Senses(
+            discover,
+            lambda *told: room.last.update([told]),
+            forget=lambda name: room.forgotten.append(name),  # noqa: PLW0108 - there is no room yet
+            block=calls,
+        ),
+        [*there],
+        calls,
     )
     await nursery.start(room.senses.run)
     return room
+
+
+def reads(room: Room) -> float:
+    """How often the sensor "a" was read, by what it told last."""
+    found = room.last["a"]
+    assert found is not None
+    return found.loads[0].share or 0.0
 
 
 async def test_what_is_there_is_read(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
@@ -67,7 +82,7 @@ async def test_what_is_gone_is_told_and_closed(
     await trio.sleep(1)
     room.there = []
     await trio.sleep(60)
-    assert (None, 1) == (room.last["a"], first.closed)
+    assert (["a"], 1) == (room.forgotten, first.closed)
 
     room.there = [ScriptedSensor("a", "a")]
     await trio.sleep(60)
@@ -165,7 +180,7 @@ async def test_what_vanished_while_the_machine_slept_is_told(
     room.senses.resume()
     await trio.sleep(3)
 
-    assert {"a": None} == room.last
+    assert ["a"] == room.forgotten
 
 
 async def test_a_device_that_hung_and_returned_is_not_read_beside_itself(
@@ -187,13 +202,33 @@ async def test_a_device_that_hung_and_returned_is_not_read_beside_itself(
     assert 1 == room.calls.at_once
 
 
-async def test_a_fault_in_discovery_goes_up(
-    nursery: trio.Nursery, autojump_clock: MockClock
+async def test_a_fault_in_discovery_costs_only_what_is_new(
+    nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is ours."""
+    """It is told loudly; what is known is read on, and looked for again."""
+    room = await open_room(nursery, ScriptedSensor("a", "a"))
+    working = room.senses.discover
 
-    def discover() -> list[Sensor]:
+    def fail() -> list[Sensor]:
         raise ValueError("ours")
 
-    with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
-        await Senses(discover, lambda *_: None, block=VirtualCalls(nursery)).run()
+    room.senses.discover = fail
+    await trio.sleep(130)
+    assert reads(room) >= 64
+    assert any(record.levelname == "ERROR" for record in caplog.records)
+
+    room.senses.discover = working
+    room.there.append(ScriptedSensor("b", "b"))
+    await trio.sleep(61)
+    assert room.last["b"] is not None
+
+
+async def test_a_discovery_that_hangs_keeps_nobody_waiting(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """It is given up; what is known is read on."""
+    room = await open_room(nursery, ScriptedSensor("a", "a"))
+    room.calls.takes_s["sensor discovery"] = 10_000.0
+    await trio.sleep(200)
+
+    assert reads(room) >= 99

@@ -149,13 +149,17 @@ async def test_a_device_that_is_gone_ends_its_task(
     assert (2, 1) == (len(sensor.read_at), sensor.closed)
 
 
-async def test_a_fault_of_ours_goes_up(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    """Only the kernel's errors are expected."""
+async def test_a_fault_of_ours_leaves_the_device_out(
+    nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told loudly, once; the device is closed and unknown, and nobody else is touched."""
     sensor = ScriptedSensor(ends_with=ValueError("ours"))
+    heard, _ = begin(nursery, sensor, VirtualCalls(nursery))
+    await trio.sleep(200)
 
-    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="ours")):
-        await watch(sensor, Heard(), limiter=trio.CapacityLimiter(1), block=VirtualCalls(nursery))
+    assert heard.all[-1][2] is None
     assert 1 == sensor.closed
+    assert ["ERROR"] == [record.levelname for record in caplog.records]
 
 
 async def test_a_cancelled_sensor_is_closed(

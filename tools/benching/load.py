@@ -8,6 +8,7 @@ Reads a Load as JSON on stdin and writes a Yield as JSON on stdout.
 """
 
 import gc
+import itertools
 import json
 import re
 import select
@@ -21,6 +22,7 @@ import psutil
 STAMP = re.compile(rb" t(\d+)[^\d]")
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 STAMP_MAX_BYTES = 32
+LAST_FRAME = b'"done":true'
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 READ_BYTES = 16384
 SILENCE_MAX_S = 30.0
@@ -37,6 +39,7 @@ class Load:
         prompt_bytes: the length of the prompt.
         spread_s: over which time the connections begin: in step they would be one great burst.
         pid: the process whose processor time is read, 0 = none.
+        by_socket: whether it goes over a WebSocket at `path`, in the router's own words.
     """
 
     host: str
@@ -49,6 +52,7 @@ class Load:
     prompt_bytes: int = 5
     spread_s: float = 0.0
     pid: int = 0
+    by_socket: bool = False
 
 
 @attrs.define(kw_only=True)
@@ -110,6 +114,35 @@ def request(load: Load) -> bytes:
     return f"POST {load.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
+def frame(load: Load, request_id: str) -> bytes:
+    """The same as a client's text frame (RFC 6455, 5.2), masked with zeros."""
+    message = {"role": "user", "content": "x" * load.prompt_bytes}
+    asked = {"request_id": request_id, "model": load.model, "stream": load.stream}
+    body = json.dumps({**asked, "messages": [message], "media_type": None}).encode()
+    short = len(body) < 126  # noqa: PLR2004 - as the RFC has it
+    size = bytes([0x80 | len(body)]) if short else b"\xfe" + len(body).to_bytes(2, "big")
+    return b"\x81" + size + bytes(4) + body
+
+
+def shake_hands(load: Load, connection: socket.socket) -> None:
+    """Make a WebSocket of a connection.
+
+    Raises:
+        ConnectionError: the server would not.
+    """
+    connection.sendall(
+        f"GET {load.path} HTTP/1.1\r\nHost: {load.host}:{load.port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = connection.recv(READ_BYTES)
+        head += data
+        if not data or not head.startswith(b"HTTP/1.1 101"[: len(head)]):
+            raise ConnectionError(head[:400].decode(errors="replace"))
+
+
 class Exchange:
     """One connection: a request on its way out, then an answer on its way in.
 
@@ -119,22 +152,28 @@ class Exchange:
         has_begun: whether a token or an answer has come since `left` was set.
     """
 
-    def __init__(self, load: Load, counted: Yield, sent: bytes) -> None:
+    def __init__(self, load: Load, counted: Yield) -> None:
         """Connect, which is not measured."""
         self.socket = socket.create_connection((load.host, load.port), timeout=SILENCE_MAX_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if load.by_socket:
+            shake_hands(load, self.socket)
         self.socket.settimeout(0)
         self.left = 0
         self.unsent = memoryview(b"")
         self.has_begun = False
         self._stamped = load.stream
+        self._by_socket = load.by_socket
         self._counted = counted
-        self._request = sent
+        # The id of an answer that has just ended need not be free on a socket yet.
+        sent = [frame(load, name) for name in "ab"] if load.by_socket else [request(load)]
+        self._requests = itertools.cycle(sent)
 
     def begin(self) -> None:
         """Send a request, as far as the kernel takes it."""
         self.left -= 1
-        self.unsent = memoryview(self._request)
+        self.unsent = memoryview(next(self._requests))
+        self._is_last = False
         self._head: bytes | None = b""
         self._body_bytes = 0
         self._length: int | None = None
@@ -177,6 +216,11 @@ class Exchange:
         return True
 
     def _is_complete(self, data: bytes, recent: bytes) -> bool:
+        if self._by_socket:
+            self._is_last = self._is_last or LAST_FRAME in recent
+            if self._is_last and b'"error":' in recent:
+                raise ConnectionError(recent[-400:].decode(errors="replace"))
+            return self._is_last and recent.endswith(b"}")
         if self._head is not None:
             self._head += data
             head, end, data = self._head.partition(b"\r\n\r\n")
@@ -202,8 +246,7 @@ class Loop:
         self._yield = Yield()
         self._poll = select.epoll()
         self._running = 0
-        sent = request(load)
-        exchanges = [Exchange(load, self._yield, sent) for _ in range(load.streams)]
+        exchanges = [Exchange(load, self._yield) for _ in range(load.streams)]
         self._exchanges = {each.socket.fileno(): each for each in exchanges}
         for descriptor in self._exchanges:
             self._poll.register(descriptor, select.EPOLLIN)

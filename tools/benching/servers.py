@@ -32,7 +32,7 @@ http_port = 0
 BACKEND = """
 [[backends]]
 id = "{id}"
-type = "openai"
+type = "{kind}"
 hardware = "cpu"
 endpoint = "{url}"
 slots = {slots}
@@ -140,11 +140,28 @@ def fake_backend() -> Iterator[Server]:
 
 @contextmanager
 def router(
-    command: Sequence[str], backend: Server, *, backends: int, slots: int, door: str = ""
+    command: Sequence[str],
+    backend: Server,
+    *,
+    backends: int,
+    slots: int,
+    door: str = "",
+    kind: str = "openai",
 ) -> Iterator[Server]:
-    """A router that knows `backend` under as many names as wanted; `door` goes into [server]."""
+    """A router that knows `backend` under as many names as wanted.
+
+    Args:
+        command: starts it.
+        backend: what is behind it.
+        backends: under how many names.
+        slots: of each.
+        door: goes into [server].
+        kind: the dialect that the backend is spoken to in.
+    """
     names = ["fake"] if backends == 1 else [f"fake-{number}" for number in range(backends)]
-    config = "".join(BACKEND.format(id=name, url=backend.url, slots=slots) for name in names)
+    config = "".join(
+        BACKEND.format(id=name, kind=kind, url=backend.url, slots=slots) for name in names
+    )
     with configured(SERVER + door + config, command) as server:
         yield server
 

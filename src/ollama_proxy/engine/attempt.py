@@ -37,9 +37,11 @@ class Attempt(Sink):
         uncached: the share of the prompt that was not computed here before.
         transcript: what its caller is given is noted there; None where nobody will go on with it.
         halted: why it is to end, once it is.
+        sent: when its worker began with it; None where nobody noted that.
         begun: when its backend gave the first bytes.
         lingers_from: when it had ended for us, and perhaps not for its backend.
         is_giving: bytes are there, and the caller has not taken them yet.
+        part: the part of the machine that it computes on; None where that is not known.
         cost: what it has cost in joules until a time.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
     """
@@ -53,9 +55,11 @@ class Attempt(Sink):
     uncached: float = 1.0
     transcript: Transcript | None = None
     halted: Halt | None = None
+    sent: float | None = None
     begun: float | None = None
     lingers_from: float = 0.0
     is_giving: bool = False
+    part: str | None = None
     cost: Callable[["Attempt", float], Spent | None] = lambda *_: None
     told: Callable[["Attempt"], object] | None = None
 
@@ -135,6 +139,7 @@ class Attempt(Sink):
         job.errand = rest
         job.ask = attrs.evolve(job.ask, continues=True, prompt_bytes=len(rest.body))
         job.wishes = attrs.evolve(job.wishes, max_latency_s=None)
+        job.in_time = job.in_time or job.deadline < math.inf
         job.deadline = math.inf
         job.given = job.transcript.pieces
         return True
@@ -164,6 +169,8 @@ class Attempt(Sink):
         self.is_giving = True
         await job.caller.begin(job, head, first, complete=complete)
         self.is_giving = False
+        if self.sent is not None:
+            job.overhead_s += self.sent - self.started + trio.current_time() - now
         self._watch_for_stall()
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:

@@ -6,7 +6,7 @@ somebody waits for its effect: a mode that was set, a sleep that has ended.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -26,7 +26,7 @@ from ollama_proxy.policy.modes import (
     Mode,
     Signals,
 )
-from ollama_proxy.policy.readings import Findings, Part, Scope
+from ollama_proxy.policy.readings import Findings, Part, Quality, Scope, Zone
 from ollama_proxy.policy.route import Reason, Steering
 from ollama_proxy.policy.thermal import (
     Grader,
@@ -70,6 +70,7 @@ class Climate:
 
     Attributes:
         mode: what was chosen; `auto` follows the machine's state.
+        owner_mode: what the configuration says, as it was read last.
         holds: modes that are held over it.
         effective: the mode in force, and why.
         since: from when on it is.
@@ -99,7 +100,7 @@ class Climate:
             minute_of_day: local time, for quiet hours.
             clock: seconds.
         """
-        self.mode = mode
+        self.mode = self.owner_mode = mode
         self.holds = Holds()
         self.settings = settings
         self.conditions = Conditions()
@@ -114,7 +115,9 @@ class Climate:
         self._told: dict[str, Told] = {}
         self.graders: dict[str, Grader] = {}
         self._in_package: dict[Hardware, Grader] = {}
+        self._graded: dict[str, tuple[tuple[str, float | None], ...]] = {}
         self._auto = Auto()
+        self._is_loud = False
         self._sooner = trio.Event()
         self._watchers: list[Callable[[], None]] = []
 
@@ -137,6 +140,11 @@ class Climate:
             or findings.sleeping is not None
         ):
             self._sooner.set()
+
+    def forget(self, sensor: str) -> None:
+        """A sensor's device is no longer there: nothing of it is left to be lost."""
+        self._told.pop(sensor, None)
+        self._sooner.set()
 
     def watched_by(self, watcher: Callable[[], None]) -> None:
         """From now on, call `watcher` after each look. It must not block nor raise."""
@@ -167,10 +175,16 @@ class Climate:
         if self.holds.drop(owner):
             self.look()
 
-    def judge_by(self, settings: ClimateSettings) -> None:
-        """The owner has other limits and hours now."""
+    def judge_by(self, settings: ClimateSettings, mode: Mode) -> None:
+        """The configuration was read again: other limits and hours, and perhaps another mode.
+
+        A mode that somebody chose since stands, unless the owner has written another one.
+        """
+        if mode is not self.owner_mode:
+            self.mode = self.owner_mode = mode
         self.settings = settings
-        self.graders.clear()
+        for grader in self.graders.values():
+            grader.settings = settings.thermal  # what is hot stays so, by the new limits
         self._in_package.clear()
         self.look()
 
@@ -202,7 +216,9 @@ class Climate:
         """Judge what is known now, and let the next choice heed it."""
         now = self._now()
         self.conditions = merge(self._told)
-        for part in self.parts:
+        present = {part.id: part for part in self.parts}
+        self.graders = {id_: g for id_, g in self.graders.items() if id_ in present}
+        for part in present.values():
             self._grade(part, now)
         state = worst(grader.level for grader in self.graders.values())
         if state is not self.state:
@@ -256,26 +272,38 @@ class Climate:
 
     def _grade(self, part: Part, now: float) -> None:
         zones = self.conditions.zones_of(part.id)
+        thermal = self.settings.thermal
         if zones and part.id not in self.graders:
-            self.graders[part.id] = self._new_grader(part, self.settings.thermal)
-            for hardware, limits in self.settings.thermal.per_hardware.items():
-                if part.id == PACKAGE and hardware in _IN_PACKAGE:
-                    # The package's grader goes by what is said of CPUs: here, by this.
-                    own = attrs.evolve(self.settings.thermal, per_hardware={Hardware.CPU: limits})
-                    self._in_package[hardware] = self._new_grader(part, own)
-        looks_ahead = STANCES[self.effective.mode].lookahead
-        if part.id in self.graders:
-            self.graders[part.id].grade(zones, now, looks_ahead=looks_ahead)
+            self.graders[part.id] = self._new_grader(part, thermal)
+        asked = [self.graders[part.id]] if part.id in self.graders else []
         if part.id == PACKAGE:
-            for grader in self._in_package.values():
-                grader.grade(zones, now, looks_ahead=looks_ahead)
+            for hardware in (thermal.per_hardware.keys() & _IN_PACKAGE) - self._in_package.keys():
+                # The package's grader goes by what is said of CPUs: here, by this.
+                limits = {Hardware.CPU: thermal.per_hardware[hardware]}
+                own = attrs.evolve(thermal, per_hardware=limits)
+                self._in_package[hardware] = self._new_grader(part, own)
+            asked += self._in_package.values()
+        if not asked or not self._is_news(part, zones):
+            return
+        for grader in asked:
+            grader.can_sleep, grader.machine = part.can_sleep, _built_as(self.conditions)
+            grader.grade(zones, now, looks_ahead=STANCES[self.effective.mode].lookahead)
+
+    def _is_news(self, part: Part, zones: Sequence[Zone]) -> bool:
+        """Whether a part was read since it was graded last: one reading proves nothing twice.
+
+        Silence is news each time, as it is its length that counts.
+        """
+        read = tuple((zone.name, self.conditions.heard.get(zone.name)) for zone in zones)
+        is_same = read == self._graded.get(part.id)
+        self._graded[part.id] = read
+        return not is_same or not any(zone.quality is Quality.OK for zone in zones)
 
     def _new_grader(self, part: Part, settings: ThermalSettings) -> Grader:
         return Grader(
             name=part.name,
             hardware=part.hardware,
             settings=settings,
-            machine=_built_as(self.conditions),
         )
 
     def _follow(self, now: float) -> None:
@@ -327,15 +355,13 @@ class Climate:
 
     def _steer(self) -> None:
         stance = STANCES[self.effective.mode]
-        fan_share = self.conditions.fan_share
+        self._is_loud = stance.is_loud(self.conditions.fan_share, was_loud=self._is_loud)
         stations = self._dispatcher.stations.values()
         self._dispatcher.steer(
             Steering(
                 stance=stance,
                 reason=_reason(self.mode, self.effective),
-                is_loud=stance.fan_share_cap is not None
-                and fan_share is not None
-                and fan_share > stance.fan_share_cap,
+                is_loud=self._is_loud,
                 on_battery=self.conditions.on_battery is True,
                 all_cool=not any(s.heat in _WARM or s.asleep for s in stations),
             )

@@ -7,6 +7,7 @@ is awaited, and for how long, is the workers' business.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import attrs
@@ -26,7 +27,7 @@ from ollama_proxy.backends.backend import (
 from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
-from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.engine.ledger import Deadline, Fact, Ledger, Outcome
 from ollama_proxy.engine.meters import Meters
 from ollama_proxy.engine.news import BackendChanged, News, Routed
 from ollama_proxy.engine.station import Station
@@ -169,6 +170,7 @@ class Dispatcher:
         self.alarms = Alarms()
         self.meters = Meters()
         self.used_at: dict[str, float] = {}
+        self._on_part: Counter[str] = Counter()  # attempts
         self._ledger = ledger
         self._news = news or News()
         self._well: dict[str, bool] = {}  # as it was told last
@@ -204,7 +206,7 @@ class Dispatcher:
         """A backend joins; the one that had its id, if any, leaves."""
         former = self.stations.get(station.spec.id)
         self.stations[station.spec.id] = station
-        station.energy = self.meters.per_token(station.spec.id)
+        station.energy = self.meters.appetite(station.spec.id)
         self._well.setdefault(station.spec.id, station.healthy)
         if former is not None and former is not station:
             self.remove(former)
@@ -303,7 +305,7 @@ class Dispatcher:
         job = attempt.job
         job.attempts.remove(attempt)
         station.free(attempt, now, lingers=_may_linger(attempt, ending))
-        self._pay(station, attempt, ending, now)
+        self._pay(attempt, ending, now)
         self._book(station, attempt, ending, now)
         # The job's fate may be sealed already, or hang on another attempt.
         is_moot = job.stage is Stage.DONE or (bool(job.attempts) and not attempt.answered)
@@ -324,22 +326,21 @@ class Dispatcher:
             self._put_back(station, attempt)
         self._invite(station)
 
-    def _pay(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
+    def _pay(self, attempt: Attempt, ending: Ending, now: float) -> None:
         """Add what an attempt cost in joules to its job's bill."""
         job = attempt.job
         tokens = ending.tokens if isinstance(ending, Served) else None
         if isinstance(ending, Served) and ending.report is not None:
             tokens = ending.report.answer_tokens or tokens
-        bill = self.meters.ended(attempt, tokens, job.ask.subject, now)
+        is_answer = isinstance(ending, Served) and ending.status < 400 and ending.computed  # noqa: PLR2004 - an error is none
+        subject = job.ask.subject if is_answer else None
+        bill = self.meters.ended(attempt, tokens, subject, now)
         if bill is not None:
             job.paid[bill.grade] = job.paid.get(bill.grade, 0.0) + bill.joules
-        self._note_use(station, now)
-
-    def _note_use(self, station: Station, now: float) -> None:
-        """Keep in mind when the station's part of the machine was last at work."""
-        if (part := station.part) is not None:
-            is_used = any(s.running for s in self.stations.values() if s.part == part)
-            self.used_at[part] = math.inf if is_used else now
+        if (part := attempt.part) is not None:
+            self._on_part[part] -= 1
+            if not self._on_part[part]:
+                self.used_at[part] = now
 
     def _book(self, station: Station, attempt: Attempt, ending: Ending, now: float) -> None:
         """Note what the end of an attempt tells of the backend."""
@@ -475,6 +476,7 @@ class Dispatcher:
             return outcome
         if job.promised_s is None:
             job.promised_s = outcome.predicted_s
+            job.overhead_s = self._now() - job.arrived
         self._queue(job, outcome)
         return None
 
@@ -531,13 +533,16 @@ class Dispatcher:
             if warm is not None and warm.backend == station.spec.id
             else 1.0,
             transcript=self._new_transcript(job, station),
+            part=station.part,
             cost=self.meters.so_far,
         )
         job.attempts.append(attempt)
         spec = station.spec
-        self.meters.began(attempt, spec.id, station.part, now, watts=spec.power_watts)
+        self.meters.began(attempt, spec.id, attempt.part, now, watts=spec.power_watts)
+        if attempt.part is not None:
+            self._on_part[attempt.part] += 1
+            self.used_at[attempt.part] = math.inf
         station.hand(attempt)
-        self._note_use(station, now)
         self._news.tell(Routed(job.request_id, job.ask.model, job.priority, decision, now))
         if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
@@ -587,6 +592,8 @@ class Dispatcher:
         if self._place(job) is not None:
             # What the last backend said is more use to the caller than that nobody is left.
             self._refuse(job, refusal)
+        elif job.decision is not None:
+            job.failovers.append((station.spec.id, job.decision.backend))
 
     def _put_back(self, station: Station, attempt: Attempt) -> None:
         """One whose slot was taken waits again, at its old place or where it is better now."""
@@ -722,15 +729,18 @@ class Dispatcher:
         code: Code | None = None,
     ) -> None:
         now = self._now()
-        job.stage = Stage.DONE
+        stage, job.stage = job.stage, Stage.DONE
         self.jobs.discard(job)
         for attempt in job.attempts:
             attempt.halt(Halt.BEATEN)
         decision = job.decision
+        deadline = _kept(job, outcome, now)
         if decision is not None and outcome is not Outcome.LEFT:
             station = station or self.stations.get(decision.backend)
             if station is not None:
-                _calibrate(station, job, outcome, now)
+                _calibrate(station, job, outcome, deadline, now)
+        told = served.report if served is not None and served.report is not None else _NO_REPORT
+        pieces = None if served is None or served.tokens is None else job.given + served.tokens
         self._ledger.record(
             Fact(
                 request_id=job.request_id,
@@ -740,6 +750,7 @@ class Dispatcher:
                 stream=job.ask.stream,
                 priority=job.priority,
                 outcome=outcome,
+                stage=stage,
                 status=served.status if served is not None else None,
                 code=code,
                 backend=decision.backend if decision is not None else None,
@@ -748,30 +759,50 @@ class Dispatcher:
                 promised_s=job.promised_s,
                 first_s=None if job.begun is None else job.begun - job.arrived,
                 whole_s=now - job.arrived,
-                tokens=job.given + served.tokens
-                if served is not None and served.tokens is not None
-                else None,
+                overhead_s=None if job.begun is None else job.overhead_s,
+                tokens=pieces,
+                prompt_tokens=told.prompt_tokens,
+                answer_tokens=pieces
+                if told.answer_tokens is None
+                else job.given + told.answer_tokens,
                 put_back=job.put_back,
                 hedged=job.hedge_s > 0,
+                failovers=tuple(job.failovers),
+                deadline=deadline,
                 energy=spent(job.paid, is_final=False) if job.paid else None,
             )
         )
         job.caller.done(job)
 
 
-def _calibrate(station: Station, job: Job, outcome: Outcome, now: float) -> None:
+def _kept(job: Job, outcome: Outcome, now: float) -> Deadline | None:
+    """What became of a job's deadline; None where it had none."""
+    if job.in_time:
+        return Deadline.MET
+    if job.deadline == math.inf:
+        return None
+    if job.ask.stream:
+        is_met = job.begun is not None and job.begun <= job.deadline
+    else:
+        is_met = outcome is Outcome.SERVED and now <= job.deadline
+    if is_met:
+        return Deadline.MET
+    if outcome is Outcome.LEFT:
+        return Deadline.LEFT
+    return Deadline.REFUSED if job.promised_s is None else Deadline.MISSED
+
+
+def _calibrate(
+    station: Station, job: Job, outcome: Outcome, deadline: Deadline | None, now: float
+) -> None:
     """Hold what was promised at a job's admission against what came of it."""
     if job.promised_s is None:
         return
     if outcome is Outcome.SERVED and job.begun is not None and not job.put_back:
         took_s = (job.begun if job.ask.stream else now) - job.arrived
         station.calibration.compare(job.promised_s, took_s, now)
-    if job.deadline < math.inf:
-        if job.ask.stream:
-            met = job.begun is not None and job.begun <= job.deadline
-        else:
-            met = outcome is Outcome.SERVED and now <= job.deadline
-        station.calibration.settle(met=met)
+    if deadline is not None:
+        station.calibration.settle(met=deadline is Deadline.MET)
 
 
 def _may_linger(attempt: Attempt, ending: Ending) -> bool:

@@ -72,6 +72,7 @@ class Job:
         promised_s: the forecast that it was admitted on; None if it was not.
         attempts: those under way: none while it waits, two where it is hedged.
         tried: backends that failed it.
+        failovers: from which backend to which it went because the former failed it.
         put_back: how often a more urgent one took its slot.
         hedge_s: the work that was set aside for its second attempt; 0 if there was none.
         stage: how far it has come.
@@ -79,6 +80,10 @@ class Job:
         stopped: the router ends, and has waited for it as long as it may.
         assigned: when its wait in line ended; None if it has not, or there was none.
         begun: when the first byte went to the caller.
+        overhead_s: the router's own time before the first byte: from the arrival until a place was
+            found, from a worker's being told until it began, from a backend's first bytes until the
+            caller was given them. Not the line's, nor the backend's.
+        in_time: a stream that was put back after its first byte had kept its deadline.
         transcript: what the caller was given, while another attempt could go on with it.
         given: pieces of the answer by attempts that were put back.
         paid: joules of its attempts that have ended, by how they were found.
@@ -100,6 +105,7 @@ class Job:
     promised_s: float | None = None
     attempts: list["Attempt"] = attrs.field(factory=list, repr=False)
     tried: list[str] = attrs.field(factory=list)
+    failovers: list[tuple[str, str]] = attrs.field(factory=list)
     put_back: int = 0
     hedge_s: float = 0.0
     stage: Stage = Stage.NEW
@@ -107,6 +113,8 @@ class Job:
     stopped: bool = False
     assigned: float | None = None
     begun: float | None = None
+    overhead_s: float = 0.0
+    in_time: bool = False
     transcript: Transcript | None = attrs.field(default=None, repr=False)
     given: int = 0
     paid: dict[Grade, float] = attrs.field(factory=dict)

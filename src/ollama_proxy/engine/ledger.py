@@ -1,14 +1,24 @@
 """What happened, as values: one fact a request, and the sums that the doors show."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
+from ollama_proxy.engine.job import Stage
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.energy import Spent
 from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Reason
+
+
+class Deadline(enum.Enum):
+    """What became of a request's deadline."""
+
+    MET = "met"
+    MISSED = "missed"
+    REFUSED = "refused"  # it was not taken on: nobody would have made it, or served it at all
+    LEFT = "left"  # the caller went away while it could still be met
 
 
 class Outcome(enum.Enum):
@@ -22,7 +32,21 @@ class Outcome(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Fact:
-    """One request that ended. Times in seconds; None where it did not come so far."""
+    """One request that ended. Times in seconds; None where it did not come so far.
+
+    Attributes:
+        stage: how far it had come.
+        status: HTTP's, of an answer that came to its end.
+        code: why there was none.
+        backend: the one that answered, or was to.
+        overhead_s: the router's own time before the answer's first byte, as `Job` has it.
+        tokens: pieces of a stream, in all attempts.
+        prompt_tokens: as the server counts them; None where it does not tell.
+        answer_tokens: the same; those that earlier attempts gave are counted by pieces.
+        put_back: how often a more urgent one took its slot, and it waited again.
+        failovers: from which backend to which it went because the former failed it.
+        deadline: None: it had none.
+    """
 
     request_id: str
     door: str
@@ -31,6 +55,7 @@ class Fact:
     stream: bool
     priority: Priority
     outcome: Outcome
+    stage: Stage
     status: int | None = None
     code: Code | None = None
     backend: str | None = None
@@ -39,15 +64,20 @@ class Fact:
     promised_s: float | None = None
     first_s: float | None = None
     whole_s: float = 0.0
+    overhead_s: float | None = None
     tokens: int | None = None
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
     put_back: int = 0
     hedged: bool = False
+    failovers: Sequence[tuple[str, str]] = ()
+    deadline: Deadline | None = None
     energy: Spent | None = None
 
 
 @attrs.define
 class Ledger:
-    """Hands each fact to everybody who keeps books: log, and the metrics to come."""
+    """Hands each fact to everybody who keeps books: log and metrics."""
 
     _readers: list[Callable[[Fact], None]] = attrs.field(factory=list)
 

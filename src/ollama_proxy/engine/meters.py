@@ -13,8 +13,8 @@ from collections.abc import Collection, Hashable, Sequence
 import attrs
 
 from ollama_proxy.policy.energy import (
+    Appetite,
     Books,
-    JoulesPerToken,
     Spent,
     meter_for,
     remaining,
@@ -32,8 +32,9 @@ _NOWHERE = ""  # what computes elsewhere, or nobody knows where
 class _Answer:
     """What an attempt that has ended teaches, once its energy is known."""
 
-    tokens: float
+    tokens: float | None
     subject: str
+    seconds: float
 
 
 class Meters:
@@ -48,9 +49,9 @@ class Meters:
         self.books = Books()
         self._meters: dict[str, Meter] = {}
         self._metered: set[str] = set()  # parts with a sensor of their own
-        self._at: dict[Hashable, tuple[Meter, str]] = {}
+        self._at: dict[Hashable, tuple[Meter, str, float]] = {}  # since when
         self._unsettled: dict[Hashable, _Answer] = {}
-        self._per_token: dict[str, JoulesPerToken] = {}
+        self._appetites: dict[str, Appetite] = {}
         self._draws: Sequence[Draw] = ()
         self._on_battery: bool | None = None
 
@@ -70,20 +71,22 @@ class Meters:
         """
         meter = self._meter(self._place(part))
         meter.begin(key, backend, now, watts=watts)
-        self._at[key] = meter, backend
+        self._at[key] = meter, backend, now
 
     def so_far(self, key: Hashable, now: float) -> Spent | None:
         """What an attempt that runs has cost, as can be expected; None for an unknown one."""
         found = self._at.get(key)
         return found[0].so_far(key, now) if found is not None else None
 
-    def ended(self, key: Hashable, tokens: float | None, subject: str, now: float) -> Spent | None:
+    def ended(
+        self, key: Hashable, tokens: float | None, subject: str | None, now: float
+    ) -> Spent | None:
         """An attempt has ended, however it did.
 
         Args:
             key: as in `began`.
-            tokens: of its answer; None where nobody counted them, or it is no measure of others.
-            subject: what is learned of: its model, mostly.
+            tokens: of its answer; None where nobody counted them.
+            subject: what is learned of: its model, mostly; None: it is no measure of others.
             now: seconds.
 
         Returns:
@@ -92,12 +95,15 @@ class Meters:
         found = self._at.pop(key, None)
         if found is None:
             return None
-        meter, backend = found
+        meter, backend, since = found
         spent = meter.end(key, now)
+        if subject is None:
+            return spent
+        answer = _Answer(tokens, subject, now - since)
         if spent.is_final:
-            self._learn(backend, _Answer(tokens or 0, subject), spent, now)
-        elif tokens:
-            self._unsettled[key] = _Answer(tokens, subject)
+            self._learn(backend, answer, spent, now)
+        else:
+            self._unsettled[key] = answer
         return spent
 
     # -- readings ----------------------------------------------------------------------------------
@@ -146,9 +152,9 @@ class Meters:
 
     # -- what is known -----------------------------------------------------------------------------
 
-    def per_token(self, backend: str) -> JoulesPerToken:
-        """What is learned of a backend's tokens, now and later."""
-        return self._per_token.setdefault(backend, JoulesPerToken())
+    def appetite(self, backend: str) -> Appetite:
+        """What is learned of a backend, now and later."""
+        return self._appetites.setdefault(backend, Appetite())
 
     def _place(self, part: str | None) -> str:
         if part is None:
@@ -171,6 +177,11 @@ class Meters:
                 self._learn(each.backend, answer, each.spent, now)
 
     def _learn(self, backend: str, answer: _Answer, spent: Spent, now: float) -> None:
-        self.per_token(backend).observe(
-            answer.subject, spent.joules, answer.tokens, spent.grade, now
+        self.appetite(backend).observe(
+            answer.subject,
+            spent.joules,
+            spent.grade,
+            now,
+            seconds=answer.seconds,
+            tokens=answer.tokens,
         )

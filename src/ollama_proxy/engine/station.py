@@ -12,7 +12,7 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.calibration import Calibration
 from ollama_proxy.policy.circuit import Circuit
-from ollama_proxy.policy.energy import JoulesPerToken
+from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
@@ -70,7 +70,7 @@ class Station:
         self.heat = ThermalState.UNKNOWN
         self.hot = ""
         self.asleep = False
-        self.energy = JoulesPerToken()
+        self.energy = Appetite()
         self._off_s = Learned(0.0, 0.0)
         self._linger_s = Learned(0.0, 0.0)
         self._retiring = trio.Event()

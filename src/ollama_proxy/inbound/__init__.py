@@ -6,6 +6,7 @@ again at `engine.job.Caller`, so that they cannot differ in meaning.
 `front` takes connections and looks at their first bytes: inference goes to `lane`, everything else
 to Hypercorn (`guarded`) and the Quart app (`http`). `reading` turns headers and body into a job,
 `answers` turns refusals and routing facts into bytes, `trust` says who may ask: all three serve
-every HTTP door. `figures` and `heat` are what all doors tell of the router itself; `dbus` is the door
-on a message bus.
+every HTTP door. `text` is for doors that speak of prompts and tokens: `websocket`, and `wyoming`, which
+has a port of its own. `figures` and `heat` are what all doors tell of the router itself; `dbus` is the
+door on a message bus.
 """

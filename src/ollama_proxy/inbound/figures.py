@@ -76,11 +76,9 @@ def watts_of(station: Station, climate: Climate) -> Values:
     live = climate.card_watts(station.part)
     if live is not None:
         return {"value": round(live, 2), "source": "measured"}
-    speeds = station.estimates.subjects
-    decode = latest(each.decode for each in speeds.values())
-    token_j = station.energy.value()
-    if token_j is not None and decode is not None:
-        return {"value": round(token_j * decode.value, 2), "source": "learned"}
+    learned = station.energy.watts()
+    if learned is not None:
+        return {"value": round(learned, 2), "source": "learned"}
     return {"value": station.spec.power_watts, "source": "configured"}
 
 
@@ -121,7 +119,7 @@ def figures_of(station: Station, climate: Climate) -> Values:
         "thermal_state": station.heat.value,
         "throttled": climate.is_throttled(station.part),
         "asleep": station.asleep,
-        "energy_j_per_token": station.energy.value(),
+        "energy_j_per_token": station.energy.token_j(),
         "calibration": _calibration(station),
         "requests_total": station.requests_total,
         "errors_total": station.errors_total,
@@ -182,6 +180,7 @@ def efficiency_of(climate: Climate, dispatcher: Dispatcher) -> Values:
             for mode in Mode
         ],
         "on_battery": found.on_battery,
+        "battery_to_empty_s": None if found.supply is None else found.supply.to_empty_s,
         "battery_percent": None
         if found.battery_percent is None
         else round(found.battery_percent, 1),

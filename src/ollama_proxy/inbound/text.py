@@ -18,6 +18,7 @@ from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 _OPTIONS = {"max_tokens": "num_predict", "max_completion_tokens": "num_predict"}
 _ERRORS_FROM = 400
+_NOT_UNDERSTOOD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CALLER_FAULT_BELOW = 500
 
 
@@ -138,7 +139,7 @@ class TextCaller(Caller):
     async def _take(self, job: Job, line: bytes) -> None:
         try:
             told = _line.decode(line)
-        except msgspec.DecodeError:
+        except _NOT_UNDERSTOOD:
             self.refuse(job, Refusal(Code.BACKEND_FAILED, "The answer is not understood."))
             return
         if told.error is not None:
@@ -163,7 +164,7 @@ def _told(status: int, body: bytes) -> Refusal:
     """What a backend answered instead of an answer."""
     try:
         error = _line.decode(body).error
-    except msgspec.DecodeError:
+    except _NOT_UNDERSTOOD:
         error = None
     code = Code.INVALID_REQUEST if status < _CALLER_FAULT_BELOW else Code.BACKEND_FAILED
     return Refusal(code, error or f"The backend answered with status {status}.")
@@ -284,7 +285,7 @@ class VectorCaller(Caller):
             return
         try:
             vectors = _vectors.decode(body).embeddings
-        except msgspec.DecodeError:
+        except _NOT_UNDERSTOOD:
             self.refuse(self._job, Refusal(Code.BACKEND_FAILED, "The answer is not understood."))
             return
         self._is_over = True

@@ -184,7 +184,9 @@ def part_of(hardware: Hardware, device: str, conditions: Conditions) -> str | No
         conditions: the parts that there are.
 
     Returns:
-        A part's id; None where it is none of this machine's, or there are several that it may be.
+        A part's id, of several cards that it may be the first's; None where it is none of this
+        machine's. What is built into the processor has no sensors of its own, and mostly no part:
+        an address that nobody tells of is the processor's, where the hardware is.
     """
     parts = conditions.parts
     if device:
@@ -196,8 +198,10 @@ def part_of(hardware: Hardware, device: str, conditions: Conditions) -> str | No
                 part.name.lower(),
             }:
                 return part.id
-        named = {z.part for z in conditions.zones if z.name.lower().startswith(wanted)}
-        return named.pop() if len(named) == 1 else None
+        named = {z.part for z in conditions.zones if z.name.lower().startswith(wanted)} - {None}
+        if len(named) == 1:
+            return named.pop()
+        return PACKAGE if hardware in _SHARES_PACKAGE else None
     if hardware is Hardware.CLOUD:
         return None
     if hardware in _SHARES_PACKAGE:

@@ -22,8 +22,8 @@ MINOR = 0.1  # a share of a request's joules that does not decide how far all of
 class Grade(enum.Enum):
     """How a figure in joules came about, the best first."""
 
-    MEASURED = "measured"  # a card's own sensor, and no other backend was on the card
-    APPORTIONED = "apportioned"  # a share of what the package, or the battery, gave to all
+    MEASURED = "measured"  # a card's own counter, and no other backend was on the card
+    APPORTIONED = "apportioned"  # a share of what the package or the battery gave, or of samples
     ESTIMATED = "estimated"  # the owner's watts, for as long as it took
 
 
@@ -125,31 +125,71 @@ class Sharing:
 
 
 @attrs.define
-class JoulesPerToken:
-    """What a token costs on one backend, learned by model: as `policy.estimate` learns seconds.
+class Appetite:
+    """What one backend takes beyond rest, learned by model: as `policy.estimate` learns seconds.
+
+    Watts are those of a request from its begin to its end. Of joules a token and tokens a second
+    they could only be made where prompts cost nothing: the joules of a token hold its share of
+    the prompt, its seconds do not.
 
     The owner's watts teach nothing here: they would come back as if they had been measured.
     """
 
-    _subjects: dict[str, Learned] = attrs.field(factory=dict)
-    _any: Learned | None = None
+    _token_j: dict[str, Learned] = attrs.field(factory=dict)
+    _watts: dict[str, Learned] = attrs.field(factory=dict)
+    _any_token_j: Learned | None = None
+    _any_watts: Learned | None = None
 
     def observe(
-        self, subject: str, joules: float, tokens: float | None, grade: Grade, now: float
+        self,
+        subject: str,
+        joules: float,
+        grade: Grade,
+        now: float,
+        *,
+        seconds: float,
+        tokens: float | None = None,
     ) -> None:
-        """Learn from one answer. `tokens`: of the answer; None where nobody counted them."""
-        if not tokens or grade is Grade.ESTIMATED:
-            return
-        cost = joules / tokens
-        self._subjects[subject] = fed(self._subjects.pop(subject, None), cost, now)
-        self._any = fed(self._any, cost, now)
-        if len(self._subjects) > MODELS_MAX:
-            del self._subjects[next(iter(self._subjects))]
+        """Learn from one answer.
 
-    def value(self, subject: str | None = None) -> float | None:
-        """Joules per token of a model, or of whatever was served; None until it was measured."""
-        learned = self._any if subject is None else self._subjects.get(subject)
-        return learned.value if learned is not None else None
+        Args:
+            subject: its model, mostly.
+            joules: what it cost.
+            grade: how they were found.
+            now: seconds.
+            seconds: how long it took.
+            tokens: of the answer; None where nobody counted them.
+        """
+        if grade is Grade.ESTIMATED:
+            return
+        if seconds >= SHORTEST_S:
+            watts = joules / seconds
+            _feed(self._watts, subject, watts, now)
+            self._any_watts = fed(self._any_watts, watts, now)
+        if tokens:
+            _feed(self._token_j, subject, joules / tokens, now)
+            self._any_token_j = fed(self._any_token_j, joules / tokens, now)
+
+    def token_j(self, subject: str | None = None) -> float | None:
+        """Joules per token of a model, or of whatever was served; None until they were measured."""
+        return _known(self._any_token_j if subject is None else self._token_j.get(subject))
+
+    def watts(self, subject: str | None = None) -> float | None:
+        """Watts at such work, or at any; None until they were measured."""
+        return _known(self._any_watts if subject is None else self._watts.get(subject))
+
+
+SHORTEST_S = 0.05  # what is shorter is shorter than sensors can tell apart
+
+
+def _feed(table: dict[str, Learned], subject: str, value: float, now: float) -> None:
+    table[subject] = fed(table.pop(subject, None), value, now)
+    if len(table) > MODELS_MAX:
+        del table[next(iter(table))]
+
+
+def _known(learned: Learned | None) -> float | None:
+    return learned.value if learned is not None else None
 
 
 def is_usable(draw: Draw) -> bool:
@@ -163,6 +203,9 @@ def is_usable(draw: Draw) -> bool:
     return draw.watts is not None or draw.joules is not None
 
 
+_WILL_TELL = {Quality.ASLEEP, Quality.STALE, Quality.LEFT_ALONE}
+
+
 def tells_of(draw: Draw) -> str | None:
     """The part that a draw measures alone, now or when it wakes; None where it is none.
 
@@ -170,7 +213,7 @@ def tells_of(draw: Draw) -> str | None:
     """
     if draw.scope is not (Scope.PACKAGE if draw.part == PACKAGE else Scope.DEVICE):
         return None
-    will_tell = is_usable(draw) or draw.quality in {Quality.ASLEEP, Quality.STALE}
+    will_tell = is_usable(draw) or draw.quality in _WILL_TELL
     return draw.part if will_tell else None
 
 
@@ -178,14 +221,35 @@ def meter_for(part: str | None, draws: Iterable[Draw]) -> Draw | None:
     """Which of a round's draws tells best what a part draws; None if none does.
 
     (1) the card's own, (2) the package's, for what is built into it, (3) the whole machine's. Of
-    several, one whose counter moves, as some cards have one that never does. Never a sum: the
-    domains that a processor tells of contain one another.
+    several sources, one whose counter moves, as some cards have one that never does. A sum only over
+    the packages that one source tells of: what different sources tell of contains one another.
     """
     if part is None:
         return None
     usable = [draw for draw in draws if is_usable(draw)]
     of_part = [draw for draw in usable if tells_of(draw) == part]
-    return min(of_part, key=_doubt, default=whole_machine(usable))
+    best = min(of_part, key=_doubt, default=whole_machine(usable))
+    if best is None or part != PACKAGE or best.scope is not Scope.PACKAGE:
+        return best
+    packages = [d for d in of_part if d.source == best.source and "package" in d.name]
+    return _together(packages) if packages else best
+
+
+def _together(packages: list[Draw]) -> Draw:
+    """Several packages as one."""
+    if len(packages) == 1:
+        return packages[0]
+    return attrs.evolve(
+        packages[0],
+        name=" + ".join(sorted(draw.name for draw in packages)),
+        watts=_sum(draw.watts for draw in packages),
+        joules=_sum(draw.joules for draw in packages),
+    )
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else math.fsum(v for v in known if v is not None)
 
 
 def _doubt(draw: Draw) -> tuple[bool, bool]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import attrs
 
 from ollama_proxy.policy.ask import Ask, Call, Priority
-from ollama_proxy.policy.energy import JoulesPerToken
+from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
@@ -180,7 +180,7 @@ class BackendView:
     estimates: Estimates = attrs.field(factory=Estimates)
     linger_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
     off_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
-    energy: JoulesPerToken = attrs.field(factory=JoulesPerToken)
+    energy: Appetite = attrs.field(factory=Appetite)
     heat: ThermalState = ThermalState.UNKNOWN
     hot: str = ""
     asleep: bool = False
@@ -197,14 +197,12 @@ class BackendView:
 
     def token_j(self, ask: Ask) -> float | None:
         """Joules for each token of such an answer; None until they were measured."""
-        return self.energy.value(ask.subject)
+        return self.energy.token_j(ask.subject)
 
     def watts(self, ask: Ask) -> float:
         """What it draws at such work: measured, or what its owner believes."""
-        token_j, speeds = self.token_j(ask), self.estimates.subjects.get(ask.subject)
-        if token_j is None or speeds is None or speeds.decode is None:
-            return self.spec.power_watts
-        return max(token_j * speeds.decode.value, WATTS_LEAST)
+        watts = self.energy.watts(ask.subject)
+        return self.spec.power_watts if watts is None else max(watts, WATTS_LEAST)
 
     def has_room(self, priority: Priority) -> bool:
         """Whether one of this priority would start at once."""

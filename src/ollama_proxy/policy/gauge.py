@@ -36,12 +36,14 @@ class Span:
         until: its end.
         joules: None where that is not known.
         scope: whose joules they are; None where they are not known.
+        is_counted: a counter told them, not samples of power.
     """
 
     since: float
     until: float
     joules: float | None = None
     scope: Scope | None = None
+    is_counted: bool = False
 
 
 @attrs.define
@@ -59,6 +61,7 @@ class Gauge:
     _still: float = 0.0  # joules by power, since the counter stands still
     _moved_at: float = -math.inf
     _is_stuck: bool = False
+    _is_counted: bool = True
     _trusted_from: float = -math.inf
 
     def is_live(self, now: float) -> bool:
@@ -84,10 +87,10 @@ class Gauge:
         is_open = self._still or (draw.scope is Scope.SYSTEM and now - self.since < SYSTEM_SPAN_S)
         if is_open:
             return None
-        span = Span(self.since, now, self._pending, draw.scope)
+        span = Span(self.since, now, self._pending, draw.scope, is_counted=self._is_counted)
         if self._pending > WATTS_MAX * (now - self.since):
             return self._begin_anew(draw, now)
-        self.since, self._pending = now, 0.0
+        self.since, self._pending, self._is_counted = now, 0.0, True
         return span
 
     def distrust(self, now: float) -> Span:
@@ -101,6 +104,7 @@ class Gauge:
         self._last = draw
         self._pending = self._still = 0.0
         self._is_stuck = False
+        self._is_counted = True
         return span
 
     def _add(self, last: Draw, draw: Draw, elapsed_s: float, now: float) -> bool:
@@ -113,12 +117,14 @@ class Gauge:
                 self._is_stuck = True
                 self._pending += self._still
                 self._still = 0.0
+                self._is_counted = False
             return True
         self._moved_at = now
         if rise is not None and not self._is_stuck:
             self._pending += rise
         elif by_power is not None:
             self._pending += self._still + by_power
+            self._is_counted = False
         else:
             return False
         self._still = 0.0

@@ -203,7 +203,7 @@ class Meter:
         totals.idle += idle
         if users:
             is_alone = len({account.backend for account, _ in users}) == 1
-            grade = _grade(span.scope, is_alone=is_alone)
+            grade = _grade(span, is_alone=is_alone)
             used_s = sum(seconds for _, seconds in users)
             for account, seconds in users:
                 self._charge(account, grade, (joules - idle) * seconds / used_s)
@@ -257,5 +257,7 @@ class Meter:
         return spent(paid, is_final=False)
 
 
-def _grade(scope: Scope | None, *, is_alone: bool) -> Grade:
-    return Grade.MEASURED if scope is Scope.DEVICE and is_alone else Grade.APPORTIONED
+def _grade(span: Span, *, is_alone: bool) -> Grade:
+    """What a sensor samples now and then is no measure of one request: it may miss its peak."""
+    is_measured = span.scope is Scope.DEVICE and span.is_counted and is_alone
+    return Grade.MEASURED if is_measured else Grade.APPORTIONED

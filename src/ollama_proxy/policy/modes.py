@@ -97,6 +97,9 @@ def parse_mode(text: str) -> Mode | None:
 _NAMES = {mode.value: mode for mode in Mode}
 
 
+_CALM_FROM = 0.9  # of the cap
+
+
 @attrs.frozen(kw_only=True)
 class Stance:
     """What a mode means for a choice.
@@ -105,7 +108,8 @@ class Stance:
         time_weight: exponent of time, all of it: computing, waiting and loading.
         power_weight: exponent of watts.
         watts_soft_cap: only backends at or under it, while any of them can serve; None: no cap.
-        warmest: a part above this grade is avoided while another can serve.
+        warmest: a part above this grade is avoided while another can serve, besides what
+            `restraint` says of each priority.
         fan_share_cap: a fan that turns faster than this share of its most is too loud; None: none is.
         watts_soft_cap_when_loud: the cap that holds while a fan is too loud.
         lookahead: whether heat that is only foreseen counts.
@@ -114,10 +118,16 @@ class Stance:
     time_weight: float
     power_weight: float
     watts_soft_cap: float | None = None
-    warmest: ThermalState = ThermalState.LIGHT
+    warmest: ThermalState = ThermalState.SEVERE
     fan_share_cap: float | None = None
     watts_soft_cap_when_loud: float | None = None
     lookahead: bool = True
+
+    def is_loud(self, fan_share: float | None, *, was_loud: bool) -> bool:
+        """Whether a fan is too loud; once it was, it must turn clearly slower not to be."""
+        if self.fan_share_cap is None or fan_share is None:
+            return False
+        return fan_share > self.fan_share_cap * (_CALM_FROM if was_loud else 1.0)
 
 
 # Time x watts is joules: with equal weights the least energy for an answer wins, which is what
@@ -126,9 +136,7 @@ STANCES: Mapping[Mode, Stance] = {
     # Not more than 1: time alone, so that the order is that of the predicted answers. The firmware
     # guards a part that is `severe`, and what that costs is in its measured times: only at its
     # limit is it let off.
-    Mode.PERFORMANCE: Stance(
-        time_weight=1.0, power_weight=0.0, warmest=ThermalState.SEVERE, lookahead=False
-    ),
+    Mode.PERFORMANCE: Stance(time_weight=1.0, power_weight=0.0, lookahead=False),
     Mode.BALANCED: Stance(time_weight=1.0, power_weight=1.0),
     # Half the watts are worth an eightfold time. With time at 0 the thriftiest would get everything
     # and a line would grow before it.
@@ -142,13 +150,11 @@ STANCES: Mapping[Mode, Stance] = {
         fan_share_cap=0.6,
         watts_soft_cap_when_loud=15.0,
     ),
-    # Time only breaks ties. Heat is tolerated one grade more than elsewhere: the thrifty ones sit
-    # together in the package, and leaving it for a cool card would cost ten times the charge.
+    # Time only breaks ties.
     Mode.ULTRA_EFFICIENCY: Stance(
         time_weight=0.25,
         power_weight=3.0,
         watts_soft_cap=10.0,
-        warmest=ThermalState.MODERATE,
     ),
 }
 

@@ -15,6 +15,9 @@ import attrs
 INTERVAL_S = 60.0
 _LONGEST_TEXT = 200
 _HOT = {"severe", "critical"}
+# Neither a rise nor a fall that a person should hear of: on the way down from severe, or a sensor's
+# loss, after which nobody knows.
+_UNDECIDED = {"moderate", "unknown"}
 _WELL = ""  # the state of a slot of which there is nothing to say
 
 
@@ -115,8 +118,8 @@ class Notices:
 
     def happened(self, event: Event, now: float) -> None:
         """Take note of an event."""
-        if isinstance(event, HeatChanged) and event.state == "unknown":
-            return  # it is neither a rise nor a fall
+        if isinstance(event, HeatChanged) and event.state in _UNDECIDED:
+            return
         name = _slot(event)
         slot = self._slots.get(name)
         if slot and isinstance(event, ModeChanged) and event.old != _state(slot.event):

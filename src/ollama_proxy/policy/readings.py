@@ -17,6 +17,7 @@ class Quality(enum.Enum):
 
     OK = "ok"
     STALE = "stale"  # it was true once; nothing newer came
+    LEFT_ALONE = "left-alone"  # not read, so that the device may fall asleep
     ABSENT = "absent"  # there is no such file or device (any more)
     DENIED = "denied"  # the kernel lets others read it, not us
     ASLEEP = "asleep"  # reading it would wake the device, or the device says it sleeps

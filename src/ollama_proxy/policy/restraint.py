@@ -2,18 +2,18 @@
 
 Nobody is refused here: whoever is set aside comes after the others, and leads again where all are.
 
-Rule 1, heat: a part that is warm is spared, the sooner the less urgent the work: best effort is kept
+Rule 1, sleep: on battery, a card that sleeps is left asleep.
+Rule 2, watts: who draws more than the mode or its owner's budget lets.
+Rule 3, heat: a part that is warm is spared, the sooner the less urgent the work: best effort is kept
         from moderate heat, all but critical requests from severe. The mode may ask for cooler.
         Where every part is warmer than that, the coolest are taken.
-Rule 2, sleep: on battery, a card that sleeps is left asleep.
-Rule 3, watts: who draws more than the mode or its owner's budget lets.
 
-The rules are applied in this order, each to what the former left: a hot part is worse than a card
-that is woken, and that costs more than the watts of one request.
+The rules are applied in this order, each to what the former left. The first two are promises, and the
+thrifty heat the least: heat wakes no card on battery, and sends nobody over a cap.
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.candidate import Candidate
@@ -56,22 +56,30 @@ def restrain(
         All of them, best first, and why the first of `ordered` no longer is.
     """
     allowed = min(warmest.rank, _WARMEST[priority].rank)
-    allowed = max(allowed, min(candidate.warmth for candidate in ordered))
-    rules: list[tuple[Restraint, Callable[[Candidate], bool]]] = [
-        (Restraint.HEAT, lambda c: c.warmth <= allowed)
-    ]
-    if lets_sleep:
-        rules.append((Restraint.SLEEP, lambda c: not c.asleep))
-    if watts_cap is not None:
-        rules.append((Restraint.WATTS, lambda c: c.watts <= watts_cap))
+
+    def thrifty(left: Sequence[Candidate]) -> list[Candidate]:
+        return [c for c in left if watts_cap is None or c.watts <= watts_cap]
+
+    def cool(left: Sequence[Candidate]) -> list[Candidate]:
+        warmest_rank = max(allowed, min(c.warmth for c in left))
+        return [c for c in left if c.warmth <= warmest_rank]
+
+    def awake(left: Sequence[Candidate]) -> list[Candidate]:
+        return [c for c in left if not (lets_sleep and c.asleep)]
+
     left, why = list(ordered), None
     aside: list[Candidate] = []
-    for restraint, may_lead in rules:
-        leading = [candidate for candidate in left if may_lead(candidate)]
+    for restraint, leaders in (
+        (Restraint.SLEEP, awake),
+        (Restraint.WATTS, thrifty),
+        (Restraint.HEAT, cool),
+    ):
+        leading = leaders(left)
         if not leading or len(leading) == len(left):
             continue
         if why is None and leading[0] is not left[0]:
             why = restraint
-        aside = [candidate for candidate in left if not may_lead(candidate)] + aside
+        kept = set(map(id, leading))
+        aside = [candidate for candidate in left if id(candidate) not in kept] + aside
         left = leading
     return left + aside, why

@@ -247,7 +247,7 @@ def _streaks() -> dict[ThermalState, _Streak]:
     return {level: _Streak() for level in _LEVELS[1:]}
 
 
-_SILENT = frozenset({Quality.STALE, Quality.ABSENT, Quality.ASLEEP})
+_SILENT = frozenset({Quality.STALE, Quality.ABSENT, Quality.ASLEEP, Quality.LEFT_ALONE})
 
 
 @attrs.define
@@ -262,7 +262,8 @@ class Grader:
         name: of the part, for people.
         hardware: what the part is; the package: CPU.
         settings: the owner's; may be replaced at any time.
-        machine: what the package is built into.
+        machine: what the package is built into; known better once a battery was seen.
+        can_sleep: it loses its power when nobody uses it; else its sensors' silence is a loss.
         level: the grade.
         since: when this level began, seconds; -inf before the first look.
         hottest: the zone nearest to its limit, at the last look that told of one; None where there
@@ -274,6 +275,7 @@ class Grader:
     hardware: Hardware
     settings: ThermalSettings
     machine: Machine = Machine.DESKTOP
+    can_sleep: bool = False
     level: ThermalState = attrs.field(default=ThermalState.UNKNOWN, init=False)
     since: float = attrs.field(default=-math.inf, init=False)
     hottest: Zone | None = attrs.field(default=None, init=False)
@@ -314,7 +316,9 @@ class Grader:
         if measured:
             margin, self.hottest, limits = max(measured, key=operator.itemgetter(0))
             self._measure(margin, limits, now, self.settings.lookahead_s if looks_ahead else 0.0)
-        elif zones and all(zone.quality is Quality.ASLEEP for zone in zones):
+        elif any(zone.quality is Quality.LEFT_ALONE for zone in zones):
+            self._heard_at = now  # nobody looked: that is no loss, and no cooling
+        elif self.can_sleep and zones and all(z.quality is Quality.ASLEEP for z in zones):
             self._rest(now)
         else:
             self._miss(now)

@@ -85,7 +85,7 @@ def _without_evidence(
 
 
 def _aged(told: Zone | Fan | Draw) -> Quality:
-    return Quality.STALE if told.quality is Quality.OK else told.quality
+    return Quality.LEFT_ALONE if told.quality is Quality.OK else told.quality
 
 
 class _Look(enum.Enum):

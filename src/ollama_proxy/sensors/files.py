@@ -63,7 +63,8 @@ class KernelFiles:
             return self.sysfs_root + path[4:]
         if path.startswith("/proc/"):
             return self.procfs_root + path[5:]
-        raise AssertionError(f"not a path of the kernel's: {path}")
+        # A link may lead anywhere; what is not the kernel's is not there.
+        raise FileNotFoundError(errno.ENOENT, "not one of the kernel's files", path)
 
 
 @attrs.frozen

@@ -4,6 +4,8 @@ Not by psutil: its `cpu_percent` remembers the last reading per thread, and this
 thread is free; nor would it look where a recorded machine's files are.
 """
 
+import re
+
 import attrs
 
 from ollama_proxy.policy.hardware import Hardware
@@ -15,6 +17,7 @@ INTERVAL_S = 2.0
 STAT = "/proc/stat"
 _TIMES = 8  # user nice system idle iowait irq softirq steal; guests are counted in user already
 _IDLE, _IO_WAIT = 3, 4
+_COUNT = re.compile(rb"[0-9]{1,20}")  # what 64 bits hold
 
 
 @attrs.define
@@ -44,7 +47,7 @@ class CpuLoad:
 def _ticks(stat: bytes) -> tuple[int, int] | None:
     """Ticks at work, and all ticks, since the machine started; None where the line is another."""
     fields = stat.partition(b"\n")[0].split()
-    times = [int(field) for field in fields[1 : _TIMES + 1] if field.isdigit()]
+    times = [int(field) for field in fields[1 : _TIMES + 1] if _COUNT.fullmatch(field)]
     if fields[:1] != [b"cpu"] or len(times) <= _IO_WAIT:
         return None
     return sum(times) - times[_IDLE] - times[_IO_WAIT], sum(times)

@@ -5,6 +5,7 @@ distribution nvidia-ml-py.
 """
 
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -15,6 +16,8 @@ from ollama_proxy.sensors.files import Reading
 
 THERMAL_SLOWDOWN_REASONS = 0x20 | 0x40 | 0x08  # by software, by hardware, and its brake in general
 HARDWARE_THERMAL = 0x40
+LOWEST_C, HIGHEST_C = -20.0, 125.0
+_MOST_FAN_SHARE = 1.2  # fans do turn a little faster than they say they can
 _SENSOR_GPU = 0
 _THRESHOLD_SLOWDOWN = 1
 _MILLI = 1e-3
@@ -50,7 +53,6 @@ class Nvml(Protocol):
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: Any) -> int: ...  # noqa: ANN401, D102, N802
     def nvmlDeviceGetPowerManagementLimitConstraints(self, handle: Any) -> list[int]: ...  # noqa: ANN401, D102, N802
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any) -> int: ...  # noqa: ANN401, D102, N802
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int: ...  # noqa: ANN401, D102, N802
     def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any: ...  # noqa: ANN401, D102, N802
     def nvmlDeviceGetFanSpeed(self, handle: Any) -> int: ...  # noqa: ANN401, D102, N802
 
@@ -87,7 +89,7 @@ class NvmlCard:
         if told.value is None:
             older = self._nvml.nvmlDeviceGetTemperature
             told = self._number(lambda: older(self._handle, _SENSOR_GPU))
-        return told
+        return _within(told, LOWEST_C, HIGHEST_C)
 
     def slowdown_c(self) -> float | None:
         """Where the hardware slows itself down."""
@@ -116,7 +118,10 @@ class NvmlCard:
 
     def slowdown_reasons(self) -> int | None:
         """Why its clock is not higher; most reasons are no trouble: that it idles is one."""
-        told = self._ask(lambda: self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle))
+        newer = "nvmlDeviceGetCurrentClocksEventReasons"
+        older = "nvmlDeviceGetCurrentClocksThrottleReasons"  # the same, before version 12
+        ask = getattr(self._nvml, newer, None) or getattr(self._nvml, older, None)
+        told = None if ask is None else self._ask(lambda: ask(self._handle))
         return told if isinstance(told, int) else None
 
     def busy(self) -> float | None:
@@ -127,7 +132,7 @@ class NvmlCard:
     def fan_share(self) -> Reading:
         """Of its fan's highest speed; most laptops do not tell."""
         ask = self._nvml.nvmlDeviceGetFanSpeed
-        return self._number(lambda: ask(self._handle) / 100)
+        return _within(self._number(lambda: ask(self._handle) / 100), 0.0, _MOST_FAN_SHARE)
 
     def title(self) -> str | None:
         """What it is called in shops."""
@@ -161,8 +166,21 @@ def error_code(error: Exception) -> int:
     return code if isinstance(code, int) else 999
 
 
-def kernel_address(bus_id: str | bytes) -> str:
-    """A PCI address as the kernel writes it: the library has eight digits for the domain."""
-    text = bus_id.decode() if isinstance(bus_id, bytes) else bus_id
-    domain, _, rest = text.strip("\0").lower().partition(":")
-    return f"{int(domain, 16):04x}:{rest}"
+def kernel_address(bus_id: str | bytes) -> str | None:
+    """A PCI address as the kernel writes it; None for what is none.
+
+    The library has eight digits for the domain, the kernel four.
+    """
+    text = bus_id.decode(errors="replace") if isinstance(bus_id, bytes) else bus_id
+    found = _BUS_ID.fullmatch(text.strip("\0").lower())
+    return None if found is None else f"{int(found[1], 16):04x}:{found[2]}"
+
+
+_BUS_ID = re.compile(r"([0-9a-f]{1,8}):([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
+
+
+def _within(reading: Reading, lowest: float, highest: float) -> Reading:
+    """The same, unless no working sensor tells such a number."""
+    if reading.value is None or lowest <= reading.value <= highest:
+        return reading
+    return Reading(None, Quality.IMPLAUSIBLE)

@@ -46,6 +46,7 @@ async def watch(
     limiter: trio.CapacityLimiter,
     timeout_s: float = TIMEOUT_S,
     block: Blocking = on_thread,
+    pace: Callable[[], float] = lambda: 1.0,
 ) -> None:
     """Read a sensor until it is gone.
 
@@ -55,12 +56,15 @@ async def watch(
         limiter: of one place, this device's own: who abandoned a read of it may still hold it.
         timeout_s: how long a read may take before what it tells is lost.
         block: where reads are made.
+        pace: what its intervals are multiplied by.
 
     Error handling: OSError means that the device is gone: the task ends, after saying so. A read
-    that is late makes the next ones rarer, up to once a minute. Other exceptions go up.
+    that is late makes the next ones rarer, up to once a minute. Any other exception is a fault of
+    ours: it is logged, and the device is unknown until the task is cancelled.
     """
+    is_faulty = False
     watching = _Watching(sensor, publish, limiter, timeout_s, block)
-    pause_s = sensor.interval_s
+    pause_s = sensor.interval_s * pace()
     try:
         while True:
             begun = trio.current_time()
@@ -68,24 +72,31 @@ async def watch(
             taken_s = trio.current_time() - begun
             is_late = taken_s > timeout_s
             # What was read before it hung is as old as that.
-            if not is_late or taken_s <= sensor.interval_s:
+            if not is_late or taken_s <= pause_s:
                 publish(sensor.name, findings)
             if is_late:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 await trio.sleep(pause_s)
                 continue
             watching.is_in_time()
-            pause_s = sensor.interval_s
+            pause_s = sensor.interval_s * pace()
             # On the beat, so that all sensors of an interval share the processor's one waking: that
             # costs a third of reading each when its own time has come.
             await trio.sleep_until((trio.current_time() // pause_s + 1) * pause_s)
     except OSError as error:
         log.info("sensor %s is gone: %s", sensor.name, error)
         publish(sensor.name, None)
+    except Exception:
+        # Not hidden, but no reason to stop either: whoever asks is served without this device.
+        log.exception("sensor %s failed by a fault of ours, and is left out", sensor.name)
+        publish(sensor.name, None)
+        is_faulty = True
     finally:
         # Behind a read that hangs this waits a moment, then leaves.
         with trio.move_on_after(timeout_s, shield=True):
             await watching.close()
+    if is_faulty:
+        await trio.sleep_forever()  # ended, it would be found again and begun again
 
 
 @attrs.define

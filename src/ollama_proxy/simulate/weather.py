@@ -134,6 +134,9 @@ class Weather:
         self.climate.publish("power", Findings(draws=tuple(self._draws())))
         self._beats += 1
         if self._beats % _BEATS_A_LOOK == 0:
+            # Sensors read again what has not changed: that it lasts is news, too.
+            for name, found in sorted(self._told.items()):
+                self.climate.publish(name, found)
             self.climate.look()
 
     def starts(self, station: Station, attempt: Attempt) -> None:
@@ -146,8 +149,10 @@ class Weather:
             return
         self._woken.add(part)
         self.books.woken += 1
-        others = [c for c in attempt.decision.candidates if c.id != station.spec.id]
-        self.books.in_vain += self._state.on_battery is True and any(not c.asleep for c in others)
+        chosen, *others = attempt.decision.candidates
+        # That it fell asleep a moment ago nobody could know: sensors look every few seconds.
+        is_in_vain = chosen.asleep and any(not c.asleep for c in others)
+        self.books.in_vain += self._state.on_battery is True and is_in_vain
 
     # -- how ---------------------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ from ollama_proxy.engine.ledger import Fact, Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.metrics.exposition import Metrics
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL
 
@@ -55,9 +57,13 @@ def open_house(
         )
         dispatcher.add(station)
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
+    climate = Climate(dispatcher, ClimateSettings(), News(), minute_of_day=lambda: 0)
+    metrics = Metrics(dispatcher, climate, statuses=STATUS, version="1.2.3")
+    ledger.read_by(metrics.record)
     services = Services(
         dispatcher=dispatcher,
-        climate=Climate(dispatcher, ClimateSettings(), News(), minute_of_day=lambda: 0),
+        climate=climate,
+        metrics=metrics.page,
         gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,

@@ -6,7 +6,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from ollama_proxy.inbound.http import control, inference, listing, machine, managing
+from ollama_proxy.inbound.http import control, inference, listing, machine, managing, scraping
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
@@ -34,6 +34,7 @@ ENDPOINTS = (
     *managing.ENDPOINTS,
     *control.ENDPOINTS,
     *machine.ENDPOINTS,
+    *scraping.ENDPOINTS,
     Endpoint(
         method="GET",
         path="/openapi.json",

@@ -22,6 +22,7 @@ class Services:
         dispatcher: takes jobs, and knows the stations.
         climate: the machine's state, and the mode.
         gate: says who may ask.
+        metrics: the page that is scraped; told whether as OpenMetrics.
         version: of the router.
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
@@ -30,6 +31,7 @@ class Services:
     dispatcher: Dispatcher
     climate: Climate
     gate: Gate
+    metrics: Callable[[bool], bytes]
     version: str
     max_body_bytes: int
     body_timeout_s: float = 60.0

@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import re
 import time
-from collections.abc import Iterable
 
 import msgspec
 import trio
@@ -19,6 +18,7 @@ from ollama_proxy.inbound.http.endpoint import JSON, Endpoint, Services
 from ollama_proxy.inbound.http.naming import GARBLED, read_named
 from ollama_proxy.inbound.http.replies import json_reply, reply
 from ollama_proxy.inbound.http.upstream import Told, ask
+from ollama_proxy.inbound.inventory import holders, names
 from ollama_proxy.policy.fleet import BackendType, canonical_model
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -51,25 +51,12 @@ def _has(station: Station, model: str) -> bool:
     return station.spec.may_serve(model) and station.view(trio.current_time()).has_model(model)
 
 
-def _names(station: Station, installed: Iterable[str] | None) -> set[str]:
-    """The names by which a client may call what is installed there, aliases included."""
-    listed = {m for m in installed or () if station.spec.may_serve(m)}
-    known = listed if installed is None else set(installed)
-    aliases = {
-        alias
-        for alias, real in station.spec.aliases.items()
-        if station.spec.may_serve(alias)
-        and (installed is None or known & {real, canonical_model(real)})
-    }
-    return listed | aliases
-
-
 def _is_ollama(station: Station) -> bool:
     return station.spec.type is BackendType.OLLAMA
 
 
 def _not_found(services: Services, model: str) -> RequestRefused:
-    known = sorted({n for s in services.healthy_stations for n in _names(s, s.models)})
+    known = sorted({n for s in services.healthy_stations for n in names(s, s.models)})
     near = difflib.get_close_matches(model, known, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return RequestRefused(
@@ -85,19 +72,16 @@ def _not_found(services: Services, model: str) -> RequestRefused:
 
 
 def _models(services: Services) -> dict[str, dict[str, object]]:
-    holders: dict[str, list[str]] = {}
-    for station in services.healthy_stations:
-        for name in _names(station, station.models):
-            holders.setdefault(name, []).append(station.spec.id)
+    found = holders(services.healthy_stations)
     return {
         name: {
             "id": name,
             "object": "model",
             "created": _SINCE,
             "owned_by": "ollama-proxy",
-            "backends": holders[name],
+            "backends": found[name],
         }
-        for name in sorted(holders)
+        for name in sorted(found)
     }
 
 
@@ -174,11 +158,11 @@ async def tags(services: Services) -> Response:
         entries = _entries(station, content)
         for name, entry in entries.items():
             merged.setdefault(name, entry)
-        for alias in _names(station, entries).difference(entries):
+        for alias in names(station, entries).difference(entries):
             merged.setdefault(alias, _made_up_entry(alias) | {"modified_at": _NEVER})
     for station in services.healthy_stations:
         if not _is_ollama(station):
-            for name in sorted(_names(station, station.models)):
+            for name in sorted(names(station, station.models)):
                 merged.setdefault(name, _made_up_entry(name) | {"modified_at": _NEVER})
     return json_reply({"models": list(merged.values())})
 

@@ -28,6 +28,14 @@ async def thermal(services: Services) -> Response:
         "zones": [zone_of(zone, ages.get(zone.name)) for zone in found.zones],
         "fans": [fan_of(fan) for fan in found.fans],
         "power": [draw_of(draw) for draw in found.draws],
+        "loads": [
+            {
+                "name": load.name,
+                "hardware": load.hardware.value,
+                "percent": None if load.share is None else round(load.share * 100, 1),
+            }
+            for load in found.loads
+        ],
         "parts": [part_of(part, climate.grade_of(part.id)) for part in climate.parts],
         "history": [moment_of(moment, now) for moment in climate.history],
     })

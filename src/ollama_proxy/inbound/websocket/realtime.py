@@ -160,8 +160,9 @@ class _Response:
         self._finish("cancelled", status_details=details)
 
     def _finish(self, status: str, **more: object) -> None:
-        """Its last events: after them nothing of it follows."""
+        """Its last events: after them nothing of it follows, and the next may be asked for."""
         self.is_over = True
+        self.talk.forget(self)
         self.item.text = "".join(self._pieces)
         self.item.status = "completed" if status == "completed" else "incomplete"
         post = self.talk.post
@@ -366,7 +367,6 @@ class RealtimeTalk:
             raise refused("response_id: no such response is under way.", "response_id")
         response, job = self._running
         response.interrupt()
-        self.forget(response)
         self.dispatcher.withdraw(job)
 
     def forget(self, response: _Response) -> None:

@@ -149,6 +149,8 @@ class _Turn:
         if bill is not None:
             frame |= {"energy_j": round(bill.joules, 3), "energy_source": bill.grade.value}
         self.is_over = True
+        # Before the frame is out: whoever has it may use the id again at once.
+        self.talk.forget(self)
         await self.talk.socket.send(_encode(frame))
 
     def refuse(self, job: Job, refusal: Refusal) -> None:  # noqa: ARG002 - as `Listener` has it
@@ -163,6 +165,7 @@ class _Turn:
         """Its last frame: why there is no answer, or no more of it."""
         if not self.is_over:
             self.is_over = True
+            self.talk.forget(self)
             self.talk.socket.post(_encode(_error(self.id, refusal)))
 
     def interrupt(self) -> None:

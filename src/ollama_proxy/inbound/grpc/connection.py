@@ -1,0 +1,420 @@
+"""One connection on Trio: a reader, a writer, a watch, and for each call a task with its own scope.
+
+Rule 1: only the writer touches the socket's sending side; whoever makes bytes wakes it.
+Rule 2: a call ends by its scope: taken back, out of time, or its connection lost, all are a cancel.
+Rule 3: what waits is awaited where it is made, so that a slow reader slows its own call alone.
+"""
+
+import logging
+import math
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import trio
+from google.protobuf.message import DecodeError
+
+from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.inbound.grpc.messages import Budget, framed
+from ollama_proxy.inbound.grpc.metadata import GZIP, Head, Pairs, end_of_answer, head_of_answer
+from ollama_proxy.inbound.grpc.rpc import Message, Method
+from ollama_proxy.inbound.grpc.status import WELL, CallFailed, Ended, Status, refused
+from ollama_proxy.inbound.grpc.wire import (
+    Call,
+    Fed,
+    Opened,
+    TakenBack,
+    Widened,
+    Wire,
+    WireLimits,
+)
+from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
+
+log = logging.getLogger("ollama_proxy.grpc")
+_READ_BYTES = 16384  # more would let one peer's cheap frames take the clock for too long
+_METHOD_NOT_ALLOWED = b"405"
+_UNSUPPORTED_MEDIA_TYPE = b"415"
+_NOT_GRPC = b"This port speaks gRPC only.\n"
+_TOO_LATE = Ended(Status.DEADLINE_EXCEEDED, "The deadline has passed.")
+_STOPPING = refused(Refusal(Code.SHUTTING_DOWN, "The router is shutting down."))
+_FAULTED = refused(Refusal(Code.INTERNAL, "The router made a mistake; its log says which."))
+
+
+@attrs.frozen(kw_only=True)
+class Patience:
+    """How long a connection may take for what, in seconds.
+
+    Attributes:
+        greeting_s: until it has said that it speaks HTTP/2.
+        silence_s: until it is asked whether it is still there.
+        answer_s: and until it must have answered.
+        idle_s: without a call.
+        farewell_s: for the peer to hear that no more calls are taken.
+        linger_s: for the peer to read our last words.
+    """
+
+    greeting_s: float = 10.0
+    silence_s: float = 60.0
+    answer_s: float = 20.0
+    idle_s: float = 900.0
+    farewell_s: float = 1.0
+    linger_s: float = 0.5
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What every connection is served by.
+
+    Attributes:
+        methods: by their paths.
+        gate: says who may ask, where a page does.
+        budget: what all of them may keep unread.
+    """
+
+    methods: Mapping[str, Method]
+    gate: Gate
+    budget: Budget
+    limits: WireLimits = attrs.field(factory=WireLimits)
+    patience: Patience = attrs.field(factory=Patience)
+
+
+@attrs.define(eq=False, kw_only=True)
+class LiveRpc:
+    """One call, live: the `Rpc` that its method sees. `stopped`: how it ends, once it is cancelled."""
+
+    call: Call
+    method: Method | None
+    arrived: float
+    peer: str
+    _connection: "Connection"
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    deadline: float = math.inf
+    initial: Pairs = attrs.field(factory=list)
+    trailing: Pairs = attrs.field(factory=list)
+    compress: bool = False
+    stopped: Ended | None = None
+    readable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    writable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    @property
+    def head(self) -> Head:
+        """See `Rpc`."""
+        return self.call.head
+
+    @property
+    def has_begun(self) -> bool:
+        """See `Rpc`."""
+        return self.call.has_begun
+
+    @property
+    def was_compressed(self) -> bool:
+        """See `Rpc`."""
+        return self.call.inbox.was_compressed
+
+    async def receive(self) -> Any:  # noqa: ANN401 - its method knows which
+        """See `Rpc`."""
+        assert self.method is not None, "only methods receive"  # noqa: S101 - as `serve` has it
+        connection = self._connection
+        while (raw := connection.wire.take_message(self.call)) is None:
+            if self.call.inbox.has_ended:
+                return None
+            await self.readable.park()
+        connection.kick()
+        try:
+            return self.method.takes.FromString(raw)
+        except DecodeError:
+            name = self.method.takes.__name__
+            raise CallFailed(Status.INVALID_ARGUMENT, f"The request is no {name}.") from None
+
+    async def send(self, message: Message) -> None:
+        """See `Rpc`."""
+        if not self.call.has_begun:
+            self.begin(head_of_answer(self.initial, gzip=self.compress))
+        await self.write(framed(message.SerializeToString(), compress=self.compress))
+
+    def begin(self, headers: Pairs) -> None:
+        """Send the head of an answer."""
+        if self.call.is_over:
+            raise CallerLeft
+        self._connection.wire.begin(self.call, headers)
+        self._connection.kick()
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes of an answer, as soon as its reader takes them."""
+        connection, wire = self._connection, self._connection.wire
+        rest = memoryview(data)
+        while True:
+            if self.call.is_over:
+                raise CallerLeft
+            sent = wire.send(self.call, rest)
+            if sent:
+                connection.kick()
+                rest = rest[sent:]
+            if not rest:
+                return
+            if not sent and not self.call.is_over:
+                # Its own reader, or everybody's: who waits for the one is not woken by the other.
+                lot = self.writable if not wire.room_for(self.call) else connection.writable
+                await lot.park()
+
+    def wake(self) -> None:
+        """Whatever it waits for: look again."""
+        self.readable.unpark_all()
+        self.writable.unpark_all()
+
+    def stop(self, how: Ended) -> None:
+        """End it now."""
+        if self.stopped is None:
+            self.stopped = how
+        self.scope.cancel()
+
+
+class Connection:
+    """One connection, from its first byte to its last."""
+
+    def __init__(self, stream: trio.abc.Stream, terms: Terms, peer: str) -> None:
+        """Take a connected stream; `run` serves it."""
+        self.wire = Wire(terms.limits, terms.budget)
+        self.writable = trio.lowlevel.ParkingLot()
+        self._stream = stream
+        self._terms = terms
+        self._peer = peer
+        self._rpcs: dict[Call, LiveRpc] = {}
+        self._output = trio.lowlevel.ParkingLot()
+        self._sent = trio.lowlevel.ParkingLot()
+        self._received = trio.lowlevel.ParkingLot()
+        self._was_read = trio.Event()
+        self._heard = self._used = trio.current_time()
+        self._is_warned = False
+        self._tasks: trio.Nursery
+
+    def kick(self) -> None:
+        """There is something to send."""
+        self._output.unpark_all()
+
+    async def run(self) -> None:
+        """Serve it to its end. A fault of one call stays in it; a lost socket ends all of them."""
+        async with trio.open_nursery() as self._tasks:
+            self._tasks.start_soon(self._write)
+            self._tasks.start_soon(self._watch)
+            await self._read()
+            self._was_read.set()
+            if not self.wire.is_over:
+                self._tasks.cancel_scope.cancel()
+            self.kick()
+
+    # -- the socket --------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        """Read until the peer is gone; what comes after our last words is nothing."""
+        wire = self.wire
+        while True:
+            try:
+                data = await self._stream.receive_some(_READ_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            now = self._heard = trio.current_time()
+            for event in wire.receive(bytes(data), now):
+                self._heed(event)
+            self._received.unpark_all()
+            self.kick()
+            while wire.is_flooded and not wire.is_over:
+                await self._sent.park()
+
+    def _heed(self, event: Opened | Fed | TakenBack | Widened) -> None:
+        match event:
+            case Opened(call):
+                self._open(call)
+            case Fed(call, failed):
+                rpc = self._rpcs.get(call)
+                if rpc is not None and failed is not None:
+                    rpc.stop(failed)
+                elif rpc is not None:
+                    rpc.readable.unpark_all()
+            case TakenBack(call):
+                if (rpc := self._rpcs.get(call)) is not None:
+                    rpc.wake()  # who sends for it may be another task than its own
+                    rpc.scope.cancel()
+            case Widened(call):
+                self._widen(call)
+
+    def _widen(self, call: Call | None) -> None:
+        """Let those go on who wait for room: of one call, or of the connection."""
+        if call is None:
+            self.writable.unpark_all()
+        elif (rpc := self._rpcs.get(call)) is not None:
+            rpc.writable.unpark_all()
+
+    async def _write(self) -> None:
+        """Send what there is until all is said, then end the connection."""
+        wire = self.wire
+        try:
+            while True:
+                data = wire.take_output()
+                if data:
+                    await self._stream.send_all(data)
+                    self.writable.unpark_all()
+                    self._sent.unpark_all()
+                elif wire.is_over:
+                    break
+                else:
+                    await self._output.park()
+            await self._linger()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer is gone, and with it whoever waits for an answer
+        self._tasks.cancel_scope.cancel()
+
+    async def _linger(self) -> None:
+        """Let the peer read our last words: closed with bytes unread, a socket takes them back."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with trio.move_on_after(self._terms.patience.linger_s):
+                await self._stream.send_eof()
+                await self._was_read.wait()
+
+    async def _watch(self) -> None:
+        """End the connection that says nothing, asks for nothing, or is not there any more."""
+        patience = self._terms.patience
+        opened, asked = trio.current_time(), False
+        while True:
+            now = trio.current_time()
+            quiet_since = self._heard
+            if not self.wire.is_greeted:
+                due = opened + patience.greeting_s
+                if now >= due:
+                    break
+            elif asked and quiet_since + patience.silence_s > now:
+                asked = False  # it has answered
+                continue
+            elif asked:
+                due = quiet_since + patience.silence_s + patience.answer_s
+                if now >= due:
+                    break
+            else:
+                due = quiet_since + patience.silence_s
+                if now >= due:
+                    self.wire.ping()
+                    self.kick()
+                    asked = True
+                    continue
+                is_idle = not (self._rpcs or self._is_warned)
+                idle_at = self._used + patience.idle_s if is_idle else math.inf
+                if now >= idle_at:
+                    self._tasks.start_soon(self.drain)
+                    idle_at = math.inf
+                due = min(due, idle_at)
+            await trio.sleep_until(due)
+        self._tasks.cancel_scope.cancel()
+
+    # -- its end -----------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Take no more calls, finish those there are, and close."""
+        if self._is_warned:
+            return
+        self._is_warned = True
+        for rpc in self._rpcs.values():
+            self._hurry(rpc)
+        if self.wire.is_greeted:
+            self.wire.warn()
+            self.kick()
+            # Calls that were sent before the warning was read are still taken.
+            with trio.move_on_after(self._terms.patience.farewell_s):
+                while not self.wire.drain_was_heard:
+                    await self._received.park()
+        self.wire.drain()
+        self._close_if_drained()
+        self.kick()
+
+    @staticmethod
+    def _hurry(rpc: LiveRpc) -> None:
+        """End a call that would not come to an end by itself."""
+        if rpc.method is not None and not rpc.method.is_work:
+            rpc.stop(_STOPPING)
+
+    def _close_if_drained(self) -> None:
+        if self.wire.is_draining and not self._rpcs:
+            self.wire.is_over = True
+            self.kick()
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def _open(self, call: Call) -> None:
+        now = trio.current_time()
+        rpc = LiveRpc(
+            call=call,
+            method=self._terms.methods.get(call.head.path),
+            arrived=now,
+            peer=self._peer,
+            connection=self,
+            compress=call.head.takes_gzip and call.head.encoding == GZIP,
+        )
+        if call.head.timeout_s is not None:
+            rpc.deadline = rpc.scope.deadline = now + call.head.timeout_s
+        if self._is_warned:
+            self._hurry(rpc)
+        self._rpcs[call] = rpc
+        self._tasks.start_soon(self._serve, rpc)
+
+    async def _serve(self, rpc: LiveRpc) -> None:
+        """One call, from its first event to its last byte."""
+        call = rpc.call
+        try:
+            ended: Ended | None = _TOO_LATE
+            with rpc.scope:
+                ended = await self._answer(rpc)
+            if rpc.scope.cancelled_caught:
+                ended = rpc.stopped or _TOO_LATE
+            if ended is not None and not call.is_over:
+                metadata = rpc.trailing if call.has_begun else rpc.initial + rpc.trailing
+                self.wire.end(call, end_of_answer(ended, metadata, is_all=not call.has_begun))
+        finally:
+            self.wire.close(call)
+            del self._rpcs[call]
+            rpc.wake()
+            self._used = trio.current_time()
+            self._close_if_drained()
+            self.kick()
+
+    async def _answer(self, rpc: LiveRpc) -> Ended | None:
+        """Serve one call; how it ended, or None where it was no gRPC."""
+        head = rpc.call.head
+        try:
+            if not head.is_grpc:
+                await self._turn_away(rpc)
+                return None
+            if head.fault is not None:
+                return head.fault
+            origin = head.first(b"origin")
+            # Only pages are judged: no browser speaks to this port, but what stands before it may.
+            if origin is not None:
+                refusal = self._terms.gate.judge(head.authority, origin)
+                if refusal is not None:
+                    return refused(refusal)
+            if rpc.method is None:
+                return Ended(Status.UNIMPLEMENTED, f"There is no method {head.path[:200]!r}.")
+            await rpc.method.serve(rpc)
+        except CallFailed as failed:
+            return failed.ended
+        except RequestRefused as why:
+            return refused(why.refusal)
+        except CallerLeft:
+            return None
+        except Exception as fault:  # noqa: BLE001 - one call's fault must not end the others
+            # The text of an exception may quote a prompt; where it was raised does not.
+            where = "".join(traceback.format_tb(fault.__traceback__))
+            log.error("a call failed by a fault of ours: %s\n%s", type(fault).__name__, where)  # noqa: TRY400 - as above
+            return _FAULTED
+        return WELL
+
+    async def _turn_away(self, rpc: LiveRpc) -> None:
+        is_post = rpc.call.head.method == b"POST"
+        status = _UNSUPPORTED_MEDIA_TYPE if is_post else _METHOD_NOT_ALLOWED
+        more = [] if is_post else [(b"allow", b"POST")]
+        rpc.begin([(b":status", status), (b"content-type", b"text/plain"), *more])
+        if rpc.call.head.method != b"HEAD":
+            await rpc.write(_NOT_GRPC)
+        self.wire.end(rpc.call)

@@ -1,0 +1,141 @@
+"""The gRPC door: takes connections, and sees each to its end."""
+
+import logging
+import ssl
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from ollama_proxy.inbound.grpc.connection import Connection, Patience, Terms
+from ollama_proxy.inbound.grpc.messages import Budget
+from ollama_proxy.inbound.grpc.rpc import Method
+from ollama_proxy.inbound.grpc.wire import WireLimits
+from ollama_proxy.inbound.trust import Gate
+
+log = logging.getLogger("ollama_proxy.grpc")
+_HTTP2 = "h2"
+
+
+@attrs.frozen(kw_only=True)
+class GrpcSettings:
+    """What the door needs to know. `unread_bytes`: requests that all connections may keep unread."""
+
+    limits: WireLimits = attrs.field(factory=WireLimits)
+    patience: Patience = attrs.field(factory=Patience)
+    max_connections: int = 4096
+    unread_bytes: int = 256 << 20
+
+
+class GrpcDoor:
+    """One port, and everybody who is connected to it."""
+
+    def __init__(self, methods: Iterable[Method], gate: Gate, settings: GrpcSettings) -> None:
+        """Make ready; `serve` opens the door."""
+        self._terms = Terms(
+            methods={method.path: method for method in methods},
+            gate=gate,
+            budget=Budget(settings.unread_bytes),
+            limits=settings.limits,
+            patience=settings.patience,
+        )
+        self._settings = settings
+        self._connections: set[Connection] = set()
+        self._open = 0
+        self._accepting = trio.CancelScope()
+        self._draining: trio.Nursery | None = None
+        self._empty = trio.Event()
+        self._empty.set()
+        self.is_draining = False
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self._open
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much of requests is kept that nobody has read."""
+        return self._terms.budget.used
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        tls: ssl.SSLContext | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `drain` was called and the last connection has ended, or until cancelled.
+
+        Args:
+            listeners: are closed when no more connections are taken.
+            tls: for connections that are encrypted; it must offer `h2`.
+            task_status: told when connections are taken.
+        """
+        async with trio.open_nursery() as connections:
+            self._draining = connections
+
+            async def keep(stream: trio.SocketStream) -> None:
+                await self._keep(stream, tls)
+
+            with self._accepting:
+                task_status.started()
+                await trio.serve_listeners(keep, listeners, handler_nursery=connections)
+            for listener in listeners:
+                listener.socket.close()
+
+    def drain(self) -> None:
+        """Take no more connections nor calls; each connection is closed when its last call ends."""
+        self.is_draining = True
+        self._accepting.cancel()
+        if self._draining is not None:
+            for connection in self._connections:
+                self._draining.start_soon(connection.drain)
+
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open."""
+        await self._empty.wait()
+
+    async def _keep(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
+        """Serve one connection to its end. Nothing it does goes further than here."""
+        if self._open >= self._settings.max_connections or self.is_draining:
+            stream.socket.close()
+            return
+        self._open += 1
+        if self._empty.is_set():
+            self._empty = trio.Event()
+        try:
+            await self._serve_connection(stream, tls)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
+            log.debug("a connection broke")
+        except Exception as fault:  # noqa: BLE001 - one connection's fault must not end the others
+            log.error("connection dropped: %s", type(fault).__name__)  # noqa: TRY400 - the traceback may show payload
+        finally:
+            stream.socket.close()
+            self._open -= 1
+            if not self._open:
+                self._empty.set()
+
+    async def _serve_connection(
+        self, stream: trio.SocketStream, tls: ssl.SSLContext | None
+    ) -> None:
+        peer = _name(stream.socket.getpeername())
+        served: trio.abc.Stream = stream
+        if tls is not None:
+            encrypted = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+            with trio.move_on_after(self._settings.patience.greeting_s) as scope:
+                await encrypted.do_handshake()
+            if scope.cancelled_caught or encrypted.selected_alpn_protocol() != _HTTP2:
+                return
+            served = encrypted
+        connection = Connection(served, self._terms, peer)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+
+def _name(address: object) -> str:
+    """A peer's address for people."""
+    return str(address[0]) if isinstance(address, tuple) else str(address)

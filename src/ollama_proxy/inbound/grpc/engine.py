@@ -1,0 +1,99 @@
+"""h2, mended: the only file that leans on its private names, so that a new version breaks here alone.
+
+What it does by itself and a gRPC server must not:
+
+* It takes a GOAWAY, the peer's or its own, for the end of every stream; streams that are under way
+  must be finished (RFC 9113, 6.8).
+* It ends the connection over one stream too many; only that one must be refused, with
+  REFUSED_STREAM, so that its client may try it again.
+* It ends the connection over one header list that is too long. The compression's state must be kept,
+  so we read lists of up to eight times what we advertise, and refuse the call.
+"""
+
+import h2.config
+import h2.connection
+import h2.settings
+from h2.connection import ConnectionInputs, ConnectionState
+from h2.settings import SettingCodes
+from hyperframe.frame import GoAwayFrame
+
+_NO_LIMIT = 2**31 - 1
+_HEADERS_SLACK = 8
+_DEFAULT_WINDOW = 65535
+
+
+class _StateMachine(h2.connection.H2ConnectionStateMachine):
+    _transitions = {  # noqa: RUF012 - as h2 has it
+        **h2.connection.H2ConnectionStateMachine._transitions,  # noqa: SLF001 - the fault is there
+        (ConnectionState.SERVER_OPEN, ConnectionInputs.RECV_GOAWAY): (
+            None,
+            ConnectionState.SERVER_OPEN,
+        ),
+    }
+
+
+class _Settings(h2.settings.Settings):
+    @property  # type: ignore[misc]  # nobody sets it
+    def max_concurrent_streams(self) -> int:
+        """What h2 enforces; what it advertises is the setting itself."""
+        return _NO_LIMIT
+
+
+class Engine(h2.connection.H2Connection):
+    """The server's end of one HTTP/2 connection."""
+
+    def __init__(
+        self, *, max_streams: int, max_header_bytes: int, stream_window: int, connection_window: int
+    ) -> None:
+        """Say hello: the first bytes to send are there at once."""
+        super().__init__(
+            h2.config.H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                # Ours are right as they are: lower-case, pseudo-headers first.
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self.state_machine = _StateMachine()
+        self.local_settings = _Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: max_streams,
+                SettingCodes.INITIAL_WINDOW_SIZE: stream_window,
+                SettingCodes.MAX_HEADER_LIST_SIZE: max_header_bytes,
+            },
+        )
+        self.decoder.max_header_list_size = _HEADERS_SLACK * max_header_bytes
+        self.initiate_connection()
+        self.increment_flow_control_window(connection_window - _DEFAULT_WINDOW)
+
+    def clear_outbound_data_buffer(self) -> None:
+        """Keep it: h2 would throw it away when the peer says goodbye."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """How much waits to be sent."""
+        return len(self._data_to_send)
+
+    def say(self, data: bytes) -> None:
+        """Send bytes that are no HTTP/2."""
+        self._data_to_send = bytearray(data)
+
+    def say_goodbye(self, code: int, last_stream_id: int | None = None, why: bytes = b"") -> None:
+        """Send GOAWAY; streams that are under way go on.
+
+        Args:
+            code: RFC 9113, 7.
+            last_stream_id: no later stream will be served; None: the last there is.
+            why: for people.
+        """
+        last = self.highest_inbound_stream_id if last_stream_id is None else last_stream_id
+        self._data_to_send += GoAwayFrame(
+            0, last_stream_id=last, error_code=code, additional_data=why
+        ).serialize()
+
+    def stream_window(self, stream_id: int) -> int:
+        """Bytes that the peer takes on one stream now; 0 where there is no such stream any more."""
+        stream = self.streams.get(stream_id)
+        return 0 if stream is None else int(stream.outbound_flow_control_window)

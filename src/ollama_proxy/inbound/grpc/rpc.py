@@ -1,0 +1,137 @@
+"""A call as its method sees it, and the table of methods, made from the services' descriptors."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, Self
+
+import attrs
+
+from ollama_proxy.inbound.grpc.metadata import Head, Pairs
+from ollama_proxy.inbound.grpc.status import CallFailed, Status
+
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+class Message(Protocol):
+    """What any generated message can do."""
+
+    @classmethod
+    def FromString(cls, data: bytes) -> Self:  # noqa: N802 - protobuf's name
+        """Read one. Raises DecodeError."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
+        """Write it."""
+
+
+class Rpc(Protocol):
+    """One call, as its method sees it.
+
+    Attributes:
+        arrived: when, in seconds.
+        deadline: when its caller stops waiting; `inf`: never.
+        peer: who asks, as far as the socket tells.
+        initial: metadata for the answer's head, while it was not sent.
+        trailing: metadata for its end.
+        compress: messages of the answer that are large.
+    """
+
+    arrived: float
+    deadline: float
+    peer: str
+    initial: Pairs
+    trailing: Pairs
+    compress: bool
+
+    @property
+    def head(self) -> Head:
+        """What it began with."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of the answer was sent."""
+
+    @property
+    def was_compressed(self) -> bool:
+        """Whether the message that was received last had been."""
+
+    async def receive(self) -> Any:  # noqa: ANN401 - its method knows which
+        """The next message; None where no more come.
+
+        Raises:
+            CallFailed: it is none.
+        """
+
+    async def send(self, message: Message) -> None:
+        """Send a message, as soon as its reader takes it.
+
+        Raises:
+            CallerLeft: nobody reads it any more.
+        """
+
+
+Serve = Callable[[Rpc], Awaitable[None]]
+
+
+@attrs.frozen(kw_only=True)
+class Method:
+    """What can be called.
+
+    Attributes:
+        path: its name on the wire.
+        takes: its requests' type.
+        serve: serves one call; raises CallFailed or RequestRefused.
+        is_work: it comes to an end by itself; at the router's end, others are ended at once.
+    """
+
+    path: str
+    takes: type[Message]
+    serve: Serve
+    is_work: bool = True
+
+
+def _unary(answer: Callable[[Any, Rpc], Awaitable[Message]]) -> Serve:
+    async def serve(rpc: Rpc) -> None:
+        await rpc.send(await answer(await _only_request(rpc), rpc))
+
+    return serve
+
+
+def _server_streaming(answer: Callable[[Any, Rpc], Awaitable[None]]) -> Serve:
+    async def serve(rpc: Rpc) -> None:
+        await answer(await _only_request(rpc), rpc)
+
+    return serve
+
+
+async def _only_request(rpc: Rpc) -> Any:  # noqa: ANN401 - its method knows which
+    request = await rpc.receive()
+    if request is None:
+        raise CallFailed(Status.INTERNAL, "There is no request message.")
+    return request
+
+
+def methods_of(service: Any, servicer: object, endless: tuple[str, ...] = ()) -> list[Method]:  # noqa: ANN401 - protobuf has no types
+    """The methods of a service.
+
+    Args:
+        service: its descriptor.
+        servicer: has a coroutine method for each, `GenerateStream` as `generate_stream`: of request
+            and rpc, which returns the answer or, where that is a stream, sends it; of the rpc alone
+            where requests are a stream, too.
+        endless: methods that end only with their callers.
+    """
+    methods = []
+    for method in service.methods:
+        answer = getattr(servicer, _HUMP.sub("_", method.name).lower())
+        serve: Serve = answer
+        if not method.client_streaming:
+            serve = (_server_streaming if method.server_streaming else _unary)(answer)
+        methods.append(
+            Method(
+                path=f"/{service.full_name}/{method.name}",
+                takes=method.input_type._concrete_class,  # noqa: SLF001 - there is no other way
+                serve=serve,
+                is_work=method.name not in endless,
+            )
+        )
+    return methods

@@ -1,0 +1,1 @@
+"""What can be called: one file a service, and `asking` for those that end at the dispatcher."""

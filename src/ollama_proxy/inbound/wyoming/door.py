@@ -1,0 +1,78 @@
+"""Takes a voice assistant's connections, up to a number, and drains them."""
+
+import logging
+
+import attrs
+import trio
+
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.inbound.wyoming.connection import Connection, WyomingSettings
+from ollama_proxy.inbound.wyoming.memory import Memory
+
+log = logging.getLogger("ollama_proxy.wyoming")
+
+
+@attrs.define(eq=False)
+class WyomingDoor:
+    """The Wyoming door. `serve` opens it."""
+
+    dispatcher: Dispatcher
+    settings: WyomingSettings
+    is_draining: bool = False
+    _memory: Memory = attrs.field(factory=Memory)
+    _connections: set[Connection] = attrs.field(factory=set)
+    _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _empty: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self._empty.set()
+
+    async def serve(
+        self,
+        listeners: list[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `drain` was called and the last connection has ended, or until cancelled.
+
+        The listeners are closed in the end. What breaks a connection stays in it.
+        """
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                await trio.serve_listeners(
+                    self._keep, listeners, handler_nursery=connections, task_status=task_status
+                )
+
+    def drain(self) -> None:
+        """Take no more connections, and close each as soon as it is owed no answer."""
+        self.is_draining = True
+        self._accepting.cancel()
+        for connection in list(self._connections):
+            connection.drain()
+
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open."""
+        await self._empty.wait()
+
+    async def _keep(self, stream: trio.SocketStream) -> None:
+        """Serve one connection to its end; Trio closes it. Too many are closed unheard."""
+        if self.is_draining or len(self._connections) >= self.settings.max_connections:
+            return
+        connection = Connection(
+            stream,
+            self.dispatcher,
+            self.settings,
+            self._memory,
+            is_draining=lambda: self.is_draining,
+        )
+        if self._empty.is_set():
+            self._empty = trio.Event()
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        except Exception as fault:  # noqa: BLE001 - one connection's fault must not end the others
+            log.error("connection dropped: %s", type(fault).__name__)  # noqa: TRY400 - the traceback may show payload
+        finally:
+            self._connections.discard(connection)
+            if not self._connections:
+                self._empty.set()
