@@ -9,7 +9,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
 
     policy     what is decided: values in, values out            attrs and values only
     engine     who works on what, until when: tasks, deadlines   policy, trio, the Backend protocol
-    inbound    doors: HTTP, WebSocket, Wyoming in, jobs out      engine, policy
+    inbound    doors: HTTP, WebSocket, Wyoming in, jobs out      engine, policy, bus
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
@@ -17,10 +17,11 @@ The rooms, and who may import whom (`tools/layers` checks it):
     notifier   notices on the desktop                            policy, trio, bus
     service_manager, journal   what systemd is told              nothing of ours
     starter    what is seen of a machine, as a configuration     policy, sensors
+    desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     client     commands that ask a running router; say is one    config, tables
-    senses     builds the senses, holds their nursery            sensors, notifier, engine, policy
+    senses     builds the senses, holds their nursery            sensors, notifier, desktop, engine, policy
     serve      builds all of it, holds the nursery tree          everything but simulate; nobody imports it
 
 Start order is nesting, so shutdown order is nesting:
@@ -29,7 +30,7 @@ Start order is nesting, so shutdown order is nesting:
     └─ senses         closes last     a task a sensor, the system's bus, climate, notices
        └─ workers     closes second   pump, alarms, and per backend: worker x slots, health,
           │                           the embedded backend's process
-          └─ doors    closes first    signals, the front door, the gRPC door
+          └─ doors    closes first    signals, the front door, the gRPC door, the door on the bus
 
 A fact's way:
 

@@ -4,11 +4,12 @@ Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
     senses        closes last     sensors, the system's bus, climate, notices
     └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-       └─ doors   closes first    signals, the front door, the gRPC door
+       └─ doors   closes first    signals, the front door, the gRPC door, the door on the bus
 
-Drain: the doors take no more connections, work in flight has `drain_s`, then it is ended and its
-callers told so. Expected trouble becomes a value where it occurs (a dead backend is down); one
-connection's or one request's fault never leaves its own scope; anything else ends the process.
+Drain: the names on the bus are given back, the other doors take no more connections, work in flight
+has `drain_s`, then it is ended and its callers told so. Expected trouble becomes a value where it
+occurs (a dead backend is down); one connection's or one request's fault never leaves its own scope;
+anything else ends the process.
 """
 
 import contextlib
@@ -47,6 +48,8 @@ from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.dbus.door import BusDoor
+from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.grpc.connection import Patience
 from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
@@ -65,7 +68,7 @@ from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.modes import Mode
 from ollama_proxy.policy.route import RouteSettings
-from ollama_proxy.senses import climate_settings, open_climate, run_senses
+from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.service_manager import ServiceManager
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
@@ -75,6 +78,7 @@ FIRST_PROBE_S = 0.5
 EMBEDDED_START_S = 300.0
 FAREWELL_S = 1.0
 CLOSING_S = 10.0  # from the end of the drain to that of the process, at most
+BUS_WAIT_S = 0.5
 PROBES_AT_ONCE = 8
 
 
@@ -390,6 +394,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
     )
     front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
     grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
+    bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
     host = config.server.host
     grpc_port = config.server.grpc_port if grpc is not None else None
@@ -425,13 +430,14 @@ async def serve(  # noqa: PLR0915 - the tree, once
                     if voices:
                         await doors.start(wyoming.serve, voices)
                         log.info("voice assistants are heard on %s", _address(voices[0]))
+                    bus_name = await _open_bus_door(bus_door, config, doors)
                     # What exists now lives as long as the process: the collector need not look.
                     gc.collect()
                     gc.freeze()
                     address = _address(listeners[0])
                     task_status.started(address)
                     grpc_address = _address(grpc_listeners[0]) if grpc_listeners else "off"
-                    plan.announce(f"ready http={address} grpc={grpc_address} dbus=off")
+                    plan.announce(f"ready http={address} grpc={grpc_address} dbus={bus_name}")
                     manager.ready(_in_short(dispatcher, climate))
                     news.read_by(lambda _: manager.status(_in_short(dispatcher, climate)))
                     await trio.sleep_forever()
@@ -439,12 +445,24 @@ async def serve(  # noqa: PLR0915 - the tree, once
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
+                await bus_door.leave()
                 open_doors: list[_Door] = [front, wyoming]
                 open_doors += [grpc] if grpc is not None else []
                 await _drain(open_doors, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
+
+
+async def _open_bus_door(door: BusDoor, config: Config, doors: trio.Nursery) -> str:
+    """Start looking for the bus; the name that is ours already, or `off`."""
+    if not config.dbus.enabled or not config.dbus.bus:
+        return "off"
+    doors.start_soon(door.run, config.dbus.bus, name="dbus")
+    with trio.move_on_after(BUS_WAIT_S):
+        await door.opened.wait()
+        return BUS_NAME
+    return "off"
 
 
 def _new_grpc_door(

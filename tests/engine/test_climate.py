@@ -356,3 +356,58 @@ def test_a_backend_that_is_lost_and_back_is_told_of() -> None:
         BackendChanged(id="npu", healthy=False, why="refused"),
         BackendChanged(id="npu", healthy=True, why=""),
     ] == weather.news
+
+
+class TestHolds:
+    """A mode that an application holds."""
+
+    def test_it_wins_over_the_chosen_one_while_it_lasts(self) -> None:
+        """And says whose it is; after it everything is as before."""
+        weather = Weather()
+        weather.climate.choose_mode(Mode.QUIET)
+        before = weather.climate.effective
+        hold = weather.climate.hold_mode(":1.7", Mode.PERFORMANCE, reason="a call", app="Calls")
+
+        assert ("nvidia", Reason.MODE_PERFORMANCE) == weather.chosen()
+        assert (Mode.QUIET, "held by Calls: a call") == (
+            weather.climate.mode,
+            weather.climate.effective.reason,
+        )
+        assert weather.climate.release_hold(":1.7", hold.cookie)
+        assert before == weather.climate.effective
+
+    def test_it_says_so_over_auto_too(self) -> None:
+        """The reason of a choice is the held mode's, not auto's."""
+        weather = Weather()
+        weather.climate.hold_mode(":1.7", Mode.EFFICIENCY, reason="", app="Calls")
+
+        assert ("npu", Reason.MODE_EFFICIENCY) == weather.chosen()
+
+    def test_who_is_gone_holds_nothing(self) -> None:
+        """The next request is routed without it."""
+        weather = Weather()
+        weather.climate.choose_mode(Mode.BALANCED)
+        weather.climate.hold_mode(":1.7", Mode.PERFORMANCE, reason="", app="")
+        weather.climate.drop_holds(":1.7")
+
+        assert ("npu", Reason.MODE_BALANCED) == weather.chosen()
+
+    def test_the_users_choice_ends_it(self) -> None:
+        """What is chosen is in force at once."""
+        weather = Weather()
+        hold = weather.climate.hold_mode(":1.7", Mode.PERFORMANCE, reason="", app="")
+        weather.climate.choose_mode(Mode.QUIET)
+
+        assert Mode.QUIET is weather.climate.effective.mode
+        assert not weather.climate.release_hold(":1.7", hold.cookie)
+
+
+def test_who_watches_sees_what_was_just_looked_at() -> None:
+    """A watcher is called after each look, when the mode in force is the new one."""
+    weather = Weather()
+    seen: list[Mode] = []
+    weather.climate.watched_by(lambda: seen.append(weather.climate.effective.mode))
+    weather.climate.choose_mode(Mode.QUIET)
+    weather.climate.hold_mode(":1.7", Mode.PERFORMANCE, reason="", app="")
+
+    assert [Mode.QUIET, Mode.PERFORMANCE] == seen

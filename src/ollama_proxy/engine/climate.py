@@ -16,6 +16,7 @@ from ollama_proxy.engine.news import HeatChanged, ModeChanged, News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.conditions import Conditions, Told, fade, merge, part_of
 from ollama_proxy.policy.hardware import PACKAGE, Hardware
+from ollama_proxy.policy.holds import Hold, Holds
 from ollama_proxy.policy.modes import (
     STANCES,
     Auto,
@@ -70,6 +71,7 @@ class Climate:
     Attributes:
         mode: what was chosen; `auto` follows the machine's state.
         owner_mode: what the configuration says, as it was read last.
+        holds: modes that are held over it.
         effective: the mode in force, and why.
         since: from when on it is.
         conditions: the last look's.
@@ -99,6 +101,7 @@ class Climate:
             clock: seconds.
         """
         self.mode = self.owner_mode = mode
+        self.holds = Holds()
         self.settings = settings
         self.conditions = Conditions()
         self.state = ThermalState.UNKNOWN
@@ -116,6 +119,7 @@ class Climate:
         self._auto = Auto()
         self._is_loud = False
         self._sooner = trio.Event()
+        self._watchers: list[Callable[[], None]] = []
 
     # -- what comes in -----------------------------------------------------------------------------
 
@@ -128,7 +132,13 @@ class Climate:
             self._told[sensor] = fade(self._told[sensor])
         if sensor in self._told and self._told[sensor].findings.draws:
             self._measure(now)
-        if findings is None or findings.supply or findings.profile or findings.parts:
+        if (
+            findings is None
+            or findings.supply
+            or findings.profile
+            or findings.parts
+            or findings.sleeping is not None
+        ):
             self._sooner.set()
 
     def forget(self, sensor: str) -> None:
@@ -136,11 +146,34 @@ class Climate:
         self._told.pop(sensor, None)
         self._sooner.set()
 
+    def watched_by(self, watcher: Callable[[], None]) -> None:
+        """From now on, call `watcher` after each look. It must not block nor raise."""
+        self._watchers.append(watcher)
+
     def choose_mode(self, mode: Mode) -> None:
-        """Somebody wants another mode: it is in force from the next request on."""
+        """Somebody wants another mode: it is in force from the next request on, and no hold is."""
         self.mode = mode
+        self.holds.clear()
         self._auto = Auto()
         self.look()
+
+    def hold_mode(self, owner: str, mode: Mode, *, reason: str, app: str) -> Hold:
+        """An application wants a mode until it says otherwise, or is gone."""
+        hold = self.holds.add(owner, mode, reason=reason, app=app)
+        self.look()
+        return hold
+
+    def release_hold(self, owner: str, cookie: int) -> bool:
+        """It wants it no more; False where it holds none of that name."""
+        found = self.holds.release(owner, cookie)
+        if found:
+            self.look()
+        return found
+
+    def drop_holds(self, owner: str) -> None:
+        """An application is gone."""
+        if self.holds.drop(owner):
+            self.look()
 
     def judge_by(self, settings: ClimateSettings, mode: Mode) -> None:
         """The configuration was read again: other limits and hours, and perhaps another mode.
@@ -199,6 +232,8 @@ class Climate:
             self._dispatcher.heat_changed(station)
         if not self.history or now - self.history[-1].at >= HISTORY_EVERY_S:
             self.history.append(self._moment(now))
+        for watcher in self._watchers:
+            watcher()
 
     @property
     def parts(self) -> list[Part]:
@@ -273,7 +308,10 @@ class Climate:
 
     def _follow(self, now: float) -> None:
         before = self.effective
-        self.effective = self._auto.decide(self.mode, self._signals(), self.settings.auto, now)
+        hold = self.holds.newest
+        wanted = self.mode if hold is None else hold.mode
+        effective = self._auto.decide(wanted, self._signals(), self.settings.auto, now)
+        self.effective = effective if hold is None else hold.explain(effective)
         if self.effective.mode is not before.mode:
             self.since = now
         if self.effective.mode is not before.mode and before.reason:
@@ -376,6 +414,6 @@ def _reason(chosen: Mode, effective: Effective) -> Reason:
                 return Reason.THERMAL
             case Cause.NOTHING:
                 return Reason.BALANCED
-            case Cause.CHOSEN | Cause.FAN | Cause.QUIET_HOURS | Cause.PROFILE:
+            case Cause.CHOSEN | Cause.HELD | Cause.FAN | Cause.QUIET_HOURS | Cause.PROFILE:
                 pass
     return _OF_MODE[effective.mode]

@@ -73,7 +73,7 @@ class Conditions:
         loads: how busy things are.
         supply: where the power comes from; None where nobody tells.
         profile: the power profile; None where nobody tells.
-        sleeping: the machine is about to sleep.
+        sleeping: whether the machine is about to sleep; None where nobody tells.
         heard: when a zone was last told of, by its name, in seconds.
     """
 
@@ -84,7 +84,7 @@ class Conditions:
     loads: tuple[Load, ...] = ()
     supply: Supply | None = None
     profile: Profile | None = None
-    sleeping: bool = False
+    sleeping: bool | None = None
     heard: Mapping[str, float] = attrs.field(factory=dict)
 
     @property
@@ -124,7 +124,7 @@ def merge(told: Mapping[str, Told]) -> Conditions:
     loads: list[Load] = []
     supplies: list[Supply] = []
     profiles: list[Profile] = []
-    sleeping = False
+    sleeping: bool | None = None
     heard: dict[str, float] = {}
     for each in told.values():
         found = each.findings
@@ -138,7 +138,8 @@ def merge(told: Mapping[str, Told]) -> Conditions:
         parts |= {part.id: part for part in found.parts}
         supplies += [found.supply] if found.supply is not None else []
         profiles += [found.profile] if found.profile is not None else []
-        sleeping |= found.sleeping is True
+        if found.sleeping is not None:
+            sleeping = sleeping or found.sleeping
         heard |= dict.fromkeys((zone.name for zone in found.zones), each.at)
     return Conditions(
         zones=tuple(zones),

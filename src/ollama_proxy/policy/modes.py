@@ -163,6 +163,7 @@ class Cause(enum.Enum):
     """What a mode in effect comes from."""
 
     CHOSEN = "chosen"
+    HELD = "held"  # an application wants it for a while
     BATTERY = "battery"
     HEAT = "heat"
     FAN = "fan"

@@ -4,85 +4,16 @@ import msgspec
 import trio
 from quart import Response, request
 
-from ollama_proxy.engine.climate import Climate, Moment
-from ollama_proxy.inbound.figures import Values, efficiency_of, unknown_mode
+from ollama_proxy.engine.climate import Climate
+from ollama_proxy.inbound.figures import efficiency_of, unknown_mode
+from ollama_proxy.inbound.heat import draw_of, fan_of, moment_of, part_of, zone_of
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
 from ollama_proxy.inbound.http.naming import GARBLED
 from ollama_proxy.inbound.http.replies import json_reply, prefers_text, text_reply
-from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import parse_mode
-from ollama_proxy.policy.readings import Draw, Fan, Part, Zone
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
-from ollama_proxy.policy.thermal import Grader, ThermalState
-
-
-def _rounded(value: float | None, digits: int = 1) -> float | None:
-    return None if value is None else round(value, digits)
-
 
 # -- heat ------------------------------------------------------------------------------------------
-
-
-def _zone(zone: Zone, age_s: float | None) -> Values:
-    return {
-        "name": zone.name,
-        "kind": zone.kind.value,
-        "hardware": _named(zone.hardware),
-        "temperature_c": _rounded(zone.temperature_c),
-        "limit_c": _rounded(zone.limit_c),
-        "throttling": zone.throttling,
-        "source": zone.source,
-        "updated_s_ago": age_s,
-        "quality": zone.quality.value,
-        "part": zone.part,
-    }
-
-
-def _named(hardware: Hardware | None) -> str | None:
-    return None if hardware is None else hardware.value
-
-
-def _fan(fan: Fan) -> Values:
-    return {
-        "name": fan.name,
-        "rpm": _rounded(fan.rpm, 0),
-        "percent": None if fan.share is None else round(fan.share * 100, 1),
-        "quality": fan.quality.value,
-    }
-
-
-def _draw(draw: Draw) -> Values:
-    return {
-        "name": draw.name,
-        "watts": _rounded(draw.watts, 2),
-        "source": draw.source,
-        "scope": draw.scope.value,
-        "part": draw.part,
-        "quality": draw.quality.value,
-    }
-
-
-def _moment(moment: Moment, now: float) -> Values:
-    return {
-        "s_ago": round(now - moment.at, 1),
-        "state": moment.state.value,
-        "mode": moment.mode.value,
-        "temperatures_c": {p: round(c, 1) for p, c in moment.temperatures_c.items()},
-        "fan_percent": None if moment.fan_share is None else round(moment.fan_share * 100, 1),
-        "watts": _rounded(moment.watts, 2),
-        "battery_percent": _rounded(moment.battery_percent),
-    }
-
-
-def _part(part: Part, grader: Grader | None) -> Values:
-    return {
-        "id": part.id,
-        "name": part.name,
-        "hardware": part.hardware.value,
-        "state": (ThermalState.UNKNOWN if grader is None else grader.level).value,
-        "why": "" if grader is None else grader.why,
-        "awake": part.awake,
-    }
 
 
 async def thermal(services: Services) -> Response:
@@ -94,9 +25,9 @@ async def thermal(services: Services) -> Response:
     ages = {name: round(now - at, 1) for name, at in found.heard.items()}
     return json_reply({
         "state": climate.state.value,
-        "zones": [_zone(zone, ages.get(zone.name)) for zone in found.zones],
-        "fans": [_fan(fan) for fan in found.fans],
-        "power": [_draw(draw) for draw in found.draws],
+        "zones": [zone_of(zone, ages.get(zone.name)) for zone in found.zones],
+        "fans": [fan_of(fan) for fan in found.fans],
+        "power": [draw_of(draw) for draw in found.draws],
         "loads": [
             {
                 "name": load.name,
@@ -105,8 +36,8 @@ async def thermal(services: Services) -> Response:
             }
             for load in found.loads
         ],
-        "parts": [_part(part, climate.grade_of(part.id)) for part in climate.parts],
-        "history": [_moment(moment, now) for moment in climate.history],
+        "parts": [part_of(part, climate.grade_of(part.id)) for part in climate.parts],
+        "history": [moment_of(moment, now) for moment in climate.history],
     })
 
 
