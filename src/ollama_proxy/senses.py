@@ -25,7 +25,6 @@ from ollama_proxy.engine.news import (
     Item,
     ModeChanged,
     News,
-    Routed,
 )
 from ollama_proxy.notifier import Notifier
 from ollama_proxy.policy import notice
@@ -161,11 +160,7 @@ def _open_desktop(config: Config, dispatcher: Dispatcher, climate: Climate, news
     courtesy = Courtesy(dispatcher, climate, settings)
     desktop = Desktop(courtesy.wants, [Performance(), Awake()])
 
-    def stir(item: Item) -> None:
-        if isinstance(item, Routed):
-            desktop.stir()
-
-    news.read_by(stir)
+    news.followed_by(lambda _: desktop.stir())
     return desktop
 
 
@@ -238,10 +233,8 @@ def _notify(notifier: Notifier, item: Item) -> None:
 
 
 def _event(item: Item) -> notice.Event | None:
-    """News as a notice's event; None for what its reader did himself, and for everyday business."""
+    """News as a notice's event; None for what its reader did himself."""
     match item:
-        case Routed():
-            return None
         case ModeChanged(cause=Cause.CHOSEN):
             return None
         case ModeChanged():

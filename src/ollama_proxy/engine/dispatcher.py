@@ -543,7 +543,7 @@ class Dispatcher:
             self._on_part[attempt.part] += 1
             self.used_at[attempt.part] = math.inf
         station.hand(attempt)
-        self._news.tell(Routed(job.request_id, job.ask.model, job.priority, decision, now))
+        self._news.routed(Routed(job.request_id, job.ask.model, job.priority, decision, now))
         if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)

@@ -49,20 +49,30 @@ class Routed:
     at: float
 
 
-Item = ModeChanged | HeatChanged | BackendChanged | Routed
+Item = ModeChanged | HeatChanged | BackendChanged
 
 
 @attrs.define
 class News:
-    """Hands each item to everybody who reads."""
+    """Hands each item to everybody who reads: what is rare, and what every request brings, apart."""
 
     _readers: list[Callable[[Item], None]] = attrs.field(factory=list)
+    _followers: list[Callable[[Routed], None]] = attrs.field(factory=list)
 
     def read_by(self, reader: Callable[[Item], None]) -> None:
         """From now on, tell `reader` every item. It must not block nor raise."""
         self._readers.append(reader)
 
+    def followed_by(self, follower: Callable[[Routed], None]) -> None:
+        """From now on, tell `follower` of every request. It must not block nor raise."""
+        self._followers.append(follower)
+
     def tell(self, item: Item) -> None:
         """Tell all of it."""
         for reader in self._readers:
             reader(item)
+
+    def routed(self, routed: Routed) -> None:
+        """Tell those who follow requests."""
+        for follower in self._followers:
+            follower(routed)

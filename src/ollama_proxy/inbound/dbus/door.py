@@ -83,6 +83,7 @@ class BusDoor:
         self._left = trio.Event()
         climate.watched_by(self._looked)
         news.read_by(self._heard)
+        news.followed_by(self._followed)
         ledger.read_by(self._counted)
 
     async def run(self, where: str, *, pace: Pace | None = None) -> None:
@@ -147,14 +148,15 @@ class BusDoor:
         self._records.count(fact)
         self._stir()
 
+    def _followed(self, routed: Routed) -> None:
+        self._records.keep(routed)
+        if self.opened.is_set() and self._routed.lets(routed.at):
+            body = (text_of(routed.request_id), routed.decision.backend)
+            self._tell(self._routing, "RequestRouted", (*body, routed.decision.reason.value))
+        self._stir()
+
     def _heard(self, item: Item) -> None:
         match item:
-            case Routed():
-                self._records.keep(item)
-                if self.opened.is_set() and self._routed.lets(item.at):
-                    body = (text_of(item.request_id), item.decision.backend)
-                    reason = item.decision.reason.value
-                    self._tell(self._routing, "RequestRouted", (*body, reason))
             case ModeChanged():
                 body = (item.old.value, item.new.value)
                 self._tell(self._efficiency, "ModeChanged", (*body, text_of(item.reason)))
