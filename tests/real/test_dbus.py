@@ -351,7 +351,7 @@ async def test_backends_and_decisions_are_told(private: PrivateBus) -> None:
         (npu,) = await bus.call(
             remote("Backends"), "GetBackend", "s", ("npu",), returns="a{sv}", timeout_s=SOON_S
         )
-        made.news.tell(Routed("req-1", MODEL, Priority.HIGH, made.decide(), trio.current_time()))
+        made.news.routed(Routed("req-1", MODEL, Priority.HIGH, made.decide(), trio.current_time()))
         request = {"model": ("s", MODEL), "latency_critical": ("b", True)}
         (told,) = await bus.call(
             remote("Routing"), "Explain", "a{sv}", (request,), returns="a{sv}", timeout_s=SOON_S
@@ -462,7 +462,7 @@ async def test_no_more_than_ten_requests_a_second_are_told(private: PrivateBus) 
     async with router(private) as made, private.client() as bus, heard(bus, *kinds) as signals:
         decision, now = made.decide(), trio.current_time()
         for number in range(100):
-            made.news.tell(Routed(f"req-{number}", MODEL, Priority.NORMAL, decision, now))
+            made.news.routed(Routed(f"req-{number}", MODEL, Priority.NORMAL, decision, now))
         await eventually(lambda: len(signals) == 10)
         await bus.call(EFFICIENCY, "GetMode", returns="s")
         (recent,) = await bus.call(
