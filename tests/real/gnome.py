@@ -1,0 +1,279 @@
+"""A real GNOME Shell without a screen, on a private bus, with our extension in its user's home."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from gnoming.roots import ENTER, SUITES, obstacle, root_of
+from ollama_proxy.bus.connection import Bus
+from ollama_proxy.bus.message import CallFailed, Remote
+from tests.real.buses import PrivateBus, require_bus
+from tests.real.parts import require
+from tests.real.processes import ROOT
+
+UUID = "ollamaproxy@anthropic.com"
+START_S = 60.0  # half a dozen with nothing else to do
+SOON_S = 20.0
+PICTURE_MIN_BYTES = 5000  # one that could not be encoded is empty
+SHELL = Remote("org.gnome.Shell", "/org/gnome/Shell", "org.gnome.Shell")
+EXTENSIONS = attrs.evolve(SHELL, interface="org.gnome.Shell.Extensions")
+SCREENSHOT = Remote(
+    "org.gnome.Shell.Screenshot", "/org/gnome/Shell/Screenshot", "org.gnome.Shell.Screenshot"
+)
+ACTIVE, ERROR = 1, 3
+
+_SETTINGS = f"""[org/gnome/shell]
+enabled-extensions=['{UUID}']
+disable-user-extensions=false
+welcome-dialog-last-shown-version='999'
+[org/gnome/desktop/interface]
+enable-animations=false
+[org/gnome/desktop/background]
+picture-options='none'
+[org/gnome/desktop/session]
+idle-delay=uint32 0
+"""
+_INSIDE = {
+    "HOME": "/run/t/home",
+    "XDG_RUNTIME_DIR": "/run/t/run",
+    "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/t/bus",
+    "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/run/t/bus",
+    "GSETTINGS_BACKEND": "keyfile",
+    "LIBGL_ALWAYS_SOFTWARE": "1",
+    "XDG_CURRENT_DESKTOP": "GNOME",
+    "XDG_SESSION_TYPE": "wayland",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "NO_AT_BRIDGE": "1",
+}
+# What an extension does wrong, in the shell's log; the rest of it is about services not there.
+_FAULTS = ("JS ERROR", "JS WARNING", "already disposed", UUID, "AI Efficiency", "Gjs-CRITICAL")
+
+# Names for what tests look at, and a finger.
+_PRELUDE = """
+const ours = Main.extensionManager.lookup('ollamaproxy@anthropic.com')?.stateObj;
+const tile = ours?._indicator?.quickSettingsItems[0];
+const quick = Main.panel.statusArea.quickSettings.menu;
+"""
+_PRESS = """(async () => {
+const Clutter = (await import('gi://Clutter')).default;
+const wait = ms => new Promise(done => GLib.timeout_add(0, ms, () => (done(), GLib.SOURCE_REMOVE)));
+const seat = (global.stage.context?.get_backend() ?? Clutter.get_default_backend()).get_default_seat();
+const now = () => GLib.get_monotonic_time();
+%s
+})()"""
+# The very first motion may lose its y.
+_CLICK = """
+const mouse = globalThis.__mouse ??= seat.create_virtual_device(Clutter.InputDeviceType.POINTER_DEVICE);
+const {x, y} = %s.get_transformed_extents().get_center();
+for (const i of [0, 1]) { mouse.notify_absolute_motion(now(), x + i, y); await wait(50); }
+for (const state of [Clutter.ButtonState.PRESSED, Clutter.ButtonState.RELEASED]) {
+    mouse.notify_button(now(), Clutter.BUTTON_PRIMARY, state); await wait(50); }
+return global.get_pointer();"""
+_KEYS = """
+const keyboard = globalThis.__keys ??= seat.create_virtual_device(Clutter.InputDeviceType.KEYBOARD_DEVICE);
+const keys = %s;
+for (const key of keys) { keyboard.notify_keyval(now(), key, Clutter.KeyState.PRESSED); await wait(30); }
+for (const key of keys.reverse()) {
+    keyboard.notify_keyval(now(), key, Clutter.KeyState.RELEASED); await wait(30); }"""
+
+
+def suites() -> list[str]:
+    """Which shells are wanted: $GNOME_SUITES; the oldest alone if it is not said."""
+    return os.environ.get("GNOME_SUITES", "trixie").split()
+
+
+@attrs.frozen
+class Desktop:
+    """A shell that runs, and what a test does to it.
+
+    Attributes:
+        suite: whose shell it is.
+        bus: the test's own connection to the bus.
+        private: the bus.
+        directory: what is /run/t for the shell.
+    """
+
+    suite: str
+    bus: Bus
+    private: PrivateBus
+    directory: Path
+
+    async def js(self, expression: str) -> Any:
+        """The value of an expression in the shell's own process.
+
+        Raises:
+            CallFailed: there is no shell.
+            AssertionError: it threw.
+        """
+        code = f"(() => {{ {_PRELUDE} return ({expression}); }})()"
+        well, told = await self.bus.call(
+            SHELL, "Eval", "s", (code,), returns="bs", timeout_s=SOON_S
+        )
+        assert well, f"{expression}: {told}"
+        return json.loads(told) if told else None
+
+    async def until(self, expression: str, expected: object = True) -> None:  # noqa: FBT002 - reads as a sentence
+        """Wait until an expression has a value."""
+        seen: Any = None
+        with trio.move_on_after(SOON_S):
+            while (seen := await self.js(expression)) != expected:
+                await trio.sleep(0.05)
+            return
+        pytest.fail(f"{expression} is {seen!r}, not {expected!r}\n{self.log()}")
+
+    async def click(self, actor: str) -> None:
+        """Click on an actor with the pointer."""
+        await self.js(_PRESS % (_CLICK % actor))
+
+    async def press(self, *keys: str) -> None:
+        """Press keys together: names of Clutter's."""
+        await self.js(_PRESS % (_KEYS % f"[{', '.join(f'Clutter.KEY_{key}' for key in keys)}]"))
+
+    async def open_panel(self) -> None:
+        """Open Quick Settings."""
+        await self.js("quick.open(0)")
+        await self.until("tile.mapped && tile.get_transformed_extents().size.width > 50")
+
+    async def open_menu(self) -> None:
+        """Open the tile's menu within it."""
+        await self.open_panel()
+        await self.js("tile.menu.open(0)")
+        await self.until("tile.menu.box.opacity === 255 && tile.menu.box.mapped")
+
+    async def texts(self) -> list[str]:
+        """What the tile's menu says besides the modes, line by line."""
+        lines: list[str] = await self.js("""[tile._trouble, tile._measures, tile._work,
+            ...tile._backendLines].filter(line => line.visible).map(line => [line._name.text,
+            line._text.text].filter(text => text).join(' | '))""")
+        return lines
+
+    async def shoot(self, name: str) -> None:
+        """Take a picture, to be looked at by people: build/gnome/SUITE-NAME.png."""
+        await trio.sleep(0.3)  # until the next frame; pictures prove nothing
+        path = f"/run/t/{name}.png"
+        well, _ = await self.bus.call(
+            SCREENSHOT, "Screenshot", "bbs", (False, False, path), returns="bs", timeout_s=SOON_S
+        )
+        taken = self.directory / f"{name}.png"
+        assert well
+        assert taken.stat().st_size > PICTURE_MIN_BYTES
+        pictures = ROOT / "build/gnome"
+        pictures.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(taken, pictures / f"{self.suite}-{name}.png")
+
+    async def switch(self, *, on: bool) -> None:
+        """Enable or disable the extension, as its user does."""
+        member = "EnableExtension" if on else "DisableExtension"
+        (well,) = await self.bus.call(EXTENSIONS, member, "s", (UUID,), returns="b")
+        assert well
+        await self.until("!!tile", on)
+
+    async def is_active(self) -> bool:
+        """Whether the extension runs.
+
+        Raises:
+            AssertionError: it does not, and never will.
+        """
+        (info,) = await self.bus.call(
+            EXTENSIONS, "GetExtensionInfo", "s", (UUID,), returns="a{sv}", timeout_s=SOON_S
+        )
+        # While it is loaded it is in error, too, but without one.
+        state, error = int(info.get("state", ("d", 0))[1]), info.get("error", ("s", ""))[1]
+        assert not (state == ERROR and error), f"{error}\n{self.log()}"
+        return state == ACTIVE
+
+    def log(self) -> str:
+        """What the shell wrote."""
+        return (self.directory / "shell.log").read_text(errors="replace")
+
+    def faults(self) -> list[str]:
+        """What in that is the extension's fault."""
+        return [line for line in self.log().splitlines() if any(each in line for each in _FAULTS)]
+
+    @asynccontextmanager
+    async def running(self, *command: str) -> AsyncIterator[None]:
+        """A program on this desktop."""
+        variables = _INSIDE | {"WAYLAND_DISPLAY": "wayland-0", "GSK_RENDERER": "cairo"}
+        async with _inside(self.suite, self.directory, "client.log", variables, *command):
+            yield
+
+
+@asynccontextmanager
+async def desktop(suite: str, private: PrivateBus, settings: str = "") -> AsyncIterator[Desktop]:
+    """A shell with our extension in it, from its start to its end.
+
+    Args:
+        suite: whose shell.
+        private: a bus that runs.
+        settings: of the extension, as lines of a key file.
+    """
+    require_bus()
+    require(not (why := obstacle()), why)
+    require(shutil.which("glib-compile-schemas") is not None, "glib-compile-schemas is missing")
+    require(root_of(suite).exists(), f"no GNOME Shell {SUITES[suite]}: tools/real-gnome makes it")
+    directory = private.directory
+    home = directory / "home"
+    keyfile = home / ".config/glib-2.0/settings/keyfile"
+    keyfile.parent.mkdir(parents=True)
+    keyfile.write_text(f"{_SETTINGS}[org/gnome/shell/extensions/ollamaproxy]\n{settings}\n")
+    (directory / "run").mkdir(mode=0o700)
+    extensions = home / ".local/share/gnome-shell/extensions"
+    subprocess.run([ROOT / "tools/pack-extension", "--into", extensions], check=True)
+    command = ("gnome-shell", "--headless", "--virtual-monitor", "1280x800", "--no-x11")
+    async with (
+        _inside(suite, directory, "shell.log", _INSIDE, *command, "--unsafe-mode"),
+        private.client() as bus,
+    ):
+        shown = Desktop(suite, bus, private, directory)
+        with trio.move_on_after(START_S) as patience:
+            await _until(partial(shown.js, "!Main.layoutManager._startingUp"))
+            await _until(shown.is_active)
+            await shown.js("Main.overview.hide()")
+        if patience.cancelled_caught:
+            pytest.fail(f"the shell, or the extension in it, did not start\n{shown.log()}")
+        await shown.until("Main.overview.visible", False)  # noqa: FBT003 - a value
+        yield shown
+
+
+async def _until(is_so: Callable[[], Awaitable[Any]]) -> None:
+    while True:
+        try:
+            if await is_so():
+                return
+        except CallFailed:
+            pass  # nobody is there yet
+        await trio.sleep(0.05)
+
+
+@asynccontextmanager
+async def _inside(
+    suite: str, directory: Path, log: str, variables: dict[str, str], *command: str
+) -> AsyncIterator[None]:
+    """A program in a suite's root, as long as this lasts."""
+    words = [str(ENTER), str(root_of(suite)), str(directory)]
+    words += [f"{name}={value}" for name, value in variables.items()]
+    async with trio.open_nursery() as nursery:
+        with (directory / log).open("wb") as written:
+            await nursery.start(
+                partial(
+                    trio.run_process,
+                    [*words, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=written,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                )
+            )
+        yield
+        nursery.cancel_scope.cancel()
