@@ -18,7 +18,8 @@ const BACKENDS_MAX = 6;
 const Line = GObject.registerClass(
 class Line extends PopupMenu.PopupBaseMenuItem {
     constructor() {
-        super({reactive: false, can_focus: false});
+        // Reactive, as it would be dimmed else; but for nothing.
+        super({style_class: 'ollamaproxy-line', activate: false, hover: false, can_focus: false});
         this._icon = new St.Icon({style_class: 'popup-menu-icon'});
         this._name = new St.Label({y_align: Clutter.ActorAlign.CENTER, x_expand: true});
         this._text = new St.Label({
@@ -55,6 +56,8 @@ class EfficiencyToggle extends QuickMenuToggle {
         this._measures = new Line();
         this._work = new Line();
         this._trouble = new Line();
+        // First of all: separators look at the same moment what is visible beside them.
+        this.menu.connect('open-state-changed', (_menu, isOpen) => isOpen && this._syncState());
         this.menu.addMenuItem(this._modes);
         this.menu.addMenuItem(new PopupMenu.PopupSeparatorMenuItem());
         this.menu.addMenuItem(this._trouble);
@@ -68,10 +71,20 @@ class EfficiencyToggle extends QuickMenuToggle {
         this.menu._settingsActions[extension.uuid] = settings;
 
         this.connect('clicked', () => chooser.toggle());
-        this.menu.connect('open-state-changed', (_menu, isOpen) => isOpen && this._syncState());
+        this.connect('destroy', () => this._destroyMenu());
         router.connectObject('changed', () => this._sync(), this);
         chooser.connectObject('notify::trouble', () => this._syncState(), this);
         this._sync();
+    }
+
+    _destroyMenu() {
+        // The shell forgets a tile's menu: its actor is elsewhere in the panel, and it and its
+        // sections listen to each other. Either would keep all of this alive.
+        this.menu.destroy();
+        for (const section of [this._modes, this._backends]) {
+            this.menu.disconnectObject(section);
+            section.disconnectObject(this.menu);
+        }
     }
 
     _sync() {
@@ -94,9 +107,14 @@ class EfficiencyToggle extends QuickMenuToggle {
             ? _(title)
             : `${_(look(mode, told).title)} · ${_(title)}`;
         this.set({subtitle, iconName, checked: mode !== 'auto'});
-        this.menu.setHeader(iconName, _('AI Efficiency'), this._router.read('Efficiency', 'Reason') ?? '');
+        this.menu.setHeader(iconName, _('AI Efficiency'), this._reason());
         if (this.menu.isOpen)
             this._syncState();
+    }
+
+    _reason() {
+        const reason = this._router.read('Efficiency', 'Reason') ?? '';
+        return reason.charAt(0).toUpperCase() + reason.slice(1);
     }
 
     _syncModes(names, told) {

@@ -82,7 +82,7 @@ export function health({healthy, temperature_c: celsius, throttled, power_watts:
     else if (Number.isFinite(power?.value))
         texts.push(_('%s W').format(power.value.toFixed(0)));
     return {
-        icon: throttled ? 'dialog-warning-symbolic' : 'emblem-ok-symbolic',
+        icon: throttled ? 'dialog-warning-symbolic' : 'object-select-symbolic',
         text: texts.join(DOT),
     };
 }

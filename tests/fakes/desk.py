@@ -79,7 +79,11 @@ class DeskRouter:
         self._says[word].update(news)
         body = (f"{NAME}.{word}", _variants(word, news), gone)
         await self._bus.emit(
-            f"{PATH}/{word}", "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as", body
+            f"{PATH}/{word}",
+            "org.freedesktop.DBus.Properties",
+            "PropertiesChanged",
+            "sa{sv}as",
+            body,
         )
 
     async def answer(self, call: Call) -> tuple[str, tuple[Any, ...]]:
@@ -111,7 +115,9 @@ class DeskRouter:
             raise CallRefused(INVALID_ARGS, self.refusal or f"no mode {name!r}")
         before = self._says["Efficiency"]["Mode"]
         effective = Mode.BALANCED if mode is Mode.AUTO else mode
-        await self.say("Efficiency", Mode=mode.value, EffectiveMode=effective.value, Reason="chosen")
+        await self.say(
+            "Efficiency", Mode=mode.value, EffectiveMode=effective.value, Reason="chosen"
+        )
         return "s", (before,)
 
 

@@ -40,6 +40,8 @@ welcome-dialog-last-shown-version='999'
 enable-animations=false
 [org/gnome/desktop/background]
 picture-options='none'
+[org/gnome/desktop/notifications]
+show-banners=false
 [org/gnome/desktop/session]
 idle-delay=uint32 0
 """
@@ -158,6 +160,18 @@ class Desktop:
             line._text.text].filter(text => text).join(' | '))""")
         return lines
 
+    async def notifications(self) -> list[str]:
+        """The titles of all that are kept."""
+        titles: list[str] = await self.js(
+            "Main.messageTray.getSources().flatMap(each => each.notifications).map(each => each.title)"
+        )
+        return titles
+
+    async def errors(self) -> list[str]:
+        """What the shell noted against the extension."""
+        (noted,) = await self.bus.call(EXTENSIONS, "GetExtensionErrors", "s", (UUID,), returns="as")
+        return list(noted)
+
     async def shoot(self, name: str) -> None:
         """Take a picture, to be looked at by people: build/gnome/SUITE-NAME.png."""
         await trio.sleep(0.3)  # until the next frame; pictures prove nothing
@@ -193,19 +207,32 @@ class Desktop:
         assert not (state == ERROR and error), f"{error}\n{self.log()}"
         return state == ACTIVE
 
-    def log(self) -> str:
-        """What the shell wrote."""
-        return (self.directory / "shell.log").read_text(errors="replace")
+    def log(self, of: str = "shell") -> str:
+        """What a program wrote."""
+        return (self.directory / f"{of}.log").read_text(errors="replace")
 
     def faults(self) -> list[str]:
         """What in that is the extension's fault."""
         return [line for line in self.log().splitlines() if any(each in line for each in _FAULTS)]
 
     @asynccontextmanager
-    async def running(self, *command: str) -> AsyncIterator[None]:
-        """A program on this desktop."""
+    async def preferences(self) -> AsyncIterator[None]:
+        """The preferences' window, opened by the program that the shell has for it."""
         variables = _INSIDE | {"WAYLAND_DISPLAY": "wayland-0", "GSK_RENDERER": "cairo"}
+        command = ("gjs", "-m", "/usr/share/gnome-shell/org.gnome.Shell.Extensions")
         async with _inside(self.suite, self.directory, "client.log", variables, *command):
+            await self.private.owned("org.gnome.Shell.Extensions")
+            await self.bus.call(
+                Remote(
+                    "org.gnome.Shell.Extensions",
+                    "/org/gnome/Shell/Extensions",
+                    EXTENSIONS.interface,
+                ),
+                "OpenExtensionPrefs",
+                "ssa{sv}",
+                (UUID, "", {}),
+                timeout_s=SOON_S,
+            )
             yield
 
 

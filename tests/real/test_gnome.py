@@ -1,22 +1,37 @@
 """The extension in a real GNOME Shell: what its user sees and does, and what the router is told."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
-from tests.fakes.desk import desk_router, record
+from tests.fakes.desk import DeskRouter, desk_router, record
 from tests.real.buses import PrivateBus, eventually
-from tests.real.gnome import Desktop, desktop, suites
+from tests.real.gnome import UUID, Desktop, desktop, suites
 
 pytestmark = pytest.mark.parametrize("suite", suites())
+
+ALL_DAY = "quiet-hours=true\nquiet-hours-begin=0\nquiet-hours-end=1439\n"
+
+
+@asynccontextmanager
+async def desk(
+    suite: str, private: PrivateBus, settings: str = ""
+) -> AsyncIterator[tuple[Desktop, DeskRouter]]:
+    """A desktop on which a scripted router is, and the tile for it."""
+    async with (
+        private.client() as service,
+        desk_router(service) as router,
+        desktop(suite, private, settings) as shown,
+    ):
+        await shown.until("tile.visible")
+        yield shown, router
+        assert not shown.faults()
 
 
 async def test_the_menu_tells_the_state(suite: str, private: PrivateBus) -> None:
     """Battery, heat, fan and watts in a line; what runs and waits; each backend; in pictures, too."""
-    async with (
-        private.client() as service,
-        desk_router(service) as router,
-        desktop(suite, private) as shown,
-    ):
-        await shown.until("tile.visible")
+    async with desk(suite, private) as (shown, router):
         await router.say("Efficiency", EffectiveMode="efficiency", Reason="on battery (64 %)")
         await router.say("SystemState", OnBattery=True, BatteryPercent=64.2, PowerWatts=18.4)
         await router.say(
@@ -52,4 +67,166 @@ async def test_the_menu_tells_the_state(suite: str, private: PrivateBus) -> None
             "NVIDIA | Not reachable",
             "iGPU | Slowed by heat",
         ] == await shown.texts()
+
+
+async def test_what_is_not_known_is_not_shown(suite: str, private: PrivateBus) -> None:
+    """Not as 0 either; and what becomes unknown vanishes."""
+    async with desk(suite, private) as (shown, router):
+        await router.say("SystemState", OnBattery=False, PowerWatts=7.26)
+        await shown.open_menu()
+        await shown.until("tile._measures._name.text", "Mains · 7.3 W")
+        await router.say("SystemState", OnBattery=None, PowerWatts=None)
+        await shown.until("tile._measures.visible", False)
+
+        assert [] == await shown.texts()
+
+
+async def test_a_click_on_a_mode_chooses_it(suite: str, private: PrivateBus) -> None:
+    """By the pointer; the router is told, and what it says then is what the tile shows."""
+    async with desk(suite, private) as (shown, router):
+        await shown.open_menu()
+        await shown.click("tile._modeItems.get('quiet')")
+        await shown.until("tile.subtitle", "Quiet")
+
+        assert [("SetMode", "quiet")] == router.told
+        assert await shown.js("tile.checked")
+        assert ["quiet"] == await shown.js(
+            "[...tile._modeItems].filter(([, item]) => item._ornament === 2).map(([name]) => name)"
+        )
+        assert "quiet" == await shown.js("ours._settings.get_string('last-mode')")
+
+
+async def test_a_click_on_the_tile_goes_back_and_forth(suite: str, private: PrivateBus) -> None:
+    """Between the default mode and the latest other one."""
+    settings = "default-mode='balanced'\nlast-mode='ultra-efficiency'"
+    async with desk(suite, private, settings) as (shown, router):
+        await router.say("Efficiency", Mode="balanced")
+        await shown.until("tile.subtitle", "Balanced")
+        await shown.open_panel()
+        for title in ("Ultra Efficiency", "Balanced"):
+            await shown.click("tile")
+            await shown.until("tile.subtitle", title)
+
+        assert [("SetMode", "ultra-efficiency"), ("SetMode", "balanced")] == router.told
+
+
+async def test_a_refusal_is_told(suite: str, private: PrivateBus) -> None:
+    """In the menu until something succeeds, and in a notification; the tile stays with the truth."""
+    async with desk(suite, private) as (shown, router):
+        router.refusal = "the owner locked the mode"
+        await shown.open_menu()
+        await shown.click("tile._modeItems.get('performance')")
+        await shown.until("ours._chooser.trouble", router.refusal)
+        await shown.open_menu()
+        await shown.shoot("refused")
+
+        assert router.refusal in await shown.texts()
+        assert "Auto · Balanced" == await shown.js("tile.subtitle")
+        assert "AI Efficiency: The mode could not be changed" in await shown.notifications()
+        router.refusal = ""
+        await shown.click("tile._modeItems.get('performance')")
+        await shown.until("tile.subtitle", "Performance")
+        await shown.until("ours._chooser.trouble", "")
+
+
+async def test_the_tile_is_there_while_the_router_is(suite: str, private: PrivateBus) -> None:
+    """Neither it nor the icon in the top bar without one; and both again when it is back."""
+    icon = "ours._indicator._indicators?.get_first_child() ?? ours._indicator.get_first_child()"
+    async with desktop(suite, private) as shown:
+        await shown.until("tile.visible", False)
+        for _ in range(2):
+            async with private.client() as service, desk_router(service):
+                await shown.until("tile.visible")
+                await shown.until(f"({icon}).visible")
+            await shown.until("tile.visible", False)
+            await shown.until(f"({icon}).visible", False)
+        async with private.client() as service, desk_router(service):
+            await shown.until("tile.visible")
+            await shown.js("ours._settings.set_boolean('show-indicator', false)")
+
+            await shown.until(f"({icon}).visible", False)
         assert not shown.faults()
+
+
+async def test_it_leaves_nothing_behind(suite: str, private: PrivateBus) -> None:
+    """Disabled and enabled three times: no tile, no key, no timer, no object of it is left."""
+    async with desk(suite, private, f"{ALL_DAY}next-mode=['<Super>F9']") as (shown, router):
+        await eventually(lambda: router.told == [("Hold", "quiet", "quiet hours")])
+        for _ in range(3):
+            await shown.js("""globalThis.__left = [ours._router, ours._chooser, ours._indicator, tile,
+                ...ours._router._proxies.values()].map(each => new WeakRef(each)), null""")
+            await shown.js("globalThis.__timer = ours._quietHours._timer")
+            await shown.switch(on=False)
+            # A tile that still listened would trip over this.
+            await router.say("SystemState", BatteryPercent=50.0)
+            await shown.until(
+                """(imports.system.gc(),
+                globalThis.__left.filter(each => each.deref() !== undefined).length)""",
+                0,
+            )
+            assert await shown.js("GLib.MainContext.default().find_source_by_id(__timer) === null")
+            assert not await shown.js("Main.wm._allowedKeybindings?.['next-mode'] ?? null")
+            await shown.switch(on=True)
+            await shown.until("tile.visible")
+
+        assert [] == await shown.errors()
+
+
+async def test_quiet_is_held_in_quiet_hours(suite: str, private: PrivateBus) -> None:
+    """From their begin to their end, once; a locked screen neither ends nor repeats it."""
+    held, released = ("Hold", "quiet", "quiet hours"), ("Release", 1)
+    async with desk(suite, private, ALL_DAY) as (shown, router):
+        await eventually(lambda: router.told == [held])
+        await shown.until("tile.subtitle", "Auto · Quiet")
+        await shown.js("Main.sessionMode.pushMode('unlock-dialog')")
+        await shown.until("!!tile", False)
+        await shown.js("Main.sessionMode.popMode('unlock-dialog')")
+        await shown.until("!!tile?.visible")
+        await shown.until("tile.subtitle", "Auto · Quiet")
+        assert [held] == router.told
+        await shown.js("ours._settings.set_boolean('quiet-hours', false)")
+
+        await eventually(lambda: router.told == [held, released])
+
+
+async def test_the_default_is_chosen_at_the_start(suite: str, private: PrivateBus) -> None:
+    """If the user wants that: of the session, and of the router; not after a locked screen."""
+    settings = "set-default-at-start=true\ndefault-mode='efficiency'"
+    chosen = ("SetMode", "efficiency")
+    async with desktop(suite, private, settings) as shown:
+        async with private.client() as service, desk_router(service) as router:
+            await eventually(lambda: router.told == [chosen])
+            await shown.switch(on=False)
+            await shown.switch(on=True)
+            await shown.until("tile.visible")
+            assert [chosen] == router.told
+        async with private.client() as service, desk_router(service) as router:
+            await eventually(lambda: router.told == [chosen])
+        assert not shown.faults()
+
+
+async def test_keys_choose_modes(suite: str, private: PrivateBus) -> None:
+    """The next one, and Quiet on and off; a notification says which it is."""
+    settings = "next-mode=['<Super>F9']\ntoggle-quiet=['<Super>F10']"
+    async with desk(suite, private, settings) as (shown, router):
+        for key, title in (
+            ("F9", "Ultra Efficiency"),
+            ("F10", "Quiet"),
+            ("F10", "Auto · Balanced"),
+        ):
+            await shown.press("Super_L", key)
+            await shown.until("tile.subtitle", title)
+
+        assert ["ultra-efficiency", "quiet", "auto"] == [mode for _, mode in router.told]
+        assert "AI Efficiency: Quiet" in await shown.notifications()
+
+
+async def test_the_preferences_open(suite: str, private: PrivateBus) -> None:
+    """In a window of their own, without a complaint."""
+    async with desk(suite, private) as (shown, _), shown.preferences():
+        await shown.until(
+            "global.get_window_actors().map(each => each.meta_window.title)", ["AI Efficiency"]
+        )
+        await shown.shoot("preferences")
+
+        assert not [line for line in shown.log("client").splitlines() if "JS ERROR" in line]
