@@ -9,7 +9,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
 
     policy     what is decided: values in, values out            attrs and values only
     engine     who works on what, until when: tasks, deadlines   policy, trio, the Backend protocol
-    inbound    doors: HTTP in, jobs out, answers back            engine, policy
+    inbound    doors: HTTP in, jobs out, answers back            engine, policy, bus
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours

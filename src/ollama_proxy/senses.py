@@ -17,7 +17,14 @@ import trio
 from ollama_proxy.config import Config
 from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.dispatcher import Dispatcher
-from ollama_proxy.engine.news import BackendChanged, HeatChanged, Item, ModeChanged, News
+from ollama_proxy.engine.news import (
+    BackendChanged,
+    HeatChanged,
+    Item,
+    ModeChanged,
+    News,
+    Routed,
+)
 from ollama_proxy.notifier import Notifier
 from ollama_proxy.policy import notice
 from ollama_proxy.policy.hardware import Hardware
@@ -198,8 +205,10 @@ def _notify(notifier: Notifier, item: Item) -> None:
 
 
 def _event(item: Item) -> notice.Event | None:
-    """News as a notice's event; None for what its reader did himself."""
+    """News as a notice's event; None for what its reader did himself, and for everyday business."""
     match item:
+        case Routed():
+            return None
         case ModeChanged(cause=Cause.CHOSEN):
             return None
         case ModeChanged():

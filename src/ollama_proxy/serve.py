@@ -4,9 +4,9 @@ Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
     senses        closes last     sensors, the system's bus, climate, notices
     └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-       └─ doors   closes first    signals, the front door
+       └─ doors   closes first    signals, the front door, the door on the bus
 
-Drain: the front takes no more connections, work in flight has `drain_s`, then it is ended and its
+Drain: the names on the bus are given back, the front takes no more connections, work in flight has `drain_s`, then it is ended and its
 callers told so. Expected trouble becomes a value where it occurs (a dead backend is down); one
 connection's or one request's fault never leaves its own scope; anything else ends the process.
 """
@@ -46,6 +46,8 @@ from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.dbus.door import BusDoor
+from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
@@ -57,7 +59,7 @@ from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.route import RouteSettings
-from ollama_proxy.senses import climate_settings, open_climate, run_senses
+from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
 log = logging.getLogger("ollama_proxy")
@@ -65,6 +67,7 @@ log = logging.getLogger("ollama_proxy")
 FIRST_PROBE_S = 0.5
 EMBEDDED_START_S = 300.0
 FAREWELL_S = 1.0
+BUS_WAIT_S = 0.5
 PROBES_AT_ONCE = 8
 
 
@@ -375,6 +378,7 @@ async def serve(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
     front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
+    bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     # A taken port is found before anything was started for it.
     listeners = await _open_listeners(config.server.host, config.server.http_port)
 
@@ -398,22 +402,35 @@ async def serve(
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
                     await doors.start(front.serve, listeners)
+                    bus_name = await _open_bus_door(bus_door, config, doors)
                     # What exists now lives as long as the process: the collector need not look.
                     gc.collect()
                     gc.freeze()
                     address = _address(listeners[0])
                     task_status.started(address)
-                    plan.announce(f"ready http={address} grpc=off dbus=off")
+                    plan.announce(f"ready http={address} grpc=off dbus={bus_name}")
                     notify_service_manager("READY=1")
                     await trio.sleep_forever()
                 notify_service_manager("STOPPING=1")
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
+                await bus_door.leave()
                 await _drain(front, dispatcher, ending.drain)
                 doors.cancel_scope.cancel()
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
+
+
+async def _open_bus_door(door: BusDoor, config: Config, doors: trio.Nursery) -> str:
+    """Start looking for the bus; the name that is ours already, or `off`."""
+    if not config.dbus.enabled or not config.dbus.bus:
+        return "off"
+    doors.start_soon(door.run, config.dbus.bus, name="dbus")
+    with trio.move_on_after(BUS_WAIT_S):
+        await door.opened.wait()
+        return BUS_NAME
+    return "off"
 
 
 @contextlib.asynccontextmanager

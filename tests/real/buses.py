@@ -31,7 +31,7 @@ MOCK = "org.freedesktop.DBus.Mock"
 _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>session</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
-<servicedir>{services}</servicedir>
+<servicedir>{services}</servicedir>{limits}
 <policy context="default">
 <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>{policy}
 </policy></busconfig>
@@ -109,12 +109,14 @@ class PrivateBus:
         return dict.fromkeys(names, self.address)
 
     @asynccontextmanager
-    async def running(self, policy: str = "") -> AsyncIterator[trio.Process]:
+    async def running(self, policy: str = "", limits: str = "") -> AsyncIterator[trio.Process]:
         """The bus, ready; on leaving it dies, and everybody on it is cut off."""
         socket, config = self.directory / "bus", self.directory / "bus.conf"
         socket.unlink(missing_ok=True)
         services = self.directory / "services"
-        config.write_text(_CONFIG.format(socket=socket, services=services, policy=policy))
+        config.write_text(
+            _CONFIG.format(socket=socket, services=services, limits=limits, policy=policy)
+        )
         arguments = ["--nofork", "--nopidfile", f"--config-file={config}", "--print-address=1"]
         async with program("dbus-daemon", *arguments, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None

@@ -28,7 +28,7 @@ from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.meters import Meters
-from ollama_proxy.engine.news import BackendChanged, News
+from ollama_proxy.engine.news import BackendChanged, News, Routed
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.affinity import Affinity, Warm
 from ollama_proxy.policy.ask import Ask, Priority
@@ -158,7 +158,7 @@ class Dispatcher:
         Args:
             settings: how jobs are placed.
             ledger: where they are booked.
-            news: where it is told that a backend was lost, or is back.
+            news: where it is told that a backend was lost, or is back, and who was given what.
             clock: seconds.
             transcribe: begins to note an answer, where another attempt could go on with it.
         """
@@ -538,6 +538,7 @@ class Dispatcher:
         self.meters.began(attempt, spec.id, station.part, now, watts=spec.power_watts)
         station.hand(attempt)
         self._note_use(station, now)
+        self._news.tell(Routed(job.request_id, job.ask.model, job.priority, decision, now))
         if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)

@@ -55,7 +55,9 @@ async def watch_health(
         task_status.started()
         task_status = trio.TASK_STATUS_IGNORED
         if not station.healthy:
-            await trio.sleep(pause_s)
+            with trio.move_on_after(pause_s):
+                await doubted.wait()
+                await trio.sleep_until(asked_at + DOUBT_INTERVAL_S)
             pause_s = min(pause_s * 2, settings.interval_s)
             continue
         pause_s = settings.first_interval_s

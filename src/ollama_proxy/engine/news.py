@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import attrs
 
+from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.modes import Cause, Mode
+from ollama_proxy.policy.route import Decision
 from ollama_proxy.policy.thermal import ThermalState
 
 
@@ -36,7 +38,18 @@ class BackendChanged:
     why: str
 
 
-Item = ModeChanged | HeatChanged | BackendChanged
+@attrs.frozen
+class Routed:
+    """A request was given to a backend; `at`: when, in seconds. More than once if it failed there."""
+
+    request_id: str
+    model: str
+    priority: Priority
+    decision: Decision
+    at: float
+
+
+Item = ModeChanged | HeatChanged | BackendChanged | Routed
 
 
 @attrs.define

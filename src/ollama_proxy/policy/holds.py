@@ -61,10 +61,6 @@ class Holds:
         """Whether no more are taken: somebody forgets to release theirs."""
         return len(self._held) >= HOLDS_MAX
 
-    def has_any_of(self, owner: str) -> bool:
-        """Whether somebody holds any."""
-        return any(hold.owner == owner for hold in self._held)
-
     def add(self, owner: str, mode: Mode, *, reason: str, app: str) -> Hold:
         """Hold a mode from now on."""
         why = f"held by {_shown(app) or 'an application'}"
