@@ -214,7 +214,7 @@ async def test_keys_choose_modes(suite: str, private: PrivateBus) -> None:
             ("F10", "Quiet"),
             ("F10", "Auto · Balanced"),
         ):
-            await shown.press("Super_L", key)
+            await shown.press("Super", key)
             await shown.until("tile.subtitle", title)
 
         assert ["ultra-efficiency", "quiet", "auto"] == [mode for _, mode in router.told]
