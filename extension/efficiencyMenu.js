@@ -2,6 +2,7 @@
 
 import Clutter from 'gi://Clutter';
 import GObject from 'gi://GObject';
+import Pango from 'gi://Pango';
 import St from 'gi://St';
 
 import * as Main from 'resource:///org/gnome/shell/ui/main.js';
@@ -14,6 +15,10 @@ import {health, measures, work} from './status.js';
 
 // A menu in Quick Settings does not scroll.
 const BACKENDS_MAX = 6;
+
+function capitalised(text) {
+    return text.charAt(0).toUpperCase() + text.slice(1);
+}
 
 const Line = GObject.registerClass(
 class Line extends PopupMenu.PopupBaseMenuItem {
@@ -29,6 +34,7 @@ class Line extends PopupMenu.PopupBaseMenuItem {
         this.add_child(this._icon);
         this.add_child(this._name);
         this.add_child(this._text);
+        this._name.clutter_text.set({line_wrap: true, ellipsize: Pango.EllipsizeMode.NONE});
         this.label_actor = this._name;
     }
 
@@ -103,18 +109,15 @@ class EfficiencyToggle extends QuickMenuToggle {
 
         const effective = this._router.read('Efficiency', 'EffectiveMode') ?? mode;
         const {title, icon: iconName} = look(effective, told);
-        const subtitle = effective === mode
-            ? _(title)
-            : `${_(look(mode, told).title)} · ${_(title)}`;
+        const isChosen = effective === mode;
+        const subtitle = isChosen ? _(title) : `${_(look(mode, told).title)} · ${_(title)}`;
         this.set({subtitle, iconName, checked: mode !== 'auto'});
-        this.menu.setHeader(iconName, _('AI Efficiency'), this._reason());
+        const reason = this._router.read('Efficiency', 'Reason') ?? '';
+        // The subtitle may not have the room.
+        this.menu.setHeader(iconName, _('AI Efficiency'),
+            isChosen ? capitalised(reason) : `${_(title)}: ${reason}`);
         if (this.menu.isOpen)
             this._syncState();
-    }
-
-    _reason() {
-        const reason = this._router.read('Efficiency', 'Reason') ?? '';
-        return reason.charAt(0).toUpperCase() + reason.slice(1);
     }
 
     _syncModes(names, told) {

@@ -4,6 +4,7 @@
 import {gettext as _, ngettext} from 'resource:///org/gnome/shell/extensions/extension.js';
 
 const DOT = ' · ';
+const NO_BREAK = '\u00a0';
 
 /**
  * The line of state: battery, the hottest place, the fastest fan, watts.
@@ -17,7 +18,10 @@ export function measures({batteryPercent, onBattery, watts, zones, fans}) {
         heat(zones ?? []),
         turning(fans ?? []),
         watts === null ? null : _('%s W').format(watts.toFixed(watts < 10 ? 1 : 0)),
-    ].filter(text => text !== null).join(DOT);
+    ].filter(text => text !== null)
+        // Where there is no room for all of them, the line breaks between, not within.
+        .map(text => text.replaceAll(' ', NO_BREAK))
+        .join(`${NO_BREAK}· `);
 }
 
 function battery(percent, onBattery) {
@@ -28,10 +32,24 @@ function battery(percent, onBattery) {
 }
 
 function heat(zones) {
-    const [hottest] = zones
-        .filter(zone => Number.isFinite(zone.temperature_c))
+    const known = zones.filter(zone => Number.isFinite(zone.temperature_c));
+    // A disk may be hotter than all that computes; it is told of only where nothing else is known.
+    const computing = known.filter(zone => zone.part);
+    const [hottest] = (computing.length ? computing : known)
         .sort((a, b) => b.temperature_c - a.temperature_c);
-    return hottest ? `${hottest.name} ${degrees(hottest.temperature_c)}` : null;
+    return hottest ? `${place(hottest)} ${degrees(hottest.temperature_c)}` : null;
+}
+
+function place({kind, name}) {
+    // A sensor's own name is a driver's, with an address of the bus in it.
+    switch (kind) {
+    case 'cpu': return _('CPU');
+    case 'gpu': return _('GPU');
+    case 'npu': return _('NPU');
+    case 'memory': return _('Memory');
+    case 'storage': return _('Disk');
+    default: return name;
+    }
 }
 
 function turning(fans) {

@@ -176,7 +176,7 @@ class Desktop:
         lines: list[str] = await self.js("""[tile._trouble, tile._measures, tile._work,
             ...tile._backendLines].filter(line => line.visible).map(line => [line._name.text,
             line._text.text].filter(text => text).join(' | '))""")
-        return lines
+        return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
     async def notifications(self) -> list[str]:
         """The titles of all that are kept."""

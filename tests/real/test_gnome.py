@@ -1,17 +1,95 @@
 """The extension in a real GNOME Shell: what its user sees and does, and what the router is told."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import httpx
 import pytest
+import trio
 
 from tests.fakes.desk import DeskRouter, desk_router, record
-from tests.real.buses import PrivateBus, eventually
-from tests.real.gnome import UUID, Desktop, desktop, suites
+from tests.fakes.machine import recorded
+from tests.real.buses import SOON_S, PrivateBus, eventually, program
+from tests.real.gnome import Desktop, desktop, suites
+from tests.real.processes import ROOT
+from tests.routers import backend, fakes
 
 pytestmark = pytest.mark.parametrize("suite", suites())
 
 ALL_DAY = "quiet-hours=true\nquiet-hours-begin=0\nquiet-hours-end=1439\n"
+
+
+LAPTOP = "framework16-amd-rx7700s"
+
+
+@asynccontextmanager
+async def real_router(
+    private: PrivateBus, urls: dict[str, str]
+) -> AsyncIterator[tuple[trio.Process, str]]:
+    """`ollama-proxy serve` on a recorded laptop, as a process of its own; and its URL."""
+    machine = private.directory / "machine"
+    if not machine.exists():
+        recorded(LAPTOP).unpack(machine)
+    written = private.directory / "config.toml"
+    written.write_text(
+        f"""
+[server]
+http_port = 0
+[dbus]
+bus = "{private.address}"
+[efficiency]
+quiet_hours = ""
+[sensors]
+sysfs_root = "{machine}/sys"
+procfs_root = "{machine}/proc"
+system_bus = ""
+"""
+        + "".join(
+            f"""
+[[backends]]
+id = "ollama-{name}"
+name = "Ollama {name.upper()}"
+type = "ollama"
+hardware = "{name}"
+endpoint = "{url}"
+"""
+            for name, url in urls.items()
+        )
+    )
+    command = (sys.executable, "-m", "ollama_proxy", "serve", "--config", str(written))
+    variables = {"PYTHONPATH": str(ROOT / "src"), "HOME": str(private.directory)}
+    async with program(*command, variables=variables, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with trio.fail_after(SOON_S):
+            line = (await process.stdout.receive_some()).decode()
+        assert line.startswith("ready http="), line
+        yield process, "http://" + line.split()[1].removeprefix("http=")
+
+
+async def test_the_real_router_is_steered(suite: str, private: PrivateBus) -> None:
+    """A click on Quiet is what GET /efficiency tells; killed, the tile hides; back, it is there."""
+    async with fakes("npu", "cpu") as servers, desktop(suite, private) as shown:
+        urls = {name: fake.url for name, fake in servers.items()}
+        async with real_router(private, urls) as (process, url):
+            await shown.until("tile.visible")
+            await shown.until("tile.subtitle", "Auto · Efficiency")
+            await shown.open_menu()
+            await shown.until("tile._backendLines.length", 2)
+            await shown.shoot("real")
+            await shown.click("tile._modeItems.get('quiet')")
+            await shown.until("tile.subtitle", "Quiet")
+            async with httpx.AsyncClient(trust_env=False, timeout=SOON_S) as client:
+                told = (await client.get(f"{url}/efficiency")).json()
+            assert ("quiet", "quiet") == (told["mode"], told["effective_mode"])
+            process.send_signal(signal.SIGKILL)
+            await shown.until("tile.visible", False)
+        async with real_router(private, urls):
+            await shown.until("tile.visible")
+        assert not shown.faults()
 
 
 @asynccontextmanager
@@ -38,8 +116,8 @@ async def test_the_menu_tells_the_state(suite: str, private: PrivateBus) -> None
             "Thermal",
             State="light",
             Zones=[
-                record(name="Tctl", temperature_c=71.4),
-                record(name="edge", temperature_c=55.0),
+                record(name="k10temp Tctl", kind="cpu", part="package", temperature_c=71.4),
+                record(name="nvme", kind="storage", temperature_c=75.0),
                 record(name="npu"),
             ],
             Fans=[record(name="fan1", rpm=2411.0), record(name="fan2", rpm=1800.0)],
@@ -61,7 +139,7 @@ async def test_the_menu_tells_the_state(suite: str, private: PrivateBus) -> None
         await shown.shoot("menu")
 
         assert [
-            "Battery 64 % · Tctl 71 °C · Fan 2411 rpm · 18 W",
+            "Battery 64 % · CPU 71 °C · Fan 2411 rpm · 18 W",
             "2 requests running · 3 waiting",
             "Ollama NPU | 61 °C",
             "NVIDIA | Not reachable",
@@ -74,7 +152,9 @@ async def test_what_is_not_known_is_not_shown(suite: str, private: PrivateBus) -
     async with desk(suite, private) as (shown, router):
         await router.say("SystemState", OnBattery=False, PowerWatts=7.26)
         await shown.open_menu()
-        await shown.until("tile._measures._name.text", "Mains · 7.3 W")
+        await shown.until(
+            "tile._measures._name.text", "Mains\N{NO-BREAK SPACE}· 7.3\N{NO-BREAK SPACE}W"
+        )
         await router.say("SystemState", OnBattery=None, PowerWatts=None)
         await shown.until("tile._measures.visible", False)
 
