@@ -55,7 +55,7 @@ export default class AiEfficiencyPreferences extends ExtensionPreferences {
         const group = new Adw.PreferencesGroup({
             title: _('Quiet hours'),
             description: _('Quiet is in force in these hours, unless you choose another mode within them. ' +
-                'Hours in the router’s own configuration hold without the desktop, and for Auto only.'),
+                'Hours in the router\'s own configuration hold without the desktop, and for Auto only.'),
         });
         const toggle = switchRow(settings, 'quiet-hours', _('Keep fans quiet'), '');
         group.add(toggle);

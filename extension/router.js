@@ -4,6 +4,8 @@
 import Gio from 'gi://Gio';
 import GObject from 'gi://GObject';
 
+import {gettext as _} from 'resource:///org/gnome/shell/extensions/extension.js';
+
 Gio._promisify(Gio.File.prototype, 'load_contents_async');
 
 const NAME = 'ie.fio.OllamaProxy';
@@ -122,7 +124,7 @@ export const Router = GObject.registerClass({
 
     _efficiency() {
         if (this.owner === null)
-            throw new Error('Ollama Proxy is not running');
+            throw new Error(_('Ollama Proxy is not running'));
         return this._proxies.get('Efficiency');
     }
 

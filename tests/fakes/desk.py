@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import attrs
 
@@ -24,7 +24,7 @@ WORDS = ("Efficiency", "Backends", "Routing", "Thermal", "SystemState")
 
 
 def _types(word: str) -> dict[str, str]:
-    root = ElementTree.parse(XML / f"{NAME}.{word}.xml")  # noqa: S314 - our own file
+    root = ET.parse(XML / f"{NAME}.{word}.xml")  # noqa: S314 - our own file
     return {each.attrib["name"]: each.attrib["type"] for each in root.iter("property")}
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,8 +14,8 @@ from typing import Any
 import attrs
 import pytest
 import trio
-
 from gnoming.roots import ENTER, SUITES, obstacle, root_of
+
 from ollama_proxy.bus.connection import Bus
 from ollama_proxy.bus.message import CallFailed, Remote
 from tests.real.buses import PrivateBus, require_bus
@@ -143,11 +144,11 @@ class Desktop:
         assert well, f"{expression}: {told}"
         return json.loads(told) if told else None
 
-    async def until(self, expression: str, expected: object = True) -> None:  # noqa: FBT002 - reads as a sentence
+    async def until(self, expression: str, expected: object = True) -> None:  # noqa: FBT002 - one of many values
         """Wait until an expression has a value."""
         seen: Any = None
         with trio.move_on_after(SOON_S):
-            while (seen := await self.js(expression)) != expected:
+            while (seen := await self.js(expression)) != expected:  # noqa: ASYNC110 - it tells when asked
                 await trio.sleep(0.05)
             return
         pytest.fail(f"{expression} is {seen!r}, not {expected!r}\n{self.log()}")
@@ -255,13 +256,16 @@ class Desktop:
 
 
 @asynccontextmanager
-async def desktop(suite: str, private: PrivateBus, settings: str = "") -> AsyncIterator[Desktop]:
+async def desktop(
+    suite: str, private: PrivateBus, settings: str = "", locale: str = "C.UTF-8"
+) -> AsyncIterator[Desktop]:
     """A shell with our extension in it, from its start to its end.
 
     Args:
         suite: whose shell.
         private: a bus that runs.
         settings: of the extension, as lines of a key file.
+        locale: its user's.
     """
     require_bus()
     require(not (why := obstacle()), why)
@@ -274,10 +278,22 @@ async def desktop(suite: str, private: PrivateBus, settings: str = "") -> AsyncI
     keyfile.write_text(f"{_SETTINGS}[org/gnome/shell/extensions/ollamaproxy]\n{settings}\n")
     (directory / "run").mkdir(mode=0o700)
     extensions = home / ".local/share/gnome-shell/extensions"
-    subprocess.run([ROOT / "tools/pack-extension", "--into", extensions], check=True)
-    command = ("gnome-shell", "--headless", "--virtual-monitor", "1280x800", "--no-x11")
+    await trio.run_process(
+        [sys.executable, str(ROOT / "tools/pack-extension"), "--into", str(extensions)],
+        capture_stdout=True,
+    )
+    # The last lets us look into it.
+    command = (
+        "gnome-shell",
+        "--headless",
+        "--virtual-monitor",
+        "1280x800",
+        "--no-x11",
+        "--unsafe-mode",
+    )
+    variables = _INSIDE | {"LANG": locale}
     async with (
-        _inside(suite, directory, "shell.log", _INSIDE, *command, "--unsafe-mode"),
+        _inside(suite, directory, "shell.log", variables, *command),
         private.client() as bus,
     ):
         shown = Desktop(suite, bus, private, directory)
@@ -288,7 +304,7 @@ async def desktop(suite: str, private: PrivateBus, settings: str = "") -> AsyncI
             await shown.js("Main.overview.hide()")
         if patience.cancelled_caught:
             pytest.fail(f"the shell, or the extension in it, did not start\n{shown.log()}")
-        await shown.until("Main.overview.visible", False)  # noqa: FBT003 - a value
+        await shown.until("!Main.overview.visible")
         yield shown
 
 

@@ -1,11 +1,11 @@
 """The extension in a real GNOME Shell: what its user sees and does, and what the router is told."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,8 +15,9 @@ from tests.fakes.desk import DeskRouter, desk_router, record
 from tests.fakes.machine import recorded
 from tests.real.buses import SOON_S, PrivateBus, eventually, program
 from tests.real.gnome import Desktop, desktop, suites
+from tests.real.parts import require
 from tests.real.processes import ROOT
-from tests.routers import backend, fakes
+from tests.routers import fakes
 
 pytestmark = pytest.mark.parametrize("suite", suites())
 
@@ -86,7 +87,7 @@ async def test_the_real_router_is_steered(suite: str, private: PrivateBus) -> No
                 told = (await client.get(f"{url}/efficiency")).json()
             assert ("quiet", "quiet") == (told["mode"], told["effective_mode"])
             process.send_signal(signal.SIGKILL)
-            await shown.until("tile.visible", False)
+            await shown.until("!tile.visible")
         async with real_router(private, urls):
             await shown.until("tile.visible")
         assert not shown.faults()
@@ -156,7 +157,7 @@ async def test_what_is_not_known_is_not_shown(suite: str, private: PrivateBus) -
             "tile._measures._name.text", "Mains\N{NO-BREAK SPACE}· 7.3\N{NO-BREAK SPACE}W"
         )
         await router.say("SystemState", OnBattery=None, PowerWatts=None)
-        await shown.until("tile._measures.visible", False)
+        await shown.until("!tile._measures.visible")
 
         assert [] == await shown.texts()
 
@@ -213,18 +214,18 @@ async def test_the_tile_is_there_while_the_router_is(suite: str, private: Privat
     """Neither it nor the icon in the top bar without one; and both again when it is back."""
     icon = "ours._indicator._indicators?.get_first_child() ?? ours._indicator.get_first_child()"
     async with desktop(suite, private) as shown:
-        await shown.until("tile.visible", False)
+        await shown.until("!tile.visible")
         for _ in range(2):
             async with private.client() as service, desk_router(service):
                 await shown.until("tile.visible")
                 await shown.until(f"({icon}).visible")
-            await shown.until("tile.visible", False)
-            await shown.until(f"({icon}).visible", False)
+            await shown.until("!tile.visible")
+            await shown.until(f"!({icon}).visible")
         async with private.client() as service, desk_router(service):
             await shown.until("tile.visible")
             await shown.js("ours._settings.set_boolean('show-indicator', false)")
 
-            await shown.until(f"({icon}).visible", False)
+            await shown.until(f"!({icon}).visible")
         assert not shown.faults()
 
 
@@ -259,7 +260,7 @@ async def test_quiet_is_held_in_quiet_hours(suite: str, private: PrivateBus) -> 
         await eventually(lambda: router.told == [held])
         await shown.until("tile.subtitle", "Auto · Quiet")
         await shown.js("Main.sessionMode.pushMode('unlock-dialog')")
-        await shown.until("!!tile", False)
+        await shown.until("!tile")
         await shown.js("Main.sessionMode.popMode('unlock-dialog')")
         await shown.until("!!tile?.visible")
         await shown.until("tile.subtitle", "Auto · Quiet")
@@ -299,6 +300,22 @@ async def test_keys_choose_modes(suite: str, private: PrivateBus) -> None:
 
         assert ["ultra-efficiency", "quiet", "auto"] == [mode for _, mode in router.told]
         assert "AI Efficiency: Quiet" in await shown.notifications()
+
+
+async def test_it_speaks_its_users_language(suite: str, private: PrivateBus) -> None:
+    """German, for one: what the tile says itself, and the mode that the router names in English."""
+    require(shutil.which("msgfmt") is not None, "gettext is not installed")
+    async with (
+        private.client() as service,
+        desk_router(service) as router,
+        desktop(suite, private, locale="de_DE.UTF-8") as shown,
+    ):
+        await router.say("SystemState", OnBattery=True, BatteryPercent=64.2)
+        await shown.until("tile.subtitle", "Automatisch · Ausgeglichen")
+        await shown.open_menu()
+
+        assert "KI-Effizienz" == await shown.js("tile.title")
+        assert ["Akku 64 %"] == await shown.texts()
 
 
 async def test_the_preferences_open(suite: str, private: PrivateBus) -> None:
