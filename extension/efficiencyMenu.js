@@ -48,12 +48,13 @@ class Line extends PopupMenu.PopupBaseMenuItem {
 
 const EfficiencyToggle = GObject.registerClass(
 class EfficiencyToggle extends QuickMenuToggle {
-    constructor(extension, router, chooser) {
+    constructor(extension, router, chooser, settings) {
         super({title: _('AI Efficiency')});
         // Its own since 49; before, it cannot be told when it is made.
         this.menuButtonAccessibleName = _('Choose a mode');
         this._router = router;
         this._chooser = chooser;
+        this._settings = settings;
         this._modeItems = new Map();
         this._backendLines = [];
 
@@ -71,14 +72,15 @@ class EfficiencyToggle extends QuickMenuToggle {
         this.menu.addMenuItem(this._work);
         this.menu.addMenuItem(this._backends);
         this.menu.addMenuItem(new PopupMenu.PopupSeparatorMenuItem());
-        const settings = this.menu.addAction(_('AI Efficiency Settings'),
+        const preferences = this.menu.addAction(_('AI Efficiency Settings'),
             () => extension.openPreferences()?.catch(error => console.error(error)));
-        settings.visible = Main.sessionMode.allowSettings;
-        this.menu._settingsActions[extension.uuid] = settings;
+        preferences.visible = Main.sessionMode.allowSettings;
+        this.menu._settingsActions[extension.uuid] = preferences;
 
         this.connect('clicked', () => chooser.toggle());
         this.connect('destroy', () => this._destroyMenu());
         router.connectObject('changed', () => this._sync(), this);
+        settings.connectObject('changed::default-mode', () => this._sync(), this);
         chooser.connectObject('notify::trouble', () => this._syncState(), this);
         this._sync();
     }
@@ -111,7 +113,7 @@ class EfficiencyToggle extends QuickMenuToggle {
         const {title, icon: iconName} = look(effective, told);
         const isChosen = effective === mode;
         const subtitle = isChosen ? _(title) : `${_(look(mode, told).title)} · ${_(title)}`;
-        this.set({subtitle, iconName, checked: mode !== 'auto'});
+        this.set({subtitle, iconName, checked: mode !== this._settings.get_string('default-mode')});
         const reason = this._router.read('Efficiency', 'Reason') ?? '';
         // The subtitle may not have the room.
         this.menu.setHeader(iconName, _('AI Efficiency'),
@@ -176,7 +178,7 @@ class Indicator extends SystemIndicator {
     constructor(extension, router, chooser, settings) {
         super();
         const icon = this._addIndicator();
-        const toggle = new EfficiencyToggle(extension, router, chooser);
+        const toggle = new EfficiencyToggle(extension, router, chooser, settings);
         toggle.bind_property('icon-name', icon, 'icon-name', GObject.BindingFlags.SYNC_CREATE);
         const sync = () => (icon.visible = toggle.visible && settings.get_boolean('show-indicator'));
         toggle.connect('notify::visible', sync);

@@ -5,8 +5,6 @@ import GLib from 'gi://GLib';
 
 import {gettext as _} from 'resource:///org/gnome/shell/extensions/extension.js';
 
-import {isCancelled} from './router.js';
-
 /**
  * Whether a minute of the day lies in a span that may include midnight; one of no length has none.
  *
@@ -67,8 +65,7 @@ export class QuietHours {
         } catch (error) {
             if (this._memory.quiet === held)
                 this._memory.quiet = null;
-            if (!isCancelled(error))
-                console.warn(`AI Efficiency cannot hold Quiet: ${error.message}`);
+            console.warn(`AI Efficiency cannot hold Quiet: ${error.message}`);
         }
     }
 

@@ -106,8 +106,8 @@ export const Router = GObject.registerClass({
      * @returns {Promise<number>} what to release it by
      */
     async hold(mode, reason) {
-        const [cookie] = await this._efficiency().HoldAsync(
-            mode, reason, 'ollamaproxy@anthropic.com', this._cancellable);
+        // Neither this nor a release is cancelled on leaving: nobody would know what came of it.
+        const [cookie] = await this._efficiency().HoldAsync(mode, reason, 'ollamaproxy@anthropic.com');
         return cookie;
     }
 
@@ -117,7 +117,6 @@ export const Router = GObject.registerClass({
      * @param {number} cookie - what `hold` returned
      */
     release(cookie) {
-        // Not cancelled with the rest: it is the last thing that is said on leaving.
         this._proxies.get('Efficiency')?.ReleaseAsync(cookie).catch(
             error => console.debug(`AI Efficiency: ${error.message}`));
     }
@@ -132,6 +131,5 @@ export const Router = GObject.registerClass({
         this._cancellable.cancel();
         for (const proxy of this._proxies.values())
             proxy.disconnectObject(this);
-        this._proxies.clear();
     }
 });

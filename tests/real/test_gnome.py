@@ -184,9 +184,9 @@ async def test_a_click_on_the_tile_goes_back_and_forth(suite: str, private: Priv
         await router.say("Efficiency", Mode="balanced")
         await shown.until("tile.subtitle", "Balanced")
         await shown.open_panel()
-        for title in ("Ultra Efficiency", "Balanced"):
+        for title, is_other in (("Ultra Efficiency", True), ("Balanced", False)):
             await shown.click("tile")
-            await shown.until("tile.subtitle", title)
+            await shown.until("[tile.subtitle, tile.checked]", [title, is_other])
 
         assert [("SetMode", "ultra-efficiency"), ("SetMode", "balanced")] == router.told
 
