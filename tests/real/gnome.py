@@ -31,7 +31,7 @@ EXTENSIONS = attrs.evolve(SHELL, interface="org.gnome.Shell.Extensions")
 SCREENSHOT = Remote(
     "org.gnome.Shell.Screenshot", "/org/gnome/Shell/Screenshot", "org.gnome.Shell.Screenshot"
 )
-ACTIVE, ERROR = 1, 3
+ACTIVE, ERROR, OUT_OF_DATE = 1, 3, 4
 
 _SETTINGS = f"""[org/gnome/shell]
 enabled-extensions=['{UUID}']
@@ -106,12 +106,25 @@ const keys = %s;
 for (const key of keys) { __keys.notify_key(now(), key, Clutter.KeyState.PRESSED); await wait(30); }
 for (const key of keys.reverse()) {
     __keys.notify_key(now(), key, Clutter.KeyState.RELEASED); await wait(30); }"""
-KEYS = {"Super": 125, "F9": 67, "F10": 68}
+KEYS = {"Super": 125, "Tab": 15, "Return": 28, "F8": 66, "F9": 67, "F10": 68}
 
 
 def suites() -> list[str]:
     """Which shells are wanted: $GNOME_SUITES; the oldest alone if it is not said."""
     return os.environ.get("GNOME_SUITES", "trixie").split()
+
+
+def require_shell(suite: str) -> None:
+    """Skip without a shell, or the means to run it."""
+    require_bus()
+    require(not (why := obstacle()), why)
+    require(shutil.which("glib-compile-schemas") is not None, "glib-compile-schemas is missing")
+    require(root_of(suite).exists(), f"no GNOME Shell {SUITES[suite]}: tools/real-gnome makes it")
+    # Once is enough to wait for it in vain.
+    assert suite not in _FAILED_TO_START, "the shell, or the extension in it, does not start"
+
+
+_FAILED_TO_START: set[str] = set()
 
 
 @attrs.frozen
@@ -224,6 +237,7 @@ class Desktop:
         # While it is loaded it is in error, too, but without one.
         state, error = int(info.get("state", ("d", 0))[1]), info.get("error", ("s", ""))[1]
         assert not (state == ERROR and error), f"{error}\n{self.log()}"
+        assert state != OUT_OF_DATE, "its metadata do not name this release"
         return state == ACTIVE
 
     def log(self, of: str = "shell") -> str:
@@ -267,10 +281,6 @@ async def desktop(
         settings: of the extension, as lines of a key file.
         locale: its user's.
     """
-    require_bus()
-    require(not (why := obstacle()), why)
-    require(shutil.which("glib-compile-schemas") is not None, "glib-compile-schemas is missing")
-    require(root_of(suite).exists(), f"no GNOME Shell {SUITES[suite]}: tools/real-gnome makes it")
     directory = private.directory
     home = directory / "home"
     keyfile = home / ".config/glib-2.0/settings/keyfile"
@@ -303,6 +313,7 @@ async def desktop(
             assert await shown.js(_PRESS % _PARK)
             await shown.js("Main.overview.hide()")
         if patience.cancelled_caught:
+            _FAILED_TO_START.add(suite)
             pytest.fail(f"the shell, or the extension in it, did not start\n{shown.log()}")
         await shown.until("!Main.overview.visible")
         yield shown

@@ -14,12 +14,19 @@ import trio
 from tests.fakes.desk import DeskRouter, desk_router, record
 from tests.fakes.machine import recorded
 from tests.real.buses import SOON_S, PrivateBus, eventually, program
-from tests.real.gnome import Desktop, desktop, suites
+from tests.real.gnome import Desktop, desktop, require_shell, suites
 from tests.real.parts import require
 from tests.real.processes import ROOT
 from tests.routers import fakes
 
-pytestmark = pytest.mark.parametrize("suite", suites())
+
+@pytest.fixture(params=suites())
+def suite(request: pytest.FixtureRequest) -> str:
+    """Whose shell it is."""
+    name: str = request.param
+    require_shell(name)
+    return name
+
 
 ALL_DAY = "quiet-hours=true\nquiet-hours-begin=0\nquiet-hours-end=1439\n"
 
@@ -318,12 +325,21 @@ async def test_it_speaks_its_users_language(suite: str, private: PrivateBus) -> 
         assert ["Akku 64 %"] == await shown.texts()
 
 
-async def test_the_preferences_open(suite: str, private: PrivateBus) -> None:
-    """In a window of their own, without a complaint."""
-    async with desk(suite, private) as (shown, _), shown.preferences():
-        await shown.until(
-            "global.get_window_actors().map(each => each.meta_window.title)", ["AI Efficiency"]
-        )
+async def test_the_preferences_record_a_shortcut(suite: str, private: PrivateBus) -> None:
+    """In a window of their own, without a complaint; it counts from then on."""
+    tabs = 12  # from the window's own buttons to the first row of shortcuts
+    titles = "global.get_window_actors().map(each => each.meta_window.title)"
+    async with desk(suite, private) as (shown, router), shown.preferences():
+        await shown.until(titles, ["AI Efficiency"])
+        await shown.until("global.display.focus_window?.title", "AI Efficiency")
         await shown.shoot("preferences")
+        for _ in range(tabs):
+            await shown.press("Tab")
+        await shown.press("Return")
+        await shown.shoot("shortcut")
+        await shown.press("Super", "F8")
+        await shown.until("ours._settings.get_strv('next-mode')", ["<Super>F8"])
+        await shown.press("Super", "F8")
+        await eventually(lambda: router.told == [("SetMode", "ultra-efficiency")])
 
-        assert not [line for line in shown.log("client").splitlines() if "JS ERROR" in line]
+        assert "JS ERROR" not in shown.log("client")
