@@ -107,7 +107,7 @@ export const Router = GObject.registerClass({
      */
     async hold(mode, reason) {
         // Neither this nor a release is cancelled on leaving: nobody would know what came of it.
-        const [cookie] = await this._efficiency().HoldAsync(mode, reason, 'ollamaproxy@anthropic.com');
+        const [cookie] = await this._efficiency().HoldAsync(mode, reason, 'GNOME');
         return cookie;
     }
 

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import schedules, senses, storm, weather
+from promising import dbus, schedules, senses, storm, weather
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
+from tests.real.buses import require_bus
 
 COMMAND = Path(__file__).resolve().parents[1] / "tools" / "promises"
 
@@ -38,6 +39,14 @@ def test_the_senses_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     senses.measure(0.2)
 
     assert "opens a second" in capsys.readouterr().out
+
+
+def test_the_door_on_the_bus_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a bus and a router in processes of their own; what it costs is not judged."""
+    require_bus()
+    dbus.measure(calls=20, idle_s=0.2)
+
+    assert "20 calls: p50" in capsys.readouterr().out
 
 
 def test_battery_and_heat(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,10 @@ The rooms, and who may import whom (`tools/layers` checks it):
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
     notifier   notices on the desktop                            policy, trio, bus
+    desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
-    senses     builds the senses, holds their nursery            sensors, notifier, engine, policy
+    senses     builds the senses, holds their nursery            sensors, notifier, desktop, engine, policy
     serve      builds all of it, holds the nursery tree          everything but simulate; nobody imports it
 
 Start order is nesting, so shutdown order is nesting:
@@ -25,7 +26,7 @@ Start order is nesting, so shutdown order is nesting:
     └─ senses         closes last     a task a sensor, the system's bus, climate, notices
        └─ workers     closes second   pump, alarms, and per backend: worker x slots, health,
           │                           the embedded backend's process
-          └─ doors    closes first    signals, the front door
+          └─ doors    closes first    signals, the front door, the door on the bus
 
 A fact's way:
 

@@ -310,10 +310,12 @@ class Sensors:
 
 @attrs.frozen(kw_only=True)
 class Dbus:
-    """The message bus of the user's session."""
+    """The message bus of the user's session, and what is asked of the desktop."""
 
     enabled: bool = True
     bus: str = attrs.field(default="session", validator=_BUS)
+    hold_performance: bool = False
+    inhibit_sleep: bool = True
 
 
 @attrs.frozen(kw_only=True)

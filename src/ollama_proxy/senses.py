@@ -1,6 +1,6 @@
 """Builds the senses out of their rooms, and holds the nursery that they live in.
 
-    senses   closes last   a task per sensor, the system's bus, the climate, the desktop's notices
+    senses   closes last   a task per sensor, the system's bus, the climate, the desktop: notices, wishes
 
 Nothing here is needed to serve: a machine without sensors, and one without a bus, is routed by what
 its owner wrote down.
@@ -15,7 +15,9 @@ import attrs
 import trio
 
 from ollama_proxy.config import Config
+from ollama_proxy.desktop import Awake, Desktop, Performance
 from ollama_proxy.engine.climate import Climate, ClimateSettings
+from ollama_proxy.engine.courtesy import Courtesy
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.news import (
     BackendChanged,
@@ -27,6 +29,7 @@ from ollama_proxy.engine.news import (
 )
 from ollama_proxy.notifier import Notifier
 from ollama_proxy.policy import notice
+from ollama_proxy.policy.courtesy import CourtesySettings
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import AutoSettings, Cause, parse_quiet_hours
 from ollama_proxy.policy.readings import Findings
@@ -129,6 +132,11 @@ async def run_senses(
             notifier = Notifier(notice.Notices(kinds=wanted_kinds(config)))
             news.read_by(functools.partial(_notify, notifier))
             nursery.start_soon(notifier.run, config.dbus.bus, name="notices")
+        if config.sensors.system_bus and (
+            config.dbus.hold_performance or config.dbus.inhibit_sleep
+        ):
+            desktop = _open_desktop(config, dispatcher, climate, news)
+            nursery.start_soon(desktop.run, config.sensors.system_bus, name="desktop")
         await nursery.start(senses.run, name="sensors")
         with trio.move_on_after(FIRST_LOOK_S):
             await told.wait_for(senses.known)
@@ -136,6 +144,22 @@ async def run_senses(
         nursery.start_soon(climate.keep_looking, name="climate")
         task_status.started()
         await trio.sleep_forever()
+
+
+def _open_desktop(config: Config, dispatcher: Dispatcher, climate: Climate, news: News) -> Desktop:
+    """Who asks the desktop for what requests want while they run."""
+    settings = CourtesySettings(
+        hold_performance=config.dbus.hold_performance, inhibit_sleep=config.dbus.inhibit_sleep
+    )
+    courtesy = Courtesy(dispatcher, climate, settings)
+    desktop = Desktop(courtesy.wants, [Performance(), Awake()])
+
+    def stir(item: Item) -> None:
+        if isinstance(item, Routed):
+            desktop.stir()
+
+    news.read_by(stir)
+    return desktop
 
 
 @attrs.define

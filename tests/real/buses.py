@@ -79,7 +79,8 @@ async def program(
         process: trio.Process = await nursery.start(
             partial(
                 trio.run_process,
-                command,
+                # Where a router runs in this process, SIGTERM is ignored by whoever it starts, too.
+                ("env", "--default-signal=TERM", *command),
                 env=environment,
                 stdin=stdin,
                 stdout=stdout,

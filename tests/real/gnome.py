@@ -19,6 +19,7 @@ from gnoming.roots import ENTER, SUITES, obstacle, root_of
 from ollama_proxy.bus.connection import Bus
 from ollama_proxy.bus.message import CallFailed, Remote
 from tests.real.buses import PrivateBus, require_bus
+from tests.real.fingers import PARKING, clicking, pressing
 from tests.real.parts import require
 from tests.real.processes import ROOT
 
@@ -63,50 +64,12 @@ _INSIDE = {
 # What an extension does wrong, in the shell's log; the rest of it is about services not there.
 _FAULTS = ("JS ERROR", "JS WARNING", "already disposed", UUID, "AI Efficiency", "Gjs-CRITICAL")
 
-# Names for what tests look at, and a finger.
+# Names for what tests look at.
 _PRELUDE = """
 const ours = Main.extensionManager.lookup('ollamaproxy@anthropic.com')?.stateObj;
 const tile = ours?._indicator?.quickSettingsItems[0];
 const quick = Main.panel.statusArea.quickSettings.menu;
 """
-_PRESS = """(async () => {
-const Clutter = (await import('gi://Clutter')).default;
-const wait = ms => new Promise(done => GLib.timeout_add(0, ms, () => (done(), GLib.SOURCE_REMOVE)));
-const seat = (global.stage.context?.get_backend() ?? Clutter.get_default_backend()).get_default_seat();
-const now = () => GLib.get_monotonic_time();
-%s
-})()"""
-# A new pointer's first motions may lose their y: along the top bar they open other menus.
-_PARK = """
-const mouse = globalThis.__mouse ??= seat.create_virtual_device(Clutter.InputDeviceType.POINTER_DEVICE);
-for (let i = 0; i < 100 && global.get_pointer()[1] !== 700; i++) {
-    mouse.notify_absolute_motion(now(), 100 + i % 2, 700); await wait(60); }
-return global.get_pointer()[1] === 700;"""
-# What is aimed at may move still.
-_CLICK = """
-const [mouse, target] = [globalThis.__mouse, %s];
-for (let i = 0; ; i++) {
-    const {x, y} = target.get_transformed_extents().get_center();
-    mouse.notify_absolute_motion(now(), x + i %% 2, y);
-    await wait(60);
-    const [atX, atY] = global.get_pointer();
-    const hit = global.stage.get_actor_at_pos(Clutter.PickMode.REACTIVE, atX, atY);
-    if (i > 1 && Math.hypot(atX - x, atY - y) < 3 && target.contains(hit)) break;
-    if (i === 100) throw new Error(`at ${atX}, ${atY}, for ${x}, ${y}, there is ${hit}`);
-}
-for (const state of [Clutter.ButtonState.PRESSED, Clutter.ButtonState.RELEASED]) {
-    mouse.notify_button(now(), Clutter.BUTTON_PRIMARY, state); await wait(50); }"""
-# By the kernel's numbers of keys: what a key means is the shell's business.
-_KEYS = """
-if (!globalThis.__keys) {
-    globalThis.__keys = seat.create_virtual_device(Clutter.InputDeviceType.KEYBOARD_DEVICE);
-    await wait(300);
-}
-const keys = %s;
-for (const key of keys) { __keys.notify_key(now(), key, Clutter.KeyState.PRESSED); await wait(30); }
-for (const key of keys.reverse()) {
-    __keys.notify_key(now(), key, Clutter.KeyState.RELEASED); await wait(30); }"""
-KEYS = {"Super": 125, "Tab": 15, "Return": 28, "F8": 66, "F9": 67, "F10": 68}
 
 
 def suites() -> list[str]:
@@ -168,11 +131,11 @@ class Desktop:
 
     async def click(self, actor: str) -> None:
         """Click on an actor with the pointer."""
-        await self.js(_PRESS % (_CLICK % actor))
+        await self.js(clicking(actor))
 
     async def press(self, *keys: str) -> None:
-        """Press keys together."""
-        await self.js(_PRESS % (_KEYS % [KEYS[key] for key in keys]))
+        """Press keys together, by `fingers.KEYS`."""
+        await self.js(pressing(*keys))
 
     async def open_panel(self) -> None:
         """Open Quick Settings."""
@@ -310,7 +273,7 @@ async def desktop(
         with trio.move_on_after(START_S) as patience:
             await _until(partial(shown.js, "!Main.layoutManager._startingUp"))
             await _until(shown.is_active)
-            assert await shown.js(_PRESS % _PARK)
+            assert await shown.js(PARKING)
             await shown.js("Main.overview.hide()")
         if patience.cancelled_caught:
             _FAILED_TO_START.add(suite)

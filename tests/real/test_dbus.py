@@ -45,6 +45,7 @@ from tests.real.buses import HASTE, SOON_S, PrivateBus, eventually
 
 OBJECTS = ("Efficiency", "Backends", "Routing", "Thermal", "SystemState")
 ALIASES = [f"{NAME}.{each}" for each in OBJECTS]
+POLICY = Path(__file__).resolve().parents[2] / "units" / "ie.fio.OllamaProxy.conf"
 # What dbus-daemon allows by itself is for the system's bus.
 MANY = '<limit name="max_replies_per_connection">20000</limit>'
 
@@ -603,6 +604,13 @@ async def test_who_leaves_gives_the_names_back_first(private: PrivateBus) -> Non
         await eventually(lambda: made.climate.effective.mode is Mode.BALANCED)
 
     assert not {NAME, *ALIASES} & set(names)
+
+
+async def test_the_systems_bus_understands_its_policy(directory: Path) -> None:
+    """A dbus-daemon that reads our policy file starts, and lets the router have its names."""
+    private = PrivateBus(directory)
+    async with private.running(limits=f"<include>{POLICY}</include>"), router(private) as made:
+        assert made.door.opened.is_set()
 
 
 # -- crowds ----------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from tests.real.parts import require
 from tests.real.processes import ROOT
 from tests.routers import fakes
 
+ALL_DAY = "quiet-hours=true\nquiet-hours-begin=0\nquiet-hours-end=1439\n"
+LAPTOP = "framework16-amd-rx7700s"
+
 
 @pytest.fixture(params=suites())
 def suite(request: pytest.FixtureRequest) -> str:
@@ -26,12 +29,6 @@ def suite(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     require_shell(name)
     return name
-
-
-ALL_DAY = "quiet-hours=true\nquiet-hours-begin=0\nquiet-hours-end=1439\n"
-
-
-LAPTOP = "framework16-amd-rx7700s"
 
 
 @asynccontextmanager
@@ -97,6 +94,19 @@ async def test_the_real_router_is_steered(suite: str, private: PrivateBus) -> No
             await shown.until("!tile.visible")
         async with real_router(private, urls):
             await shown.until("tile.visible")
+        assert not shown.faults()
+
+
+async def test_the_real_router_holds_quiet(suite: str, private: PrivateBus) -> None:
+    """In the user's quiet hours, and says for whom; who chooses a mode has that."""
+    async with fakes("npu") as servers, desktop(suite, private, ALL_DAY) as shown:
+        async with real_router(private, {"npu": servers["npu"].url}):
+            await shown.until("tile.subtitle", "Auto · Quiet")
+            await shown.until(
+                "ours._router.read('Efficiency', 'Reason')", "held by GNOME: quiet hours"
+            )
+            await shown.js("ours._chooser.choose('performance')")
+            await shown.until("tile.subtitle", "Performance")
         assert not shown.faults()
 
 

@@ -107,6 +107,10 @@ class Bus:
             with trio.move_on_after(patience_s):
                 await self._send(message, serial)
                 await caller.answered.wait()
+        except trio.Cancelled:
+            # The answer may have come just before.
+            _close_descriptors(caller.answer.body if caller.answer is not None else ())
+            raise
         finally:
             del self._callers[serial]
         if caller.answer is None:

@@ -88,10 +88,10 @@ class BusDoor:
     async def run(self, where: str, *, pace: Pace | None = None) -> None:
         """Serve until `leave`.
 
-        Error handling: without a bus, or the names, it waits for them; it is logged once, and nothing
-        goes up.
+        Error handling: without a bus, or the names, it waits for them, and nothing goes up. Names that
+        are taken are logged once; that there is no bus is said by whoever shows notices on it.
         """
-        await stay_connected(where, self._serve, pace=pace)
+        await stay_connected(where, self._serve, pace=pace, quietly=True)
 
     async def leave(self) -> None:
         """Give the names back, so that nobody calls any more; then close."""
