@@ -125,10 +125,14 @@ class BusDoor:
         return [NAME, *(each.interface.name for each in self._objects)]
 
     async def _stay(self, bus: Bus) -> None:
-        await _take_names(bus, self._names)
+        # Begun before: who finds the first name asks while the others are still being taken, and
+        # what changes after that answer must be told.
         self._telling.begin()
+        await _take_names(bus, self._names)
         self._left = trio.Event()
         self.opened.set()
+        self._telling.look_at_states()
+        self._is_stirred = True
         log.info("on the bus as %s", NAME)
         await self._keep_telling(bus)
 
