@@ -15,6 +15,7 @@ from ollama_proxy.engine.job import CallerLeft, Job
 from ollama_proxy.inbound.reading import make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.socket import Socket
+from ollama_proxy.policy.ask import WISH_NAMES
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 DOOR = "websocket"
@@ -50,20 +51,11 @@ class _Named(msgspec.Struct):
 _message = msgspec.json.Decoder(Message)
 _named = msgspec.json.Decoder(_Named)
 _encode = msgspec.json.Encoder().encode
-_WISHES = (
-    "target",
-    "latency_critical",
-    "power_efficient",
-    "max_latency_ms",
-    "max_power_watts",
-    "priority",
-    "media_type",
-)
 
 
 def wishes_of(message: Message) -> dict[str, str]:
     """Its wishes, as text: every door has them read by the same policy."""
-    given = {wish: getattr(message, wish) for wish in _WISHES}
+    given = {wish: getattr(message, wish) for wish in WISH_NAMES}
     return {
         wish: str(value).lower() if isinstance(value, bool) else str(value)
         for wish, value in given.items()
