@@ -136,6 +136,11 @@ class Router:
         self.news.unpark_all()
 
     @property
+    def grpc(self) -> str:
+        """Where its gRPC door is."""
+        return next(w for w in self.out.decode().split() if w.startswith("grpc=")).partition("=")[2]
+
+    @property
     def url(self) -> str:
         """Where it is, as it said itself."""
         said = re.match(

@@ -142,12 +142,27 @@ async def test_nobody_there(desk: Desk, way: str) -> None:
         assert (1, b"", 1) == (each.returncode, each.stdout, each.stderr.count(b"\n")), each.stderr
 
 
-async def test_grpc_is_said_to_come(desk: Desk) -> None:
-    """In a sentence."""
-    done = await desk.run("say", "hi", "--grpc")
+async def test_over_grpc_it_is_the_same(desk: Desk) -> None:
+    """The text, who gave it and why; without a model the first that there is."""
+    async with open_fake(Script(tokens=3)) as fake:
+        desk.write(config_for(fake).replace("grpc = false", "grpc = true\ngrpc_port = 0"))
+        async with desk.serving() as router:
+            done = await desk.run("say", "hi", "--grpc", "--url", router.grpc)
+            refused = await desk.run("say", "hi", "--grpc", "--url", router.grpc, "--model", "no")
+
+    assert (0, b" tok tok tok\n") == (done.returncode, done.stdout)
+    assert b"npu (" in done.stderr
+    assert b"J (" in done.stderr
+    assert (1, b"") == (refused.returncode, refused.stdout)
+    assert b"model 'no' not found" in refused.stderr
+
+
+async def test_over_grpc_nobody_there_is_said_in_a_sentence(desk: Desk) -> None:
+    """As over the other ways."""
+    done = await desk.run("say", "hi", "--grpc", "--url", "127.0.0.1:1")
 
     assert (1, b"") == (done.returncode, done.stdout)
-    assert b"gRPC" in done.stderr
+    assert done.stderr.startswith(b"ollama-proxy: ")
 
 
 @pytest.mark.parametrize("way", WAYS)

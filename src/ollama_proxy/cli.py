@@ -114,7 +114,7 @@ def new_parser() -> argparse.ArgumentParser:
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
-    way.add_argument("--grpc", action="store_true", help="comes with the gRPC door")
+    way.add_argument("--grpc", action="store_true", help="over gRPC; --url is then HOST:PORT")
     _add_wishes(command)
     command.set_defaults(run=_say)
     return parser

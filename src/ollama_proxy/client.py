@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from ollama_proxy.config import Overrides, find_config, load
+from ollama_proxy.config import Overrides, Server, find_config, load
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
 OK = 0
@@ -36,14 +36,27 @@ def router_url(arguments: argparse.Namespace) -> str:
     """Where the router is: as the flag says, else the configuration. Raises Unanswered."""
     if arguments.url:
         return str(arguments.url).rstrip("/")
+    server, host = _server()
+    return f"http://{host}:{server.http_port}"
+
+
+def grpc_target(arguments: argparse.Namespace) -> str:
+    """Where its gRPC door is, as `HOST:PORT`. Raises Unanswered."""
+    if arguments.url:
+        return str(arguments.url).rpartition("//")[2].rstrip("/")
+    server, host = _server()
+    return f"{host}:{server.grpc_port}"
+
+
+def _server() -> tuple[Server, str]:
+    """The configured server, and the host by which it is reached from here."""
     try:
         path = find_config(None, os.environ, Path.cwd())
         server = load(path, environ=os.environ, overrides=Overrides()).config.server
     except ConfigFaults as faults:
         raise Unanswered(f"{describe_faults(faults)}\nName the router with --url.") from faults
     host = "127.0.0.1" if server.host in {"0.0.0.0", "::"} else server.host  # noqa: S104 - compared with
-    host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{server.http_port}"
+    return server, f"[{host}]" if ":" in host else host
 
 
 def ask(

@@ -1,7 +1,7 @@
 """`ollama-proxy say`: asks a running router for a text, shows it as it comes, and what was decided.
 
 Law: the tokens are all that stdout gets, so that they can be piped; what is said about them goes to
-stderr. Both ways, HTTP and WebSocket, end in one `Heard`.
+stderr. All ways, HTTP, WebSocket and gRPC, end in one `Heard`.
 """
 
 import argparse
@@ -144,12 +144,10 @@ class Asked:
 
 def say(arguments: argparse.Namespace) -> int:
     """Ask for a text and show it; returns the exit code."""
-    if arguments.grpc:
-        return _fail("--grpc comes with the gRPC door; this version has --http and --ws")
     try:
         asked = Asked(
-            url=router_url(arguments),
-            model=arguments.model or _first_model(arguments),
+            url="" if arguments.grpc else router_url(arguments),
+            model="" if arguments.grpc else arguments.model or _first_model(arguments),
             text=arguments.text,
             wishes=arguments,
             by_socket=arguments.ws,
@@ -200,7 +198,12 @@ async def _run(asked: Asked, shows: bool) -> tuple[Heard, bool]:  # noqa: FBT001
 
             nursery.start_soon(heed)
             with trio.CancelScope() as scope:
-                if asked.by_socket:
+                if asked.wishes.grpc:
+                    # Not at the head: messages are slow to import, and seldom wanted here.
+                    from ollama_proxy.say_grpc import hear_over_grpc  # noqa: PLC0415 - as above
+
+                    await hear_over_grpc(asked.wishes, heard, scope)
+                elif asked.by_socket:
                     await _by_socket(asked, heard, scope, interrupted)
                 else:
                     await _by_http(asked, heard, scope)
