@@ -5,8 +5,8 @@ request decides, not of each connection: Ollama's client asks `HEAD /` and `POST
 """
 
 import errno
+import functools
 import logging
-import ssl
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.guarded import GuardedServer
 from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
 from ollama_proxy.inbound.trust import Gate
@@ -64,16 +65,14 @@ class Front:
         self._lanes: set[Lane] = set()
         self._sockets: set[Socket] = set()
         self._waiting: set[trio.CancelScope] = set()
-        self._connections = 0
+        self._open = Connections(settings.max_connections, log)
         self._accepting = trio.CancelScope()
-        self._empty = trio.Event()
-        self._empty.set()
         self.is_draining = False
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return self._connections
+        return self._open.count
 
     async def serve(
         self,
@@ -105,7 +104,7 @@ class Front:
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open."""
-        await self._empty.wait()
+        await self._open.wait_empty()
 
     async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> NoReturn:
         while True:
@@ -118,27 +117,8 @@ class Front:
                 log.error("cannot accept connections: %s", error.strerror)  # noqa: TRY400 - the errno says it all
                 await trio.sleep(0.1)
                 continue
-            if self._connections >= self._settings.max_connections:
-                stream.socket.close()
-                continue
-            self._connections += 1
-            if self._empty.is_set():
-                self._empty = trio.Event()
-            connections.start_soon(self._keep, stream, name="connection")
-
-    async def _keep(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to its end. Nothing it does goes further than here."""
-        try:
-            await self._serve_connection(stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
-            log.debug("a connection broke")
-        except Exception as fault:  # noqa: BLE001 - one connection's fault must not end the others
-            log.error("connection dropped: %s", type(fault).__name__)  # noqa: TRY400 - the traceback may show payload
-        finally:
-            stream.socket.close()
-            self._connections -= 1
-            if not self._connections:
-                self._empty.set()
+            serve = functools.partial(self._serve_connection, stream)
+            connections.start_soon(self._open.keep, stream, serve, name="connection")
 
     async def _serve_connection(self, stream: ByteStream) -> None:
         received = None if self.is_draining else await self._read_first(stream)

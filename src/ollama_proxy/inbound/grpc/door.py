@@ -1,5 +1,6 @@
 """The gRPC door: takes connections, and sees each to its end."""
 
+import functools
 import logging
 import ssl
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 import attrs
 import trio
 
+from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.grpc.connection import Connection, Patience, Terms
 from ollama_proxy.inbound.grpc.messages import Budget
 from ollama_proxy.inbound.grpc.rpc import Method
@@ -41,17 +43,15 @@ class GrpcDoor:
         )
         self._settings = settings
         self._connections: set[Connection] = set()
-        self._open = 0
+        self._open = Connections(settings.max_connections, log)
         self._accepting = trio.CancelScope()
         self._draining: trio.Nursery | None = None
-        self._empty = trio.Event()
-        self._empty.set()
         self.is_draining = False
 
     @property
     def connections(self) -> int:
         """How many are open."""
-        return self._open
+        return self._open.count
 
     @property
     def unread_bytes(self) -> int:
@@ -76,7 +76,8 @@ class GrpcDoor:
             self._draining = connections
 
             async def keep(stream: trio.SocketStream) -> None:
-                await self._keep(stream, tls)
+                serve = functools.partial(self._serve_connection, stream, tls)
+                await self._open.keep(stream, serve)
 
             with self._accepting:
                 task_status.started()
@@ -94,31 +95,13 @@ class GrpcDoor:
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open."""
-        await self._empty.wait()
-
-    async def _keep(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
-        """Serve one connection to its end. Nothing it does goes further than here."""
-        if self._open >= self._settings.max_connections or self.is_draining:
-            stream.socket.close()
-            return
-        self._open += 1
-        if self._empty.is_set():
-            self._empty = trio.Event()
-        try:
-            await self._serve_connection(stream, tls)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
-            log.debug("a connection broke")
-        except Exception as fault:  # noqa: BLE001 - one connection's fault must not end the others
-            log.error("connection dropped: %s", type(fault).__name__)  # noqa: TRY400 - the traceback may show payload
-        finally:
-            stream.socket.close()
-            self._open -= 1
-            if not self._open:
-                self._empty.set()
+        await self._open.wait_empty()
 
     async def _serve_connection(
         self, stream: trio.SocketStream, tls: ssl.SSLContext | None
     ) -> None:
+        if self.is_draining:
+            return
         peer = _name(stream.socket.getpeername())
         served: trio.abc.Stream = stream
         if tls is not None:

@@ -1,11 +1,13 @@
 """Takes a voice assistant's connections, up to a number, and drains them."""
 
+import functools
 import logging
 
 import attrs
 import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.wyoming.connection import Connection, WyomingSettings
 from ollama_proxy.inbound.wyoming.memory import Memory
 
@@ -22,10 +24,10 @@ class WyomingDoor:
     _memory: Memory = attrs.field(factory=Memory)
     _connections: set[Connection] = attrs.field(factory=set)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _empty: trio.Event = attrs.field(factory=trio.Event)
+    _open: Connections = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._empty.set()
+        self._open = Connections(self.settings.max_connections, log)
 
     async def serve(
         self,
@@ -52,11 +54,13 @@ class WyomingDoor:
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open."""
-        await self._empty.wait()
+        await self._open.wait_empty()
 
     async def _keep(self, stream: trio.SocketStream) -> None:
-        """Serve one connection to its end; Trio closes it. Too many are closed unheard."""
-        if self.is_draining or len(self._connections) >= self.settings.max_connections:
+        await self._open.keep(stream, functools.partial(self._serve, stream))
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        if self.is_draining:
             return
         connection = Connection(
             stream,
@@ -65,14 +69,8 @@ class WyomingDoor:
             self._memory,
             is_draining=lambda: self.is_draining,
         )
-        if self._empty.is_set():
-            self._empty = trio.Event()
         self._connections.add(connection)
         try:
             await connection.serve()
-        except Exception as fault:  # noqa: BLE001 - one connection's fault must not end the others
-            log.error("connection dropped: %s", type(fault).__name__)  # noqa: TRY400 - the traceback may show payload
         finally:
             self._connections.discard(connection)
-            if not self._connections:
-                self._empty.set()
