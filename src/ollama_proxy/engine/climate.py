@@ -384,6 +384,11 @@ class Climate:
         )
 
 
+_OF_CAUSE = {
+    Cause.BATTERY: Reason.BATTERY,
+    Cause.HEAT: Reason.THERMAL,
+    Cause.NOTHING: Reason.BALANCED,
+}
 _OF_MODE = {
     Mode.PERFORMANCE: Reason.MODE_PERFORMANCE,
     Mode.BALANCED: Reason.MODE_BALANCED,
@@ -406,14 +411,5 @@ def _built_as(conditions: Conditions) -> Machine:
 
 def _reason(chosen: Mode, effective: Effective) -> Reason:
     """What to say of a choice that the mode decided: what moved auto, or the mode itself."""
-    if chosen is Mode.AUTO:
-        match effective.cause:
-            case Cause.BATTERY:
-                return Reason.BATTERY
-            case Cause.HEAT:
-                return Reason.THERMAL
-            case Cause.NOTHING:
-                return Reason.BALANCED
-            case Cause.CHOSEN | Cause.HELD | Cause.FAN | Cause.QUIET_HOURS | Cause.PROFILE:
-                pass
-    return _OF_MODE[effective.mode]
+    by_mode = _OF_MODE[effective.mode]
+    return _OF_CAUSE.get(effective.cause, by_mode) if chosen is Mode.AUTO else by_mode
