@@ -36,3 +36,21 @@ async def test_peer_is_measured_beside_direct(tmp_path: Path) -> None:
     ] == [(row["case"], row["path"]) for row in rows]
     assert all(row["whole"]["p50_ms"] > 0 for row in rows)
     assert [False, True] == [row["added_token"] is not None for row in rows[:2]]
+
+
+async def test_every_door_of_ours_is_measured(tmp_path: Path) -> None:
+    """The lane, Quart, a WebSocket and gRPC each get a row with the delay of a token in it."""
+    report = tmp_path / "report.json"
+    flags = ["--quick", "--cases", "1", "--json", str(report)]
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            [sys.executable, str(COMMAND), *flags],
+            capture_stdout=True,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+
+    assert 0 == done.returncode, done.stdout.decode()
+    rows = json.loads(report.read_text())["rows"]
+    assert ["direct", "lane", "quart", "ws", "grpc"] == [row["path"] for row in rows]
+    assert all(row["token"]["p50_ms"] > 0 for row in rows)

@@ -15,8 +15,12 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from enum import StrEnum, auto
+from typing import Protocol
 
 import attrs
+import hpack
 import psutil
 
 STAMP = re.compile(rb" t(\d+)[^\d]")
@@ -26,6 +30,23 @@ LAST_FRAME = b'"done":true'
 END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 READ_BYTES = 16384
 SILENCE_MAX_S = 30.0
+
+GRPC_METHOD = "/ollama_proxy.OllamaProxy/GenerateStream"
+# RFC 9113: a frame's head, the types that are met here, and their flags.
+FRAME_HEAD_BYTES = 9
+DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+INITIAL_WINDOW_SIZE = 4
+WINDOW_MAX_BYTES = 2**31 - 1
+WINDOW_BYTES = 2**16 - 1
+
+
+class Door(StrEnum):
+    """What the requests go over: HTTP/1.1, a WebSocket each, or one gRPC connection for all."""
+
+    HTTP = auto()
+    SOCKET = auto()
+    GRPC = auto()
 
 
 @attrs.frozen(kw_only=True)
@@ -39,7 +60,7 @@ class Load:
         prompt_bytes: the length of the prompt.
         spread_s: over which time the connections begin: in step they would be one great burst.
         pid: the process whose processor time is read, 0 = none.
-        by_socket: whether it goes over a WebSocket at `path`, in the router's own words.
+        door: over a WebSocket it goes to `path`, and as over gRPC in the router's own words.
     """
 
     host: str
@@ -52,7 +73,7 @@ class Load:
     prompt_bytes: int = 5
     spread_s: float = 0.0
     pid: int = 0
-    by_socket: bool = False
+    door: Door = attrs.field(default=Door.HTTP, converter=Door)
 
 
 @attrs.define(kw_only=True)
@@ -143,77 +164,135 @@ def shake_hands(load: Load, connection: socket.socket) -> None:
             raise ConnectionError(head[:400].decode(errors="replace"))
 
 
-class Exchange:
-    """One connection: a request on its way out, then an answer on its way in.
+class Line:
+    """A connection: what the kernel did not take of what was posted waits in `unsent`."""
 
-    Attributes:
-        left: how many requests it is still to begin.
-        unsent: what the kernel did not take yet.
-        has_begun: whether a token or an answer has come since `left` was set.
-    """
-
-    def __init__(self, load: Load, counted: Yield) -> None:
+    def __init__(self, load: Load) -> None:
         """Connect, which is not measured."""
         self.socket = socket.create_connection((load.host, load.port), timeout=SILENCE_MAX_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if load.by_socket:
+        if load.door is Door.SOCKET:
             shake_hands(load, self.socket)
         self.socket.settimeout(0)
-        self.left = 0
-        self.unsent = memoryview(b"")
-        self.has_begun = False
-        self._stamped = load.stream
-        self._by_socket = load.by_socket
-        self._counted = counted
-        # The id of an answer that has just ended need not be free on a socket yet.
-        sent = [frame(load, name) for name in "ab"] if load.by_socket else [request(load)]
-        self._requests = itertools.cycle(sent)
+        self.unsent = bytearray()
 
-    def begin(self) -> None:
-        """Send a request, as far as the kernel takes it."""
-        self.left -= 1
-        self.unsent = memoryview(next(self._requests))
-        self._is_last = False
-        self._head: bytes | None = b""
-        self._body_bytes = 0
-        self._length: int | None = None
-        self._tail = b""
-        self._first_ns = 0
-        self._sent_ns = time.monotonic_ns()
+    def post(self, data: bytes) -> None:
+        """Send, as far as the kernel takes it."""
+        self.unsent += data
         self.send()
 
     def send(self) -> None:
         """Send on."""
         try:
             while self.unsent:
-                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+                del self.unsent[: self.socket.send(self.unsent)]
         except BlockingIOError:
             return
 
-    def receive(self) -> bool:
-        """Take what is there; True when the answer is complete.
+    def receive(self) -> tuple[bytes, int]:
+        """What is there, and when it was.
+
+        Raises:
+            ConnectionError: the server closed it.
+        """
+        data = self.socket.recv(READ_BYTES)
+        now_ns = time.monotonic_ns()
+        if not data:
+            raise ConnectionError("closed in the middle of an answer")
+        return data, now_ns
+
+
+class Clock:
+    """When the request that is under way began to answer and ended, for what is counted.
+
+    Attributes:
+        left: how many requests are still to be begun.
+        has_begun: whether a token or an answer has come since `left` was set.
+    """
+
+    def __init__(self, load: Load, counted: Yield) -> None:
+        """Nothing is under way."""
+        self.left = 0
+        self.has_begun = False
+        self._stamped = load.stream
+        self._counted = counted
+
+    def begin(self) -> None:
+        """A request goes out now."""
+        self.left -= 1
+        self._first_ns = 0
+        self._sent_ns = time.monotonic_ns()
+
+    def take(self, recent: bytes, now_ns: int) -> int:
+        """Note the stamps that came at `now_ns`; where the last one ended, 0 without any."""
+        at = 0
+        for found in STAMP.finditer(recent):
+            self._counted.token_ns.append(now_ns - int(found[1]))
+            at = found.end() - 1
+        if at or not self._stamped:
+            self.has_begun = True
+            self._first_ns = self._first_ns or now_ns
+        return at
+
+    def end(self, now_ns: int) -> None:
+        """The answer is complete."""
+        self._counted.first_ns.append((self._first_ns or now_ns) - self._sent_ns)
+        self._counted.whole_ns.append(now_ns - self._sent_ns)
+
+
+class Exchange(Protocol):
+    """One request at a time, over a line that others may share."""
+
+    line: Line
+    clock: Clock
+
+    def begin(self) -> None:
+        """Send a request."""
+
+    def receive(self) -> Sequence["Exchange"]:
+        """Take what is there on the line: those on it of which the answers are complete.
 
         Raises:
             ConnectionError: the server refused or broke off.
         """
-        data = self.socket.recv(READ_BYTES)
-        now = time.monotonic_ns()
-        if not data:
-            raise ConnectionError(f"closed in the middle of an answer: ...{self._tail!r}")
+
+
+class Textual:
+    """An exchange on a line of its own, HTTP/1.1 or a WebSocket."""
+
+    def __init__(self, load: Load, counted: Yield) -> None:
+        """Connect."""
+        self.line = Line(load)
+        self.clock = Clock(load, counted)
+        self._by_socket = load.door is Door.SOCKET
+        # The id of an answer that has just ended need not be free on a socket yet.
+        sent = [frame(load, name) for name in "ab"] if self._by_socket else [request(load)]
+        self._requests = itertools.cycle(sent)
+
+    def begin(self) -> None:
+        """Send a request."""
+        self._is_last = False
+        self._head: bytes | None = b""
+        self._body_bytes = 0
+        self._length: int | None = None
+        self._tail = b""
+        self.clock.begin()
+        self.line.post(next(self._requests))
+
+    def receive(self) -> Sequence[Exchange]:
+        """Take what is there; itself when the answer is complete.
+
+        Raises:
+            ConnectionError: the server refused or broke off.
+        """
+        data, now_ns = self.line.receive()
         recent = self._tail + data
-        at = 0
-        for found in STAMP.finditer(recent):
-            self._counted.token_ns.append(now - int(found[1]))
-            at = found.end() - 1
-        if at or not self._stamped:
-            self.has_begun = True
-            self._first_ns = self._first_ns or now
+        at = self.clock.take(recent, now_ns)
         self._tail = recent[max(at, len(recent) - STAMP_MAX_BYTES) :]
         if not self._is_complete(data, recent):
-            return False
-        self._counted.first_ns.append((self._first_ns or now) - self._sent_ns)
-        self._counted.whole_ns.append(now - self._sent_ns)
-        return True
+            return ()
+        self.clock.end(now_ns)
+        return (self,)
 
     def _is_complete(self, data: bytes, recent: bytes) -> bool:
         if self._by_socket:
@@ -237,6 +316,133 @@ class Exchange:
         return recent.endswith(END_OF_CHUNKS)
 
 
+def http2_frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of RFC 9113, 4.1."""
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags])
+    return head + stream.to_bytes(4, "big") + payload
+
+
+def protobuf_text(field: int, text: str) -> bytes:
+    """A string field of a protobuf message."""
+    data, size = text.encode(), b""
+    left = len(data)
+    while left > 0x7F:  # noqa: PLR2004 - seven bits a byte, as the encoding has it
+        size += bytes([left & 0x7F | 0x80])
+        left >>= 7
+    return bytes([field << 3 | 2]) + size + bytes([left]) + data
+
+
+class GrpcLine:
+    """An HTTP/2 connection that all exchanges share, as gRPC's own clients do it."""
+
+    def __init__(self, load: Load) -> None:
+        """Connect; with windows so wide that nobody waits for leave to send to us."""
+        self.line = Line(load)
+        self._streams: dict[int, Grpc] = {}
+        self._next = 1
+        self._data = b""
+        self._decoder = hpack.Decoder()
+        window = INITIAL_WINDOW_SIZE.to_bytes(2, "big") + WINDOW_MAX_BYTES.to_bytes(4, "big")
+        wider = (WINDOW_MAX_BYTES - WINDOW_BYTES).to_bytes(4, "big")
+        self.line.post(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + http2_frame(SETTINGS, 0, 0, window)
+            + http2_frame(WINDOW_UPDATE, 0, 0, wider)
+        )
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": GRPC_METHOD,
+            ":authority": f"{load.host}:{load.port}",
+            "content-type": "application/grpc",
+            "te": "trailers",
+        }
+        encoder = hpack.Encoder()
+        encoder.header_table_size = 0
+        self._head = encoder.encode(headers.items())
+        message = protobuf_text(1, "x" * load.prompt_bytes) + protobuf_text(2, load.model)
+        self._body = b"\0" + len(message).to_bytes(4, "big") + message
+
+    def begin(self, exchange: "Grpc") -> None:
+        """Open the next stream."""
+        stream, self._next = self._next, self._next + 2
+        self._streams[stream] = exchange
+        self.line.post(
+            http2_frame(HEADERS, END_HEADERS, stream, self._head)
+            + http2_frame(DATA, END_STREAM, stream, self._body)
+        )
+
+    def receive(self) -> Sequence[Exchange]:
+        """Take what is there.
+
+        Raises:
+            ConnectionError: a call failed or the server broke off.
+        """
+        data, now_ns = self.line.receive()
+        self._data += data
+        return [done for each in self._frames() if (done := self._take(*each, now_ns))]
+
+    def _frames(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Kind, flags, stream and payload of all frames that came whole."""
+        data, at = self._data, 0
+        while len(data) >= at + FRAME_HEAD_BYTES:
+            end = at + FRAME_HEAD_BYTES + int.from_bytes(data[at : at + 3], "big")
+            if len(data) < end:
+                break
+            stream = int.from_bytes(data[at + 5 : at + 9], "big")
+            yield data[at + 3], data[at + 4], stream, data[at + FRAME_HEAD_BYTES : end]
+            at = end
+        self._data = data[at:]
+
+    def _take(
+        self, kind: int, flags: int, stream: int, payload: bytes, now_ns: int
+    ) -> Exchange | None:
+        """What a frame says; the exchange that it ends."""
+        if kind == DATA:
+            # A stamp at the very end of a message is whole, other than one at the end of a read.
+            self._streams[stream].clock.take(payload + b"\0", now_ns)
+        elif kind == HEADERS:
+            said = dict(self._decoder.decode(payload))
+            if said.get("grpc-status", "0") != "0":
+                raise ConnectionError(f"{said['grpc-status']}: {said.get('grpc-message')}")
+            if flags & END_STREAM:
+                exchange = self._streams.pop(stream)
+                exchange.clock.end(now_ns)
+                return exchange
+        elif kind in {SETTINGS, PING} and not flags & ACK:
+            self.line.post(http2_frame(kind, ACK, 0, payload if kind == PING else b""))
+        elif kind in {RESET, GOAWAY}:
+            raise ConnectionError(f"frame {kind} on stream {stream}: {payload!r}")
+        return None
+
+
+class Grpc:
+    """A call at a time on a connection that is shared."""
+
+    def __init__(self, shared: GrpcLine, load: Load, counted: Yield) -> None:
+        """Nothing is under way."""
+        self.line = shared.line
+        self.clock = Clock(load, counted)
+        self._shared = shared
+
+    def begin(self) -> None:
+        """Call."""
+        self.clock.begin()
+        self._shared.begin(self)
+
+    def receive(self) -> Sequence[Exchange]:
+        """Take what is there for any call on the connection."""
+        return self._shared.receive()
+
+
+def exchanges(load: Load, counted: Yield) -> list[Exchange]:
+    """As many as the load wants, connected."""
+    if load.door is Door.GRPC:
+        shared = GrpcLine(load)
+        return [Grpc(shared, load, counted) for _ in range(load.streams)]
+    return [Textual(load, counted) for _ in range(load.streams)]
+
+
 class Loop:
     """All connections of one load."""
 
@@ -246,9 +452,10 @@ class Loop:
         self._yield = Yield()
         self._poll = select.epoll()
         self._running = 0
-        exchanges = [Exchange(load, self._yield) for _ in range(load.streams)]
-        self._exchanges = {each.socket.fileno(): each for each in exchanges}
-        for descriptor in self._exchanges:
+        self._exchanges = exchanges(load, self._yield)
+        # Of those that share a line any one reads for all.
+        self._readers = {each.line.socket.fileno(): each for each in self._exchanges}
+        for descriptor in self._readers:
             self._poll.register(descriptor, select.EPOLLIN)
 
     def run(self) -> Yield:
@@ -257,24 +464,23 @@ class Loop:
         Raises:
             ConnectionError: the server refused, broke off or fell silent.
         """
-        exchanges = self._exchanges.values()
         # Warming: a pool behind the server should be as full as after a minute of work.
-        for exchange in exchanges:
-            exchange.left = 1
+        for exchange in self._exchanges:
+            exchange.clock.left = 1
             self._begin(exchange)
         self._finish()
         counted = self._yield
         for recorded in (counted.first_ns, counted.token_ns, counted.whole_ns):
             recorded.clear()
-        for exchange in exchanges:
-            exchange.left, exchange.has_begun = self._load.requests, False
+        for exchange in self._exchanges:
+            exchange.clock.left, exchange.clock.has_begun = self._load.requests, False
         gc.collect()
         gc.disable()
-        self._measure(list(exchanges))
+        self._measure()
         return counted
 
-    def _measure(self, exchanges: list[Exchange]) -> None:
-        load, counted = self._load, self._yield
+    def _measure(self) -> None:
+        load, counted, exchanges = self._load, self._yield, self._exchanges
         whole = Meter(load.pid)
         start_ns = time.monotonic_ns()
         for number, exchange in enumerate(exchanges):
@@ -282,7 +488,7 @@ class Loop:
             while (ahead_s := (due_ns - time.monotonic_ns()) / 1e9) > 0:
                 self._serve(ahead_s)
             self._begin(exchange)
-        while self._running and not all(exchange.has_begun for exchange in exchanges):
+        while self._running and not all(exchange.clock.has_begun for exchange in exchanges):
             self._serve(SILENCE_MAX_S)
         steady = Meter(load.pid)
         tokens = len(counted.token_ns)
@@ -296,8 +502,8 @@ class Loop:
     def _begin(self, exchange: Exchange) -> None:
         self._running += 1
         exchange.begin()
-        if exchange.unsent:
-            self._poll.modify(exchange.socket, select.EPOLLIN | select.EPOLLOUT)
+        if exchange.line.unsent:
+            self._poll.modify(exchange.line.socket, select.EPOLLIN | select.EPOLLOUT)
 
     def _finish(self) -> None:
         while self._running:
@@ -305,18 +511,20 @@ class Loop:
 
     def _serve(self, timeout_s: float) -> None:
         """Do what is ready, once; waiting for SILENCE_MAX_S in vain is an error."""
-        ready = self._poll.poll(timeout_s, len(self._exchanges))
+        ready = self._poll.poll(timeout_s, len(self._readers))
         if not ready and timeout_s >= SILENCE_MAX_S:
             raise ConnectionError(f"nothing came for {timeout_s} s")
         for descriptor, events in ready:
-            exchange = self._exchanges[descriptor]
-            if exchange.unsent and events & select.EPOLLOUT:
-                exchange.send()
-                if not exchange.unsent:
+            reader = self._readers[descriptor]
+            if reader.line.unsent and events & select.EPOLLOUT:
+                reader.line.send()
+                if not reader.line.unsent:
                     self._poll.modify(descriptor, select.EPOLLIN)
-            if events & ~select.EPOLLOUT and exchange.receive():
+            if not events & ~select.EPOLLOUT:
+                continue
+            for exchange in reader.receive():
                 self._running -= 1
-                if exchange.left:
+                if exchange.clock.left:
                     self._begin(exchange)
 
 

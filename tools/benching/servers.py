@@ -47,12 +47,14 @@ class Server:
     """Where a server is.
 
     Attributes:
+        grpc_port: where it speaks gRPC, 0 when nowhere.
         pid: its process, 0 when unknown.
         ready_s: from its start to its readiness; None when somebody else started it.
     """
 
     host: str
     port: int
+    grpc_port: int = 0
     pid: int = 0
     ready_s: float | None = None
 
@@ -107,7 +109,14 @@ def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[
                 log.seek(0)
                 said = line + log.read()[-2000:]
                 raise RuntimeError(f"not ready: {shlex.join(command)} said {said!r}")
-            yield Server(host=host, port=int(port), pid=process.pid, ready_s=ready_s)
+            grpc_port = words.get("grpc", "").rpartition(":")[2]
+            yield Server(
+                host=host,
+                port=int(port),
+                grpc_port=int(grpc_port) if grpc_port.isdigit() else 0,
+                pid=process.pid,
+                ready_s=ready_s,
+            )
         finally:
             process.terminate()
             try:
