@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import dbus, metrics, schedules, senses, storm, weather
+from promising import cancels, dbus, metrics, schedules, senses, storm, weather
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -47,6 +47,14 @@ def test_the_door_on_the_bus_is_measured(capsys: pytest.CaptureFixture[str]) -> 
     dbus.measure(calls=20, idle_s=0.2)
 
     assert "20 calls: p50" in capsys.readouterr().out
+
+
+def test_cancels_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Over every door the backend sees each answer left; how soon is not judged."""
+    cancels.measure(cancels=10)
+
+    said = capsys.readouterr().out
+    assert 3 == said.count("10 of 10")
 
 
 def test_the_metrics_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
