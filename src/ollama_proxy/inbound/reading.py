@@ -40,6 +40,7 @@ _ONCE = "it once, not twice"
 _PASSED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 _PASSED_PREFIXES = (b"anthropic-", b"openai-")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}\Z")
+ID_EXPECTED = "1 to 128 letters, digits or ._:@/+=-"
 CLIENT_MAX = 128
 _MADE_UP = secrets.token_hex(4)
 _counter = itertools.count(1)
@@ -131,14 +132,19 @@ class RoutingHeaders:
         elif name == b"x-request-id":
             if self.request_id:
                 self._blame(_ID_HEADER, value, _ONCE)
-            elif _REQUEST_ID.match(value):
+            elif is_request_id(value):
                 self.request_id = value.decode()
             else:
-                self._blame(_ID_HEADER, value, "1 to 128 letters, digits or ._:@/+=-")
+                self._blame(_ID_HEADER, value, ID_EXPECTED)
 
     def _blame(self, header: str, value: bytes, expected: str) -> None:
         if self.fault is None:
             self.fault = _invalid_header(header, value, expected)
+
+
+def is_request_id(value: bytes) -> bool:
+    """Whether it may stand in a backend's header and in a line of the log."""
+    return _REQUEST_ID.match(value) is not None
 
 
 def _invalid_header(header: str, value: bytes, expected: str) -> Refusal:

@@ -173,6 +173,11 @@ async def test_one_that_waits_in_line_can_be_cancelled() -> None:
         ('{"request_id":"a","model":"fake:latest","priority":"soon"}', "a", "invalid_request"),
         ('{"request_id":"a","model":"fake:latest","max_latency_ms":0}', "a", "invalid_request"),
         ('{"request_id":"a","model":"fake:latest","target":"tpu"}', "a", "unknown_backend"),
+        (
+            r'{"request_id":"a\r\nb: c","model":"fake:latest","prompt":"p"}',
+            "a\r\nb: c",
+            "invalid_request",
+        ),
         ('{"type":"dance","request_id":"a"}', "a", "invalid_request"),
         ('{"type":"cancel","request_id":"a"}', "a", "not_found"),
         ('{"request_id":"a","messages":' + "[" * 5000 + "]" * 5000 + "}", None, "invalid_request"),
@@ -192,6 +197,18 @@ async def test_what_cannot_be_done_is_an_error_and_the_socket_stays(
 
     assert (named, True, code) == (frame["request_id"], frame["done"], frame["error"]["code"])
     assert frame["error"]["message"]
+
+
+async def test_an_id_is_no_way_into_the_backend_s_headers() -> None:
+    """One that is no token, or too long, goes to no backend, and is not said again whole."""
+    async with ear(Script(tokens=2)) as client:
+        for bad in ("a\r\nauthorization: Bearer evil", "x" * 100_000, "\u00fc", "a b"):
+            await client.ask(bad)
+            frame = await client.hear()
+            assert "invalid_request" == frame["error"]["code"]
+            assert len(frame["request_id"]) <= 200
+        await client.ask("good")
+        await client.hear_all("good")
 
 
 async def test_an_id_that_is_running_is_taken() -> None:

@@ -12,7 +12,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
-from ollama_proxy.inbound.reading import make_request_id
+from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.socket import Socket
 from ollama_proxy.policy.ask import WISH_NAMES
@@ -214,6 +214,14 @@ class StreamTalk:
 
     def _start(self, asked: Message) -> None:
         request_id = asked.request_id or make_request_id()
+        if not is_request_id(request_id.encode()):
+            refusal = Refusal(
+                Code.INVALID_REQUEST,
+                f"request_id: expected {ID_EXPECTED}, got {request_id[:_SHOWN]!r}.",
+                param="request_id",
+            )
+            self.socket.post(_encode(_error(request_id[:_SHOWN], refusal)))
+            return
         if request_id in self._running:
             refusal = Refusal(
                 Code.INVALID_REQUEST,
