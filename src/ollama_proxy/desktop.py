@@ -6,14 +6,25 @@ close; a profile's hold is bound to our connection.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import NoReturn, Protocol
 
 import attrs
 import trio
 
 from ollama_proxy.bus.connection import Bus
-from ollama_proxy.bus.message import NO_OWNER, SERVICE_UNKNOWN, CallFailed, Pace, Remote
+from ollama_proxy.bus.message import (
+    INVALID_SIGNATURE,
+    NO_OWNER,
+    NO_REPLY,
+    SERVICE_UNKNOWN,
+    BusAbsent,
+    CallFailed,
+    Owner,
+    Pace,
+    Remote,
+)
 from ollama_proxy.bus.persistence import stay_connected
 from ollama_proxy.policy.courtesy import Wants
 from ollama_proxy.sensors.profiles import REMOTES
@@ -24,6 +35,8 @@ LOGIND = Remote(
     "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
 )
 _NOBODY = {SERVICE_UNKNOWN, NO_OWNER}
+# It may have been given all the same.
+_IN_DOUBT = {NO_REPLY, INVALID_SIGNATURE}
 
 log = logging.getLogger("ollama_proxy.desktop")
 
@@ -33,6 +46,13 @@ class Favour(Protocol):
 
     what: str
 
+    @property
+    def is_held(self) -> bool:
+        """Whether we have it."""
+
+    def watching(self, bus: Bus) -> AbstractAsyncContextManager[None]:
+        """As long as this lasts, it is noticed when whoever gave it is gone."""
+
     def is_wanted(self, wants: Wants) -> bool:
         """Whether it is wanted now."""
 
@@ -41,6 +61,7 @@ class Favour(Protocol):
 
         Raises:
             CallFailed: it is not given.
+            BusAbsent: whether it is given cannot be known; the connection must go, and it with that.
         """
 
     async def give_back(self, bus: Bus) -> None:
@@ -56,6 +77,15 @@ class Awake:
 
     what: str = "a delay of sleep"
     _lock: "_Closing | None" = None
+
+    @property
+    def is_held(self) -> bool:
+        """See `Favour`."""
+        return self._lock is not None
+
+    def watching(self, bus: Bus) -> AbstractAsyncContextManager[None]:  # noqa: ARG002 - as below
+        """See `Favour`. logind remembers its locks when it is started again."""
+        return nullcontext()
 
     def is_wanted(self, wants: Wants) -> bool:
         """See `Favour`."""
@@ -88,6 +118,23 @@ class Performance:
     what: str = "the performance profile"
     _given: tuple[Remote, int] | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """See `Favour`."""
+        return self._given is not None
+
+    @asynccontextmanager
+    async def watching(self, bus: Bus) -> AsyncIterator[None]:
+        """See `Favour`. To a daemon that was started again our cookie is nothing, or another's."""
+
+        def forget(owner: Owner) -> None:
+            if self._given is not None and self._given[0].name == owner.name:
+                self._given = None
+
+        new, old = REMOTES
+        async with bus.following(new.name, forget), bus.following(old.name, forget):
+            yield
+
     def is_wanted(self, wants: Wants) -> bool:
         """See `Favour`."""
         return wants.performance
@@ -99,6 +146,8 @@ class Performance:
             try:
                 (cookie,) = await bus.call(remote, "HoldProfile", "sss", body, returns="u")
             except CallFailed as failure:
+                if failure.name in _IN_DOUBT:
+                    raise BusAbsent(f"{failure}, and may hold the profile for us") from failure
                 if failure.name not in _NOBODY or remote is REMOTES[-1]:
                     raise
             else:
@@ -150,19 +199,22 @@ class Desktop:
     async def _ask_for_all(self, bus: Bus) -> None:
         async with trio.open_nursery() as nursery:
             for favour in self._favours:
-                nursery.start_soon(self._ask_for, bus, favour, name=favour.what)
+                nursery.start_soon(self._watch, bus, favour, name=favour.what)
+
+    async def _watch(self, bus: Bus, favour: Favour) -> None:
+        async with favour.watching(bus):
+            await self._ask_for(bus, favour)
 
     async def _ask_for(self, bus: Bus, favour: Favour) -> NoReturn:
-        is_held, is_refused = False, False
+        is_refused = False
         pause_s, again_at = bus.pace.first_pause_s, -math.inf
         try:
             while True:
                 stirred = self._stirred
                 is_wanted = favour.is_wanted(self._wants())
-                if is_held and not is_wanted:
-                    is_held = False
+                if favour.is_held and not is_wanted:
                     await favour.give_back(bus)
-                elif is_wanted and not is_held and trio.current_time() >= again_at:
+                elif is_wanted and not favour.is_held and trio.current_time() >= again_at:
                     try:
                         await favour.take(bus)
                     except CallFailed as failure:
@@ -172,8 +224,8 @@ class Desktop:
                         again_at = trio.current_time() + pause_s
                         pause_s = bus.pace.longer(pause_s)
                     else:
-                        is_held, is_refused, pause_s = True, False, bus.pace.first_pause_s
-                if is_held or is_wanted:
+                        is_refused, pause_s = False, bus.pace.first_pause_s
+                if favour.is_held or is_wanted:
                     await trio.sleep(LOOKS_EACH_S)
                 else:
                     await stirred.wait()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import trio
 
-from ollama_proxy.bus.message import Call, CallRefused, Remote
+from ollama_proxy.bus.message import DAEMON, DAEMON_OWNER, Call, CallRefused, Remote, Rule
 from ollama_proxy.config import Dbus
 from ollama_proxy.desktop import APP_ID, LOGIND, Awake, Desktop, Performance
 from ollama_proxy.policy.courtesy import Wants
@@ -31,6 +31,7 @@ class Profiles:
     held: dict[int, tuple[str, str, str]] = attrs.field(factory=dict)
     asked: int = 0
     refuses: bool = False
+    takes_s: float = 0.0
 
     async def answer(self, call: Call) -> tuple[str, tuple[Any, ...]]:
         """Hold, or release."""
@@ -38,6 +39,7 @@ class Profiles:
             case "HoldProfile" if not self.refuses:
                 self.asked += 1
                 self.held[self.asked] = call.body
+                await trio.sleep(self.takes_s)
                 return "u", (self.asked,)
             case "ReleaseProfile" if call.body[0] in self.held:
                 del self.held[call.body[0]]
@@ -192,6 +194,35 @@ async def test_a_hold_that_the_user_ended_is_not_renewed(private: PrivateBus) ->
         await eventually(lambda: bool(daemon.held))
 
     assert 2 == daemon.asked
+
+
+async def test_a_hold_that_is_given_too_late_is_not_kept(private: PrivateBus) -> None:
+    """Whether it was given cannot be known: our connection goes, and with it whatever it holds."""
+    async with profiles(private) as daemon, private.client() as bus:
+        gone: list[str] = []
+        daemon.takes_s = 5.0
+        rule = Rule(sender=DAEMON_OWNER, interface=DAEMON.interface, member="NameOwnerChanged")
+        async with (
+            bus.subscribed(rule, lambda signal: gone.append(signal.body[2])),
+            asking(private) as wish,
+        ):
+            wish.want(performance=True)
+            await eventually(lambda: bool(daemon.held))
+            wish.want()
+            await eventually(lambda: "" in gone)
+
+
+async def test_a_daemon_that_is_started_again_is_asked_again(private: PrivateBus) -> None:
+    """What the one before gave is nothing to it, and is not given back to it."""
+    async with asking(private) as wish:
+        wish.want(performance=True)
+        async with profiles(private) as first:
+            await eventually(lambda: bool(first.held))
+        async with profiles(private) as second:
+            second.asked = 7
+            await eventually(lambda: 8 in second.held)
+            wish.want()
+            await eventually(lambda: not second.held)
 
 
 # -- sleep -----------------------------------------------------------------------------------------
