@@ -127,6 +127,27 @@ def test_what_no_datagram_holds(journal: Journal) -> None:
     assert [] == journal.otherwise
 
 
+def test_a_journal_that_does_not_keep_up(journal: Journal) -> None:
+    """Is not waited for; how many lines it has missed is the first that it hears."""
+    sent = 0
+    while not (lost := _lost(journal)):
+        journal.log.info("line %d", sent)
+        sent += 1
+    for _ in range(sent - lost):
+        journal.entry()
+    journal.log.info("last")
+
+    assert "1 lines of the log are lost" in journal.entry()["MESSAGE"]
+    assert "last" == journal.entry()["MESSAGE"]
+    assert [] == journal.otherwise
+
+
+def _lost(journal: Journal) -> int:
+    (handler,) = journal.log.handlers
+    assert isinstance(handler, JournalHandler)
+    return handler.lost
+
+
 def test_a_journal_that_is_gone(journal: Journal) -> None:
     """Its lines go where they went without it, and to its successor once there is one."""
     where = journal.listening.getsockname()

@@ -22,6 +22,7 @@ _PRIORITIES = (
     (logging.INFO, 6),
 )
 _DEBUG = 7
+_IDENTIFIER = "ollama-proxy"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -35,7 +36,14 @@ def leads_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 
 class JournalHandler(logging.Handler):
-    """Sends records to the journal, and where it does not take them, to another handler."""
+    """Sends records to the journal, and where there is none, to another handler.
+
+    A journal that does not keep up is not waited for, as every stream would wait with it: what it does
+    not take is lost, and how much that was is said once it takes lines again.
+
+    Attributes:
+        lost: lines that were lost, and not yet said to be.
+    """
 
     def __init__(self, otherwise: logging.Handler, where: Path = JOURNAL) -> None:
         """Begin.
@@ -48,6 +56,8 @@ class JournalHandler(logging.Handler):
         self._otherwise = otherwise
         self._where = str(where)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(0)
+        self.lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record."""
@@ -57,10 +67,12 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
             return
         try:
-            try:
-                self._socket.sendto(entry, self._where)
-            except OSError:  # too large, or nobody there: the second attempt tells which
-                self._send_as_file(entry)
+            if self.lost:
+                self._send(_encode(_loss(self.lost)))
+                self.lost = 0
+            self._send(entry)
+        except BlockingIOError:
+            self.lost += 1
         except OSError:
             self._otherwise.handle(record)
 
@@ -68,6 +80,14 @@ class JournalHandler(logging.Handler):
         """Let go of the socket."""
         self._socket.close()
         super().close()
+
+    def _send(self, entry: bytes) -> None:
+        try:
+            self._socket.sendto(entry, self._where)
+        except BlockingIOError:
+            raise
+        except OSError:  # too large, or nobody there: the second attempt tells which
+            self._send_as_file(entry)
 
     def _send_as_file(self, entry: bytes) -> None:
         with os.fdopen(
@@ -86,9 +106,14 @@ class JournalHandler(logging.Handler):
         return {
             "MESSAGE": self.format(record),
             "PRIORITY": str(priority),
-            "SYSLOG_IDENTIFIER": "ollama-proxy",
+            "SYSLOG_IDENTIFIER": _IDENTIFIER,
             "OLLAMA_PROXY_LOGGER": record.name,
         } | {f"OLLAMA_PROXY_{k.upper()}": str(v) for k, v in facts.items() if v is not None}
+
+
+def _loss(lines: int) -> dict[str, str]:
+    message = f"the journal did not keep up: {lines} lines of the log are lost"
+    return {"MESSAGE": message, "PRIORITY": "4", "SYSLOG_IDENTIFIER": _IDENTIFIER}
 
 
 def _encode(fields: Mapping[str, str]) -> bytes:
