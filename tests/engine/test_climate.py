@@ -383,6 +383,16 @@ class TestHolds:
 
         assert ("npu", Reason.MODE_EFFICIENCY) == weather.chosen()
 
+    def test_auto_that_is_held_says_what_auto_says(self) -> None:
+        """Over a chosen mode, as if auto had been chosen."""
+        weather = Weather()
+        weather.climate.choose_mode(Mode.AUTO)
+        chosen = weather.chosen()
+        weather.climate.choose_mode(Mode.PERFORMANCE)
+        weather.climate.hold_mode(":1.7", Mode.AUTO, reason="", app="Calls")
+
+        assert chosen == weather.chosen()
+
     def test_who_is_gone_holds_nothing(self) -> None:
         """The next request is routed without it."""
         weather = Weather()

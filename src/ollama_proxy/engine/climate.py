@@ -309,8 +309,7 @@ class Climate:
     def _follow(self, now: float) -> None:
         before = self.effective
         hold = self.holds.newest
-        wanted = self.mode if hold is None else hold.mode
-        effective = self._auto.decide(wanted, self._signals(), self.settings.auto, now)
+        effective = self._auto.decide(self._wanted, self._signals(), self.settings.auto, now)
         self.effective = effective if hold is None else hold.explain(effective)
         if self.effective.mode is not before.mode:
             self.since = now
@@ -353,6 +352,12 @@ class Climate:
             asleep=card is not None and card.awake is False and not station.running,
         )
 
+    @property
+    def _wanted(self) -> Mode:
+        """The mode that somebody holds, else the one that was chosen."""
+        hold = self.holds.newest
+        return self.mode if hold is None else hold.mode
+
     def _steer(self) -> None:
         stance = STANCES[self.effective.mode]
         self._is_loud = stance.is_loud(self.conditions.fan_share, was_loud=self._is_loud)
@@ -360,7 +365,7 @@ class Climate:
         self._dispatcher.steer(
             Steering(
                 stance=stance,
-                reason=_reason(self.mode, self.effective),
+                reason=_reason(self._wanted, self.effective),
                 is_loud=self._is_loud,
                 on_battery=self.conditions.on_battery is True,
                 all_cool=not any(s.heat in _WARM or s.asleep for s in stations),
