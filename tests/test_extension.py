@@ -86,6 +86,20 @@ def test_the_package_is_the_same_each_time(packed: zipfile.ZipFile, tmp_path: Pa
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
+def test_what_cannot_be_built_leaves_what_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the schema's compiler the extension of before still works."""
+    old = tmp_path / UUID / "extension.js"
+    old.parent.mkdir()
+    old.write_text("old")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match="glib-compile-schemas is missing"):
+        packer().build(tmp_path / UUID)
+
+    assert [old] == [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_every_import_is_packed(packed: zipfile.ZipFile) -> None:
     """A module that is missing would be found only by who opens it."""
     names = set(packed.namelist())

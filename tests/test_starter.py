@@ -2,8 +2,11 @@
 
 import socket
 import tomllib
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
+import trio
 
 from ollama_proxy.config import Config, Overrides, interpret
 from ollama_proxy.policy.fleet import BackendType
@@ -63,6 +66,38 @@ async def test_a_server_that_says_nothing_of_use() -> None:
     garbling = Script(behaviour=Behaviour.GARBLE, misbehaves_at=("*",))
     async with open_fake(Script(unserved=("*",))) as strange, open_fake(garbling) as garbled:
         found = await find_servers([strange.port, garbled.port, 1])
+
+    assert [] == found
+
+
+async def _trickle(stream: trio.SocketStream) -> None:
+    """An answer that never ends."""
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+        while True:
+            await stream.send_all(b": keep-alive\n")
+            await trio.sleep(0.2)
+
+
+async def _nest(stream: trio.SocketStream) -> None:
+    """JSON that no parser can follow."""
+    body = b"[" * 200_000
+    with suppress(trio.BrokenResourceError):
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+
+@pytest.mark.parametrize("server", [_trickle, _nest])
+async def test_a_strange_server_is_none(
+    server: Callable[[trio.SocketStream], Awaitable[None]],
+) -> None:
+    """One that never ends what it says, and one that nests it too deep, hold nothing up."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, server, [listener])
+            found = await find_servers([listener.socket.getsockname()[1]])
+            nursery.cancel_scope.cancel()
 
     assert [] == found
 

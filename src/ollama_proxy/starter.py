@@ -6,6 +6,7 @@ nothing leaves the machine. Rule 2: what is seen and what is written about it ar
 
 import enum
 import functools
+import json
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ PORTS = (*range(11434, 11438), *range(8080, 8084), 1234, 8000, 8001, 13305)
 HTTP_PORTS = (8080, *range(8090, 8099))
 GRPC_PORTS = range(50051, 50060)
 _ANSWER_MAX_S = 1.0
+_ANSWER_MAX_BYTES = 2**20
 
 
 class Kind(enum.Enum):
@@ -140,10 +142,19 @@ async def _probe(client: httpx.AsyncClient, port: int) -> Found | None:
 
 
 async def _ask(client: httpx.AsyncClient, base: str, path: str) -> dict[str, Any]:
-    """The JSON object there; empty where there is none."""
+    """The JSON object there; empty where there is none, or none that is soon and short enough."""
+    data = b""
     try:
-        answer = (await client.get(base + path)).raise_for_status().json()
-    except (httpx.HTTPError, ValueError):
+        # httpx's timeout is of each read: a server that trickles would be listened to for ever.
+        with trio.fail_after(_ANSWER_MAX_S):
+            async with client.stream("GET", base + path) as response:
+                response.raise_for_status()
+                async for piece in response.aiter_bytes():
+                    data += piece
+                    if len(data) > _ANSWER_MAX_BYTES:
+                        return {}
+        answer = json.loads(data)
+    except (httpx.HTTPError, ValueError, RecursionError, trio.TooSlowError):
         return {}
     return answer if isinstance(answer, dict) else {}
 

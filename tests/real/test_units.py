@@ -182,6 +182,32 @@ def test_uninstalling_with_purge_leaves_nothing(tmp_path: Path) -> None:
     assert (0, set()) == (done.returncode, everything(tmp_path)), done.stderr
 
 
+def test_a_prefix_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
+    """Installed by a link or by way of "..", removed by its own path."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for spelled in (tmp_path / "link", tmp_path / "real/../real"):
+        places = Places.below(spelled)
+        manifest = Manifest.read(places, dry=False)
+        manifest.write(places.unit, "")
+        done = tool("uninstall", "--prefix", tmp_path / "real", home=tmp_path)
+
+        assert (0, {"real", "link"}) == (done.returncode, everything(tmp_path)), done.stderr
+
+
+def test_a_damaged_manifest_is_said(tmp_path: Path) -> None:
+    """In a sentence, and nothing is touched."""
+    places = Places.below(tmp_path / "p")
+    Manifest.read(places, dry=False).write(places.unit, "")
+    places.manifest.write_text('{"files": [')
+    before = everything(tmp_path)
+    done = tool("uninstall", "--prefix", tmp_path / "p", home=tmp_path)
+
+    assert (1, before) == (done.returncode, everything(tmp_path))
+    assert "installed.json is damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_manifest_is_not_followed_anywhere(tmp_path: Path) -> None:
     """One that names what is not below our places removes nothing."""
     places = Places.below(tmp_path / "p")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class Manifest:
             known = json.loads(places.manifest.read_text())
         except FileNotFoundError:
             return cls(places, dry)
+        except ValueError as fault:
+            sys.exit(
+                f"{places.manifest} is damaged ({fault}): nothing is known of what was installed"
+            )
         return cls(places, dry, known["files"], known["trees"], known["directories"])
 
     @property
@@ -104,7 +109,9 @@ class Manifest:
 
     def _save(self) -> None:
         kept = {"files": self.files, "trees": self.trees, "directories": self.directories}
-        self.places.manifest.write_text(json.dumps(kept, indent=1) + "\n")
+        new = self.places.manifest.with_suffix(".new")
+        new.write_text(json.dumps(kept, indent=1) + "\n")
+        new.replace(self.places.manifest)
 
     # -- removing ----------------------------------------------------------------------------------
 

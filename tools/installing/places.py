@@ -33,7 +33,7 @@ class Places:
     @classmethod
     def below(cls, prefix: Path) -> "Places":
         """All below one directory."""
-        prefix = prefix.absolute()
+        prefix = prefix.resolve()  # one spelling, whichever way it was said
         return cls(bin=prefix / "bin", data=prefix / "share", config=prefix / "config")
 
     @property
