@@ -350,6 +350,28 @@ async def test_a_drain_says_goodbye_when_nothing_is_owed() -> None:
     assert 1001 == caught.value.reason.code  # type: ignore[union-attr]  # it was closed with one
 
 
+async def test_the_router_closes_the_connection_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have said goodbye; a browser waits for this before its page hears of it."""
+    monkeypatch.setattr("ollama_proxy.inbound.websocket.socket.FAREWELL_S", float("inf"))
+    async with (
+        fakes("npu") as fleet,
+        running(configured(backend("npu", fleet["npu"].url))) as owner,
+    ):
+        host, _, port = owner.url.removeprefix("http://").partition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(
+                b"GET /v1/stream/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+                b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            agreed = bytes(await stream.receive_some())
+            await stream.send_all(b"\x88\x82\x00\x00\x00\x00\x03\xe8")  # 1000, masked by zeros
+            heard = b"".join([bytes(data) async for data in stream])
+
+    assert agreed.startswith(b"HTTP/1.1 101 ")
+    assert b"\x88\x02\x03\xe8" == heard
+
+
 async def test_pings_are_answered() -> None:
     """By the socket itself."""
     async with ear() as client:

@@ -183,6 +183,9 @@ class Socket:
         """Let the client read what was said last: bytes of it that stay unread would reset it."""
         with trio.move_on_after(FAREWELL_S):
             await self._flushed()
+            if isinstance(self._stream, trio.SocketStream):
+                # Browsers leave it to the server to close first (RFC 6455, 7.1.1).
+                await self._stream.send_eof()
             while await self._stream.receive_some(_READ_BYTES):
                 continue
 
