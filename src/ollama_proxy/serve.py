@@ -472,7 +472,9 @@ def _new_grpc_door(
     if not config.server.grpc:
         return None
     settings = GrpcSettings(
-        patience=Patience(greeting_s=config.server.head_timeout_s),
+        patience=Patience(
+            greeting_s=config.server.head_timeout_s, unread_s=config.server.write_timeout_s
+        ),
         max_connections=config.server.max_connections,
     )
     return GrpcDoor(all_methods(dispatcher, climate, news), gate, settings)

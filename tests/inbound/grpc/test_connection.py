@@ -268,8 +268,7 @@ async def test_a_slow_reader_slows_its_own_call_alone(autojump_clock: MockClock)
         client.peer.h2.increment_flow_control_window(1 << 24)  # of the connection
         slow = client.peer.open(path="/it/Pour", end=False)
         client.peer.reads = False
-        while await _is_quiet(client) is False:
-            await client.listen()
+        await _hear_all(client)
         taken = sent
         client.peer.reads = True
         beside = await client.call(REQUEST, path="/it/Echo")
@@ -283,13 +282,91 @@ async def test_a_slow_reader_slows_its_own_call_alone(autojump_clock: MockClock)
     assert (1000, 0) == (len(heard.messages), heard.status)
 
 
-async def _is_quiet(client: Client) -> bool:
-    """Whether the server has nothing more to say for now."""
-    await client.flush()
+@pytest.mark.parametrize("is_own", [True, False], ids=["stream", "connection"])
+async def test_who_takes_nothing_is_not_waited_for(
+    autojump_clock: MockClock, *, is_own: bool
+) -> None:
+    """Its call is ended after `unread_s`, whichever window is shut, and however many pings it sends."""
+    left = []
+
+    async def pour(rpc: Rpc) -> None:
+        try:
+            while True:
+                await rpc.send(pb.GenerateResponse(response="x" * 10_000))
+        finally:
+            left.append(trio.current_time())
+
+    async with served({"Pour": pour, "Echo": echo}, unread_s=30.0) as (client, _):
+        began = trio.current_time()
+        client.peer.reads = False
+        stream_id = client.peer.call(REQUEST, path="/it/Pour")
+        client.peer.h2.increment_flow_control_window(1 << 24, None if is_own else stream_id)
+        heard = client.peer.heard[stream_id]
+        while not heard.ended and trio.current_time() < began + 60:
+            client.peer.h2.ping(b"i m here")
+            await _hear_all(client)
+            await trio.sleep(1)
+        took = trio.current_time() - began
+        client.peer.reads = True
+        client.peer.h2.increment_flow_control_window(1 << 24)
+        beside = await client.call(REQUEST, path="/it/Echo")
+
+    assert Status.CANCELLED == heard.status
+    assert 30 <= took < 33
+    assert [pytest.approx(30.0)] == [at - began for at in left]
+    assert 0 == beside.status
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["stream", "connection"])
+async def test_a_slow_but_steady_reader_is_kept(autojump_clock: MockClock, *, is_own: bool) -> None:
+    """However long the whole takes: a little, taken within `unread_s`, is enough."""
+
+    async def give(rpc: Rpc) -> None:
+        await rpc.send(pb.GenerateResponse(response="x" * 70_000))
+
+    async with served({"Give": give}, unread_s=30.0) as (client, _):
+        began = trio.current_time()
+        client.peer.reads = False
+        stream_id = client.peer.call(REQUEST, path="/it/Give")
+        client.peer.h2.increment_flow_control_window(1 << 24, None if is_own else stream_id)
+        heard = client.peer.heard[stream_id]
+        await _hear_all(client)
+        while not heard.ended:
+            await trio.sleep(20)
+            client.peer.h2.increment_flow_control_window(1000, stream_id if is_own else None)
+            await _hear_all(client)
+        took = trio.current_time() - began
+
+    assert (0, 1) == (heard.status, len(heard.messages))
+    assert took > 90
+
+
+async def test_who_waits_for_others_turns_is_kept(autojump_clock: MockClock) -> None:
+    """While a connection gets on slowly, no call of it is ended because others were quicker."""
+
+    async def give(rpc: Rpc) -> None:
+        await rpc.send(pb.GenerateResponse(response="x" * 100_000))
+
+    async with served({"Give": give}, unread_s=30.0) as (client, _):
+        client.peer.reads = False
+        calls = [client.peer.call(REQUEST, path="/it/Give") for _ in range(20)]
+        for stream_id in calls:
+            client.peer.h2.increment_flow_control_window(1 << 20, stream_id)
+        ends = [client.peer.heard[stream_id] for stream_id in calls]
+        await _hear_all(client)
+        while not all(heard.ended for heard in ends):
+            await trio.sleep(20)
+            client.peer.h2.increment_flow_control_window(16_384)
+            await _hear_all(client)
+
+    assert [(0, 1)] * 20 == [(heard.status, len(heard.messages)) for heard in ends]
+
+
+async def _hear_all(client: Client) -> None:
+    """Read until the server has nothing more to say for now."""
     with trio.move_on_after(0.1) as scope:
-        data = await client.stream.receive_some(65536)
-        client.peer.hear(bytes(data))
-    return scope.cancelled_caught
+        while await client.listen():
+            scope.deadline = trio.current_time() + 0.1
 
 
 async def test_compression_is_answered_in_kind() -> None:

@@ -13,7 +13,7 @@ from ollama_proxy.backends.backend import Probe
 from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.engine.news import BackendChanged, News
-from ollama_proxy.inbound.grpc.connection import Connection, Terms
+from ollama_proxy.inbound.grpc.connection import Connection, Patience, Terms
 from ollama_proxy.inbound.grpc.messages import Budget
 from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.grpc.pb import health_v1_pb2
@@ -124,16 +124,20 @@ async def test_an_answer_without_words(autojump_clock: MockClock) -> None:
 
 
 async def test_who_takes_nothing_is_not_waited_for(autojump_clock: MockClock) -> None:
-    """After the patience of a stream its slot is free, and the end says why."""
+    """After the patience with readers its slot is free, and the end says why."""
     async with at_home(writer(*["x" * 30_000] * 10)) as home:
+        began = trio.current_time()
         home.client.peer.reads = False
         stream_id = home.client.peer.call(request(), path=STREAM)
         heard = await home.client.ended(stream_id)
+        took = trio.current_time() - began
+        await trio.testing.wait_all_tasks_blocked()
         in_flight = home.house.station().in_flight
 
     assert Status.CANCELLED == heard.status
+    assert pytest.approx(Patience().unread_s) == took
     assert 0 == in_flight
-    assert [Outcome.BROKEN] == [fact.outcome for fact in home.house.facts]
+    assert [Outcome.LEFT] == [fact.outcome for fact in home.house.facts]
 
 
 async def test_a_deadline_is_the_jobs(autojump_clock: MockClock) -> None:

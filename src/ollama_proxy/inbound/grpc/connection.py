@@ -39,6 +39,7 @@ _UNSUPPORTED_MEDIA_TYPE = b"415"
 _NOT_GRPC = b"This port speaks gRPC only.\n"
 _TOO_LATE = Ended(Status.DEADLINE_EXCEEDED, "The deadline has passed.")
 _STOPPING = refused(Refusal(Code.SHUTTING_DOWN, "The router is shutting down."))
+_UNREAD = refused(Refusal(Code.REQUEST_TIMEOUT, "The answer was left unread for too long."))
 _FAULTED = refused(Refusal(Code.INTERNAL, "The router made a mistake; its log says which."))
 
 
@@ -50,6 +51,7 @@ class Patience:
         greeting_s: until it has said that it speaks HTTP/2.
         silence_s: until it is asked whether it is still there.
         answer_s: and until it must have answered.
+        unread_s: for a call's reader to take some more of what waits for it.
         idle_s: without a call.
         farewell_s: for the peer to hear that no more calls are taken.
         linger_s: for the peer to read our last words.
@@ -58,6 +60,7 @@ class Patience:
     greeting_s: float = 10.0
     silence_s: float = 60.0
     answer_s: float = 20.0
+    unread_s: float = 30.0
     idle_s: float = 900.0
     farewell_s: float = 1.0
     linger_s: float = 0.5
@@ -142,7 +145,11 @@ class LiveRpc:
         self._connection.kick()
 
     async def write(self, data: bytes) -> None:
-        """Send bytes of an answer, as soon as its reader takes them."""
+        """Send bytes of an answer, as soon as its reader takes them.
+
+        Raises:
+            CallerLeft: nobody reads it, or nothing of it for too long, which ends the call.
+        """
         connection, wire = self._connection, self._connection.wire
         rest = memoryview(data)
         while True:
@@ -155,9 +162,37 @@ class LiveRpc:
             if not rest:
                 return
             if not sent and not self.call.is_over:
-                # Its own reader, or everybody's: who waits for the one is not woken by the other.
-                lot = self.writable if not wire.room_for(self.call) else connection.writable
-                await lot.park()
+                await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        """Wait until more may be sent, or nothing more.
+
+        Its own reader is waited for, or everybody's: who waits for the one is not woken by the
+        other. Only what makes room renews the patience: pings and settings are answered by
+        libraries whose application has stopped. Of everybody's room others may have been quicker to
+        take what there was; then the connection gets on all the same, and this call's turn comes.
+
+        Raises:
+            CallerLeft: as `write`.
+        """
+        connection, wire = self._connection, self._connection.wire
+        unread_s = connection.unread_s
+        with trio.move_on_after(unread_s) as patience:
+            while not self.call.is_over:
+                if not wire.room_for(self.call):
+                    await self.writable.park()
+                    gets_on = wire.room_for(self.call) > 0
+                elif not wire.room():
+                    taken = wire.taken_bytes
+                    await connection.writable.park()
+                    gets_on = wire.taken_bytes > taken
+                else:
+                    return
+                if gets_on:
+                    patience.deadline = trio.current_time() + unread_s
+            return
+        self.stop(_UNREAD)
+        raise CallerLeft  # who sends may be another task than the one that was just stopped
 
     def wake(self) -> None:
         """Whatever it waits for: look again."""
@@ -178,6 +213,7 @@ class Connection:
         """Take a connected stream; `run` serves it."""
         self.wire = Wire(terms.limits, terms.budget)
         self.writable = trio.lowlevel.ParkingLot()
+        self.unread_s = terms.patience.unread_s
         self._stream = stream
         self._terms = terms
         self._peer = peer
@@ -380,7 +416,7 @@ class Connection:
             self.kick()
 
     async def _answer(self, rpc: LiveRpc) -> Ended | None:
-        """Serve one call; how it ended, or None where it was no gRPC."""
+        """Serve one call; how it ended, or None where it was no gRPC, or nobody is there."""
         head = rpc.call.head
         try:
             if not head.is_grpc:
@@ -402,7 +438,7 @@ class Connection:
         except RequestRefused as why:
             return refused(why.refusal)
         except CallerLeft:
-            return None
+            return rpc.stopped
         except Exception as fault:  # noqa: BLE001 - one call's fault must not end the others
             # The text of an exception may quote a prompt; where it was raised does not.
             where = "".join(traceback.format_tb(fault.__traceback__))

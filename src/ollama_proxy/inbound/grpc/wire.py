@@ -151,6 +151,7 @@ class Wire:
         is_greeted: the peer has said that it speaks HTTP/2.
         is_draining: no more calls are taken.
         drain_was_heard: the peer has seen that.
+        taken_bytes: of answers, that there was room for since the connection began.
     """
 
     def __init__(self, limits: WireLimits, budget: Budget) -> None:
@@ -161,6 +162,7 @@ class Wire:
         self.is_greeted = False
         self.is_draining = False
         self.drain_was_heard = False
+        self.taken_bytes = 0
         self._budget = budget
         self._preface = bytearray()
         self._knows_preface = False
@@ -360,6 +362,7 @@ class Wire:
         except ProtocolError:
             call.was_reset = call.is_over = True
             return 0
+        self.taken_bytes += size
         return size
 
     def end(self, call: Call, headers: Pairs | None = None) -> None:
