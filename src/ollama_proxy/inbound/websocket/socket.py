@@ -10,7 +10,7 @@ the text, since nothing was negotiated that would change it: they are put there 
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn, Protocol
 
 import attrs
@@ -33,7 +33,6 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
-from ollama_proxy.inbound.lane import ByteStream
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal
@@ -113,7 +112,7 @@ class Socket:
     """
 
     def __init__(
-        self, stream: ByteStream, limits: SocketLimits, *, is_draining: Callable[[], bool]
+        self, stream: trio.abc.Stream, limits: SocketLimits, *, is_draining: Callable[[], bool]
     ) -> None:
         """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -268,8 +267,9 @@ class Socket:
         while True:
             for event in self._events():
                 await self._take(event, dialogue)
-            if len(self._pending) > PENDING_MAX_BYTES:
-                await self._flushed()
+                # After each: one read holds hundreds of messages, and each may have a long answer.
+                if len(self._pending) > PENDING_MAX_BYTES:
+                    await self._flushed()
             data = bytes(await self._stream.receive_some(_READ_BYTES))
             if not data:
                 self._is_gone = True
@@ -277,9 +277,9 @@ class Socket:
             self._was_heard = True
             self._wire.receive_data(data)
 
-    def _events(self) -> list[Event]:
+    def _events(self) -> Iterator[Event]:
         try:
-            return list(self._wire.events())
+            yield from self._wire.events()
         except RemoteProtocolError as error:
             raise _Closing(CloseReason.PROTOCOL_ERROR, str(error)) from None
 
