@@ -157,3 +157,28 @@ async def test_who_reads_nothing_is_not_listened_to(autojump_clock: MockClock) -
         heard_read = len(client.talk.heard)
 
     assert (1, 10) == (heard_unread, heard_read)
+
+
+async def test_a_messages_length_is_that_of_its_bytes(autojump_clock: MockClock) -> None:
+    """As many bytes as are allowed are heard; one character more is too big, in any alphabet."""
+    async with met(limits=SocketLimits(message_bytes=300)) as client:
+        await client.say("漢" * 100)
+        await wait_all_tasks_blocked()
+        await client.say("漢" * 101)
+        code = await client.hear_code()
+
+    assert (["漢" * 100], 1009) == (client.talk.heard, code)
+
+
+async def test_a_message_may_be_cut_anywhere(autojump_clock: MockClock) -> None:
+    """Into frames, and these into packets, within a character too."""
+    async with met() as client:
+        frames = b"".join(
+            client.wire.send(TextMessage(data, message_finished=is_last))
+            for data, is_last in (("", False), ("漢é", False), ("", False), ("x", True))
+        )
+        for at in range(len(frames)):
+            await client.stream.send_all(frames[at : at + 1])
+            await wait_all_tasks_blocked()
+
+    assert ["漢éx"] == client.talk.heard

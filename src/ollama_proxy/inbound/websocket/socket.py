@@ -52,7 +52,7 @@ class SocketLimits:
         head_timeout_s: for the handshake to come.
         write_timeout_s: for the client to take what is sent.
         ping_s: between two pings; silence from one to the next ends the socket.
-        message_bytes: the longest message.
+        message_bytes: the longest message, in UTF-8.
         messages_per_s: how many messages are read a second in the long run.
         burst: how many at once.
     """
@@ -122,8 +122,7 @@ class Socket:
         self._limits = limits
         self._is_draining = is_draining
         self._wire = WSConnection(ConnectionType.SERVER)
-        self._message: list[str] = []
-        self._message_size = 0
+        self._message = bytearray()  # of one that has not come to its end
         self._left_to_read = float(limits.burst)
         self._counted_at = trio.current_time()
         self._was_heard = True
@@ -288,8 +287,8 @@ class Socket:
             case TextMessage():
                 self._gather(event.data)
                 if event.message_finished:
-                    message = "".join(self._message)
-                    self._message, self._message_size = [], 0
+                    message = self._message.decode()
+                    self._message.clear()
                     self._count()
                     await dialogue.hear(message)
             case BytesMessage():
@@ -306,9 +305,9 @@ class Socket:
                 raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
 
     def _gather(self, piece: str) -> None:
-        self._message.append(piece)
-        self._message_size += len(piece)
-        if self._message_size > self._limits.message_bytes:
+        # As bytes: they are what the limit is of, and a list would grow by pieces that are empty.
+        self._message += piece.encode()
+        if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
             raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
 
