@@ -10,7 +10,7 @@ the text, since nothing was negotiated that would change it: they are put there 
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn, Protocol
 
 import attrs
@@ -33,7 +33,6 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
-from ollama_proxy.inbound.lane import ByteStream
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal
@@ -53,7 +52,7 @@ class SocketLimits:
         head_timeout_s: for the handshake to come.
         write_timeout_s: for the client to take what is sent.
         ping_s: between two pings; silence from one to the next ends the socket.
-        message_bytes: the longest message.
+        message_bytes: the longest message, in UTF-8.
         messages_per_s: how many messages are read a second in the long run.
         burst: how many at once.
     """
@@ -113,7 +112,7 @@ class Socket:
     """
 
     def __init__(
-        self, stream: ByteStream, limits: SocketLimits, *, is_draining: Callable[[], bool]
+        self, stream: trio.abc.Stream, limits: SocketLimits, *, is_draining: Callable[[], bool]
     ) -> None:
         """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -123,8 +122,7 @@ class Socket:
         self._limits = limits
         self._is_draining = is_draining
         self._wire = WSConnection(ConnectionType.SERVER)
-        self._message: list[str] = []
-        self._message_size = 0
+        self._message = bytearray()  # of one that has not come to its end
         self._left_to_read = float(limits.burst)
         self._counted_at = trio.current_time()
         self._was_heard = True
@@ -271,8 +269,9 @@ class Socket:
         while True:
             for event in self._events():
                 await self._take(event, dialogue)
-            if len(self._pending) > PENDING_MAX_BYTES:
-                await self._flushed()
+                # After each: one read holds hundreds of messages, and each may have a long answer.
+                if len(self._pending) > PENDING_MAX_BYTES:
+                    await self._flushed()
             data = bytes(await self._stream.receive_some(_READ_BYTES))
             if not data:
                 self._is_gone = True
@@ -280,9 +279,9 @@ class Socket:
             self._was_heard = True
             self._wire.receive_data(data)
 
-    def _events(self) -> list[Event]:
+    def _events(self) -> Iterator[Event]:
         try:
-            return list(self._wire.events())
+            yield from self._wire.events()
         except RemoteProtocolError as error:
             raise _Closing(CloseReason.PROTOCOL_ERROR, str(error)) from None
 
@@ -291,8 +290,8 @@ class Socket:
             case TextMessage():
                 self._gather(event.data)
                 if event.message_finished:
-                    message = "".join(self._message)
-                    self._message, self._message_size = [], 0
+                    message = self._message.decode()
+                    self._message.clear()
                     self._count()
                     await dialogue.hear(message)
             case BytesMessage():
@@ -309,9 +308,9 @@ class Socket:
                 raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
 
     def _gather(self, piece: str) -> None:
-        self._message.append(piece)
-        self._message_size += len(piece)
-        if self._message_size > self._limits.message_bytes:
+        # As bytes: they are what the limit is of, and a list would grow by pieces that are empty.
+        self._message += piece.encode()
+        if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
             raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
 

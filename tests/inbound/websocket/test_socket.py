@@ -1,0 +1,184 @@
+"""What a socket does for and against a client, whatever is spoken on it."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+from trio.testing import (
+    MockClock,
+    lockstep_stream_one_way_pair,
+    memory_stream_one_way_pair,
+    wait_all_tasks_blocked,
+)
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Event,
+    Request,
+    TextMessage,
+)
+
+from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.websocket.socket import PENDING_MAX_BYTES, Socket, SocketLimits
+
+GATE = Gate(bound_host="127.0.0.1")
+LONG = b"x" * (PENDING_MAX_BYTES + 1)
+
+
+@attrs.define(eq=False)
+class Talk:
+    """A dialogue that has an answer for each message.
+
+    Attributes:
+        answers: to a message.
+        heard: all messages so far.
+        left: the socket has told that it is closed.
+    """
+
+    socket: Socket
+    answers: Callable[[str], bytes]
+    heard: list[str] = attrs.field(factory=list)
+    left: bool = False
+
+    async def open(self) -> None:
+        """See `Dialogue`."""
+
+    async def hear(self, message: str) -> None:
+        """See `Dialogue`."""
+        self.heard.append(message)
+        answer = self.answers(message)
+        if answer:
+            self.socket.post(answer)
+
+    def leave(self) -> None:
+        """See `Dialogue`."""
+        self.left = True
+
+    @property
+    def is_idle(self) -> bool:
+        """See `Dialogue`."""
+        return True
+
+
+@attrs.define(eq=False)
+class Client:
+    """The other end: what it does not read stays with the router.
+
+    Attributes:
+        is_draining: the router takes nothing new.
+    """
+
+    stream: trio.abc.Stream
+    wire: WSConnection
+    is_draining: bool = False
+    socket: Socket = attrs.field(init=False)
+    talk: Talk = attrs.field(init=False)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    _events: list[Event] = attrs.field(factory=list)
+
+    async def send(self, *events: Event) -> None:
+        """Send many frames in one write."""
+        await self.stream.send_all(b"".join(map(self.wire.send, events)))
+
+    async def say(self, *messages: str) -> None:
+        """Send many messages in one write."""
+        await self.send(*map(TextMessage, messages))
+
+    async def hear(self, most: int = 65536) -> Event:
+        """Read the next frame, or a piece of it, `most` bytes at a time."""
+        while not self._events:
+            data = await self.stream.receive_some(most)
+            assert data, "the connection ended without a word"
+            self.wire.receive_data(bytes(data))
+            self._events += self.wire.events()
+        return self._events.pop(0)
+
+    async def hear_message(self) -> str:
+        """Read a message to its end."""
+        pieces: list[str] = []
+        while True:
+            event = await self.hear()
+            assert isinstance(event, TextMessage)
+            pieces.append(event.data)
+            if event.message_finished:
+                return "".join(pieces)
+
+    async def hear_code(self) -> int:
+        """Read to the close, and the code of it."""
+        while not isinstance(event := await self.hear(), CloseConnection):
+            continue
+        return event.code
+
+
+@asynccontextmanager
+async def met(
+    answers: Callable[[str], bytes] = lambda _: b"", limits: SocketLimits | None = None
+) -> AsyncIterator[Client]:
+    """A client and its socket, that have shaken hands."""
+    to_router, from_client = memory_stream_one_way_pair()
+    to_client, from_router = lockstep_stream_one_way_pair()
+    client = Client(trio.StapledStream(to_router, from_router), WSConnection(ConnectionType.CLIENT))
+    socket = Socket(
+        trio.StapledStream(to_client, from_client),
+        limits or SocketLimits(),
+        is_draining=lambda: client.is_draining,
+    )
+    client.socket = socket
+
+    def begin(socket: Socket) -> Talk:
+        client.talk = Talk(socket, answers)
+        return client.talk
+
+    hello = client.wire.send(Request(host="127.0.0.1", target="/it"))
+
+    async def serve() -> None:
+        await socket.serve(hello, GATE, {"/it": begin})
+        client.ended.set()
+
+    with trio.fail_after(10_000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            assert isinstance(await client.hear(), AcceptConnection)
+            yield client
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_reads_nothing_is_not_listened_to(autojump_clock: MockClock) -> None:
+    """After one long answer nothing more is made for the client, though it was all asked in one write."""
+    async with met(lambda _: LONG) as client:
+        await client.say(*["again"] * 10)
+        await wait_all_tasks_blocked()
+        heard_unread = len(client.talk.heard)
+        for _ in range(10):
+            await client.hear_message()
+        await wait_all_tasks_blocked()
+        heard_read = len(client.talk.heard)
+
+    assert (1, 10) == (heard_unread, heard_read)
+
+
+async def test_a_messages_length_is_that_of_its_bytes(autojump_clock: MockClock) -> None:
+    """As many bytes as are allowed are heard; one character more is too big, in any alphabet."""
+    async with met(limits=SocketLimits(message_bytes=300)) as client:
+        await client.say("漢" * 100)
+        await wait_all_tasks_blocked()
+        await client.say("漢" * 101)
+        code = await client.hear_code()
+
+    assert (["漢" * 100], 1009) == (client.talk.heard, code)
+
+
+async def test_a_message_may_be_cut_anywhere(autojump_clock: MockClock) -> None:
+    """Into frames, and these into packets, within a character too."""
+    async with met() as client:
+        frames = b"".join(
+            client.wire.send(TextMessage(data, message_finished=is_last))
+            for data, is_last in (("", False), ("漢é", False), ("", False), ("x", True))
+        )
+        for at in range(len(frames)):
+            await client.stream.send_all(frames[at : at + 1])
+            await wait_all_tasks_blocked()
+
+    assert ["漢éx"] == client.talk.heard
