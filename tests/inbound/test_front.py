@@ -1,5 +1,6 @@
 """Which of the two ways a connection's requests go, and when the door closes."""
 
+import functools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.policy.refusal import Refusal
 from tests.fakes.backend import ScriptedBackend
 from tests.inbound.ends import (
@@ -30,6 +32,7 @@ from tests.inbound.http.house import House, open_house
 from tests.inbound.killers import KILLERS
 
 LIMITS = LaneLimits()
+SOCKET_PATH = "/v1/stream/ws"
 GET = f"GET /healthz HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode()
 
 
@@ -87,7 +90,11 @@ class Entrance:
                     house.app, GuardedLimits(head_timeout_s=head_s, linger_s=0.05)
                 )
                 front = Front(
-                    house.dispatcher, gate or Gate(bound_host="127.0.0.1"), guarded, given
+                    house.dispatcher,
+                    gate or Gate(bound_host="127.0.0.1"),
+                    guarded,
+                    given,
+                    {SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher)},
                 )
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 for listener in listeners:
@@ -290,6 +297,25 @@ class TestDraining:
             for client in (silent, lane, quart):
                 assert await client.is_let_go()
             await entrance.front.wait_empty()
+            await entrance.closed.wait()
+
+    @pytest.mark.parametrize(
+        "said",
+        [b"POS", post()[:60], GET[:20], GET + GET[:20], f"GET {SOCKET_PATH} HTTP/1.1\r\n".encode()],
+        ids=["any", "lane", "quart", "quart again", "websocket"],
+    )
+    async def test_half_a_head_is_not_waited_for(self, said: bytes) -> None:
+        """Whoever would have served it: nobody has begun to, and the end waits for its client."""
+        async with Entrance.open(limits=LaneLimits(head_timeout_s=3600)) as entrance:
+            client = await entrance.connect()
+            await client.send(said)
+            if said.startswith(GET):
+                await client.read()
+            await becomes(lambda: entrance.front.connections)
+            await wait_all_tasks_blocked(0.01)
+            entrance.front.drain()
+
+            assert await client.is_let_go()
             await entrance.closed.wait()
 
     async def test_busy_connections_close_after_their_answer(self) -> None:

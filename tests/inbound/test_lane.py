@@ -1302,13 +1302,27 @@ class TestDraining:
         """And told that it is the last."""
         async with Door.open() as door:
             connection = await door.connect()
-            await connection.send(post()[:50])
+            await connection.send(post()[:-5])
             await wait_all_tasks_blocked()
             door.is_draining = True
             connection.lane.close_when_idle()
-            answer = await connection.ask(post()[50:])
+            answer = await connection.ask(post()[-5:])
 
             assert (200, "close") == (answer.status, answer.header("connection"))
+            assert await connection.is_let_go()
+
+    @pytest.mark.parametrize("size", [20, 60], ids=["in its line", "in its headers"])
+    async def test_half_a_head_is_not_waited_for(self, size: int) -> None:
+        """Nor answered: nothing was begun for it."""
+        async with Door.open() as door:
+            connection = await door.connect()
+            await connection.ask(post())
+            await connection.send(post()[:size])
+            await wait_all_tasks_blocked()
+            door.is_draining = True
+            connection.lane.close_when_idle()
+
+            await connection.ended.wait()
             assert await connection.is_let_go()
 
 

@@ -20,6 +20,7 @@ Names of Hypercorn that begin with an underscore are used: it is pinned exactly,
 `tests/inbound/test_guarded.py` fails when one of them moves.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -228,6 +229,8 @@ class GuardedServer:
     def drain(self) -> None:
         """Close idle connections now, and busy ones after their answer. For good.
 
+        Idle is, too, whose request's head is not whole yet: nothing was begun for it.
+
         A WebSocket is left to its handler; one that is still open when its connection is cancelled
         is closed with 1001.
         """
@@ -373,12 +376,14 @@ class _Connection:
         """Serve until the end, or until a request is taken back: then return its bytes."""
         is_first = True
         while await self._is_spoken_to():
-            with trio.move_on_after(self._limits.head_timeout_s) as patience:
+            with self._waiting(self._limits.head_timeout_s) as patience:
                 if not is_first:
                     await self._read_to(b"\n")
                     if self._takes_back(self._buffer):
                         return self._buffer
                 await self._read_to(b"\r\n\r\n")
+            if patience.cancelled_caught and self._server.is_draining:
+                break
             if patience.cancelled_caught:
                 status: HTTPStatus | None = HTTPStatus.REQUEST_TIMEOUT
             else:
@@ -398,19 +403,25 @@ class _Connection:
         self._buffer = self._buffer.lstrip(b"\r\n")
         if self._buffer:
             return True
-        if self._server.is_draining:
-            return False
-        with trio.move_on_after(self._limits.keep_alive_s) as idle:
-            self._server._idle.add(idle)  # noqa: SLF001 - one room: `drain` cancels it
-            try:
-                while not self._buffer:
-                    data = await self._wire.receive()
-                    if not data:
-                        return False
-                    self._buffer = data.lstrip(b"\r\n")
-            finally:
-                self._server._idle.discard(idle)  # noqa: SLF001 - as above
+        with self._waiting(self._limits.keep_alive_s):
+            while not self._buffer:
+                data = await self._wire.receive()
+                if not data:
+                    return False
+                self._buffer = data.lstrip(b"\r\n")
         return bool(self._buffer)
+
+    @contextlib.contextmanager
+    def _waiting(self, seconds: float) -> Iterator[trio.CancelScope]:
+        """Wait for a request so long at most, and no longer than until `drain`: nothing is owed yet."""
+        with trio.move_on_after(seconds) as patience:
+            if self._server.is_draining:
+                patience.cancel()
+            self._server._idle.add(patience)  # noqa: SLF001 - one room: `drain` cancels it
+            try:
+                yield patience
+            finally:
+                self._server._idle.discard(patience)  # noqa: SLF001 - as above
 
     async def _read_to(self, mark: bytes) -> None:
         """Read until the head holds `mark`, or cannot become a head that is served."""

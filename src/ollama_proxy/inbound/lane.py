@@ -324,14 +324,18 @@ class Lane:
             del self._buffer[:2]
 
     async def _read_more(self) -> bool:
-        """Read more of the head; False at the connection's end."""
+        """Read more of the head; False at the connection's end, or that of the router."""
+        if self._closing:
+            return False
         if len(self._buffer) > HEAD_MAX_BYTES:
             raise self._head_too_large()
         # Only where there is something to wait for: nearly every request comes in one piece.
-        with trio.move_on_at(self._head_until):
+        with trio.move_on_at(self._head_until) as self._wake:
             data = await self._receive()
             self._buffer += data
             return bool(data)
+        if trio.current_time() < self._head_until:
+            return False  # `close_when_idle`
         raise self._head_too_slow()
 
     async def _receive(self) -> bytes:
@@ -537,7 +541,12 @@ class Lane:
                 self._wake.deadline = trio.current_time() + self._limits.idle_timeout_s
 
     def close_when_idle(self) -> None:
-        """The router drains: end the connection once its answer is out."""
+        """The router drains: end the connection once its answer is out.
+
+        A head that is not whole is waited for no more: nothing was begun for it, and its client may
+        take as long as it likes, while the end waits for it. Its client asks elsewhere, as one whose
+        whole request was still on its way would. A body is waited for: its request was taken.
+        """
         if self._job is None:
             self._closing = True
             if self._wake is not None:

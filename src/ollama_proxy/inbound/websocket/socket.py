@@ -127,6 +127,7 @@ class Socket:
         self._counted_at = trio.current_time()
         self._was_heard = True
         self._dialogue: Dialogue | None = None
+        self._greeting = trio.CancelScope()
         self._talk = trio.CancelScope()
         self._is_gone = False
         self._pending = bytearray()  # what the kernel has not taken yet
@@ -148,12 +149,14 @@ class Socket:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._flush, name="websocket writer")
             try:
-                with trio.move_on_after(self._limits.head_timeout_s):
+                self._greeting.deadline = trio.current_time() + self._limits.head_timeout_s
+                with self._greeting:
                     self._dialogue = await self._shake_hands(received, gate, dialects)
                 if self._dialogue is not None:
                     nursery.start_soon(self._ping, name="websocket pings")
                     await self._speak(self._dialogue)
-                await self._part()
+                if not self._greeting.cancelled_caught:  # else there are no last words
+                    await self._part()
             except (CallerLeft, trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 self._is_gone = True
             finally:
@@ -188,8 +191,13 @@ class Socket:
                 continue
 
     def drain(self) -> None:
-        """The router takes nothing new: part as soon as nothing is owed."""
-        if self._dialogue is not None and self._dialogue.is_idle:
+        """The router takes nothing new: part as soon as nothing is owed.
+
+        Nor is anything to who has not shaken hands; a handshake is not waited for.
+        """
+        if self._dialogue is None:
+            self._greeting.cancel()
+        elif self._dialogue.is_idle:
             self._talk.cancel()
 
     def settled(self) -> None:
