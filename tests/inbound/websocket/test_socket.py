@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import attrs
+import pytest
 import trio
 from trio.testing import (
     MockClock,
@@ -16,6 +18,8 @@ from wsproto.events import (
     AcceptConnection,
     CloseConnection,
     Event,
+    Ping,
+    Pong,
     Request,
     TextMessage,
 )
@@ -120,8 +124,9 @@ async def met(
     to_router, from_client = memory_stream_one_way_pair()
     to_client, from_router = lockstep_stream_one_way_pair()
     client = Client(trio.StapledStream(to_router, from_router), WSConnection(ConnectionType.CLIENT))
+    stream = trio.StapledStream(to_client, from_client)
     socket = Socket(
-        trio.StapledStream(to_client, from_client),
+        stream,
         limits or SocketLimits(),
         is_draining=lambda: client.is_draining,
     )
@@ -135,6 +140,7 @@ async def met(
 
     async def serve() -> None:
         await socket.serve(hello, GATE, {"/it": begin})
+        await stream.aclose()
         client.ended.set()
 
     with trio.fail_after(10_000):
@@ -182,3 +188,67 @@ async def test_a_message_may_be_cut_anywhere(autojump_clock: MockClock) -> None:
             await wait_all_tasks_blocked()
 
     assert ["漢éx"] == client.talk.heard
+
+
+CHEAP = {
+    "ping": [Ping()],
+    "pong": [Pong()],
+    "empty fragment": [TextMessage("", message_finished=False)],
+    "short fragment": [TextMessage("漢", message_finished=False)],
+    "ping amid a message": [TextMessage("x", message_finished=False), Ping()],
+}
+
+
+@pytest.mark.parametrize("frames", CHEAP.values(), ids=CHEAP)
+async def test_a_flood_of_cheap_frames_ends_the_socket(
+    frames: list[Event], autojump_clock: MockClock
+) -> None:
+    """Whatever they are, and however many come in one read: with the code that says to come later."""
+    async with met(limits=SocketLimits(burst=100)) as client:
+        await client.send(*frames * 101)
+        code = await client.hear_code()
+        await client.ended.wait()
+
+    assert 1013 == code
+
+
+@pytest.mark.parametrize("frames", CHEAP.values(), ids=CHEAP)
+async def test_frames_at_an_even_pace_are_no_flood(
+    frames: list[Event], autojump_clock: MockClock
+) -> None:
+    """Ten times the burst in all, and the message that they are part of is heard."""
+    limits = SocketLimits(burst=10, messages_per_s=10.0)
+    async with met(limits=limits) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.hear_code)
+        for _ in range(100):
+            await client.send(*frames)
+            await trio.sleep(0.2)
+        await client.send(TextMessage("end"))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert ["end"] == [message[-3:] for message in client.talk.heard]
+
+
+@pytest.mark.parametrize("frames", CHEAP.values(), ids=CHEAP)
+async def test_others_have_their_turn_between_two_frames(
+    frames: list[Event], autojump_clock: MockClock
+) -> None:
+    """A hundred that were read at once take about as many turns."""
+    async with met() as client, trio.open_nursery() as nursery:
+        turns = 0
+
+        async def take_turns() -> NoReturn:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        await client.send(*frames * 100, TextMessage("end"))
+        nursery.start_soon(client.hear_code)
+        nursery.start_soon(take_turns)
+        while not client.talk.heard:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+    assert turns > 90

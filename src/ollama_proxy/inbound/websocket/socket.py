@@ -53,7 +53,8 @@ class SocketLimits:
         write_timeout_s: for the client to take what is sent.
         ping_s: between two pings; silence from one to the next ends the socket.
         message_bytes: the longest message, in UTF-8.
-        messages_per_s: how many messages are read a second in the long run.
+        messages_per_s: how many messages are read a second in the long run; a fragment of one, a
+            ping and a pong are as many, since what they cost does not depend on what they carry.
         burst: how many at once.
     """
 
@@ -291,16 +292,18 @@ class Socket:
                     self._message.clear()
                     self._count()
                     await dialogue.hear(message)
+                elif event.frame_finished:
+                    await self._ration()
             case BytesMessage():
                 raise _Closing(CloseReason.UNSUPPORTED_DATA, "text is understood, bytes are not")
             case Ping():
                 self._post_event(event.response())
-                await self._flushed()
+                await self._ration()
             case CloseConnection():
                 # What cannot be parsed ends here, too: wsproto knows the code.
                 raise _Closing(event.code, event.reason or "")
             case Pong():
-                self._count()
+                await self._ration()
             case _:
                 raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
 
@@ -310,6 +313,11 @@ class Socket:
         if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
             raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
+
+    async def _ration(self) -> None:
+        """Take a frame that says nothing by itself: ten thousand may have come in one read."""
+        self._count()
+        await trio.lowlevel.checkpoint()
 
     def _count(self) -> None:
         """Who says more than is ever needed is let go, before others wait for it."""
