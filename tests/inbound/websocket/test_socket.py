@@ -24,6 +24,7 @@ from wsproto.events import (
     TextMessage,
 )
 
+from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.socket import PENDING_MAX_BYTES, Socket, SocketLimits
 
@@ -72,6 +73,7 @@ class Client:
 
     Attributes:
         is_draining: the router takes nothing new.
+        serving: what the router does for this client.
     """
 
     stream: trio.abc.Stream
@@ -80,6 +82,7 @@ class Client:
     socket: Socket = attrs.field(init=False)
     talk: Talk = attrs.field(init=False)
     ended: trio.Event = attrs.field(factory=trio.Event)
+    serving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _events: list[Event] = attrs.field(factory=list)
 
     async def send(self, *events: Event) -> None:
@@ -139,7 +142,8 @@ async def met(
     hello = client.wire.send(Request(host="127.0.0.1", target="/it"))
 
     async def serve() -> None:
-        await socket.serve(hello, GATE, {"/it": begin})
+        with client.serving:
+            await socket.serve(hello, GATE, {"/it": begin})
         await stream.aclose()
         client.ended.set()
 
@@ -252,3 +256,53 @@ async def test_others_have_their_turn_between_two_frames(
         nursery.cancel_scope.cancel()
 
     assert turns > 90
+
+
+ANSWER = b"x" * (1 << 20)
+
+
+async def test_what_is_said_last_is_read_to_its_end(autojump_clock: MockClock) -> None:
+    """While the router drains, too: however slowly, if some of it is taken in each `write_timeout_s`."""
+    async with met(lambda _: ANSWER) as client:
+        await client.say("all of it")
+        await wait_all_tasks_blocked()
+        client.is_draining = True
+        client.socket.drain()
+        size = 0
+        while not isinstance(event := await client.hear(), CloseConnection):
+            assert isinstance(event, TextMessage)
+            size += len(event.data)
+            await trio.sleep(25)
+        await client.ended.wait()
+
+    assert (len(ANSWER), 1001) == (size, event.code)
+
+
+async def test_who_takes_nothing_of_what_is_said_last_is_left(autojump_clock: MockClock) -> None:
+    """After `write_timeout_s`."""
+    async with met(lambda _: ANSWER, SocketLimits(write_timeout_s=30.0)) as client:
+        await client.say("all of it")
+        await wait_all_tasks_blocked()
+        client.socket.drain()
+        await client.ended.wait()
+        took = trio.current_time()
+
+    assert 30.0 == pytest.approx(took)
+
+
+async def test_who_waits_for_a_slow_client_does_not_outlive_the_socket(
+    autojump_clock: MockClock,
+) -> None:
+    """The router may end it at any moment: whoever sends is told that the client left."""
+    async with met() as client, trio.open_nursery() as nursery:
+        told = trio.Event()
+
+        async def send() -> None:
+            with pytest.raises(CallerLeft):
+                await client.socket.send(ANSWER)
+            told.set()
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        client.serving.cancel()
+        await told.wait()

@@ -129,6 +129,7 @@ class Socket:
         self._was_heard = True
         self._dialogue: Dialogue | None = None
         self._talk = trio.CancelScope()
+        self._pings = trio.CancelScope()
         self._is_gone = False
         self._pending = bytearray()  # what the kernel has not taken yet
         self._has_pending = trio.Event()
@@ -160,6 +161,8 @@ class Socket:
             finally:
                 # The number may soon be another client's.
                 self._descriptor = -1
+                # Nobody writes any more: who waits for that is told so.
+                self._lose()
                 nursery.cancel_scope.cancel()
 
     async def _speak(self, dialogue: Dialogue) -> None:
@@ -180,8 +183,11 @@ class Socket:
 
     async def _part(self) -> None:
         """Let the client read what was said last: bytes of it that stay unread would reset it."""
+        # Nobody listens for their answers any more.
+        self._pings.cancel()
+        # An answer may be among it, which is long: each piece of it has the time of any other.
+        await self._flushed()
         with trio.move_on_after(FAREWELL_S):
-            await self._flushed()
             while await self._stream.receive_some(_READ_BYTES):
                 continue
 
@@ -349,6 +355,8 @@ class Socket:
             self._post(self._wire.send(event))
 
     def _post(self, data: bytes) -> None:
+        if self._is_gone:
+            return
         if self._descriptor >= 0 and not self._pending:
             # Nearly always the kernel takes it all: no trip through the scheduler.
             try:
@@ -399,11 +407,12 @@ class Socket:
         self._is_flushed.set()
         self._talk.cancel()
 
-    async def _ping(self) -> NoReturn:
+    async def _ping(self) -> None:
         """Notice a client that has vanished without a word."""
-        while True:
-            await trio.sleep(self._limits.ping_s)
-            if not self._was_heard:
-                self._lose()
-            self._was_heard = False
-            self._post_event(Ping())
+        with self._pings:
+            while True:
+                await trio.sleep(self._limits.ping_s)
+                if not self._was_heard:
+                    self._lose()
+                self._was_heard = False
+                self._post_event(Ping())
