@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import attrs
+import pytest
 import trio
 from trio.testing import (
     MockClock,
@@ -16,10 +18,13 @@ from wsproto.events import (
     AcceptConnection,
     CloseConnection,
     Event,
+    Ping,
+    Pong,
     Request,
     TextMessage,
 )
 
+from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.socket import PENDING_MAX_BYTES, Socket, SocketLimits
 
@@ -68,6 +73,7 @@ class Client:
 
     Attributes:
         is_draining: the router takes nothing new.
+        serving: what the router does for this client.
     """
 
     stream: trio.abc.Stream
@@ -76,6 +82,7 @@ class Client:
     socket: Socket = attrs.field(init=False)
     talk: Talk = attrs.field(init=False)
     ended: trio.Event = attrs.field(factory=trio.Event)
+    serving: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _events: list[Event] = attrs.field(factory=list)
 
     async def send(self, *events: Event) -> None:
@@ -120,8 +127,9 @@ async def met(
     to_router, from_client = memory_stream_one_way_pair()
     to_client, from_router = lockstep_stream_one_way_pair()
     client = Client(trio.StapledStream(to_router, from_router), WSConnection(ConnectionType.CLIENT))
+    stream = trio.StapledStream(to_client, from_client)
     socket = Socket(
-        trio.StapledStream(to_client, from_client),
+        stream,
         limits or SocketLimits(),
         is_draining=lambda: client.is_draining,
     )
@@ -134,7 +142,9 @@ async def met(
     hello = client.wire.send(Request(host="127.0.0.1", target="/it"))
 
     async def serve() -> None:
-        await socket.serve(hello, GATE, {"/it": begin})
+        with client.serving:
+            await socket.serve(hello, GATE, {"/it": begin})
+        await stream.aclose()
         client.ended.set()
 
     with trio.fail_after(10_000):
@@ -182,3 +192,117 @@ async def test_a_message_may_be_cut_anywhere(autojump_clock: MockClock) -> None:
             await wait_all_tasks_blocked()
 
     assert ["漢éx"] == client.talk.heard
+
+
+CHEAP = {
+    "ping": [Ping()],
+    "pong": [Pong()],
+    "empty fragment": [TextMessage("", message_finished=False)],
+    "short fragment": [TextMessage("漢", message_finished=False)],
+    "ping amid a message": [TextMessage("x", message_finished=False), Ping()],
+}
+
+
+@pytest.mark.parametrize("frames", CHEAP.values(), ids=CHEAP)
+async def test_a_flood_of_cheap_frames_ends_the_socket(
+    frames: list[Event], autojump_clock: MockClock
+) -> None:
+    """Whatever they are, and however many come in one read: with the code that says to come later."""
+    async with met(limits=SocketLimits(burst=100)) as client:
+        await client.send(*frames * 101)
+        code = await client.hear_code()
+        await client.ended.wait()
+
+    assert 1013 == code
+
+
+@pytest.mark.parametrize("frames", CHEAP.values(), ids=CHEAP)
+async def test_frames_at_an_even_pace_are_no_flood(
+    frames: list[Event], autojump_clock: MockClock
+) -> None:
+    """Ten times the burst in all, and the message that they are part of is heard."""
+    limits = SocketLimits(burst=10, messages_per_s=10.0)
+    async with met(limits=limits) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(client.hear_code)
+        for _ in range(100):
+            await client.send(*frames)
+            await trio.sleep(0.2)
+        await client.send(TextMessage("end"))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert ["end"] == [message[-3:] for message in client.talk.heard]
+
+
+@pytest.mark.parametrize("frames", CHEAP.values(), ids=CHEAP)
+async def test_others_have_their_turn_between_two_frames(
+    frames: list[Event], autojump_clock: MockClock
+) -> None:
+    """A hundred that were read at once take about as many turns."""
+    async with met() as client, trio.open_nursery() as nursery:
+        turns = 0
+
+        async def take_turns() -> NoReturn:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        await client.send(*frames * 100, TextMessage("end"))
+        nursery.start_soon(client.hear_code)
+        nursery.start_soon(take_turns)
+        while not client.talk.heard:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+    assert turns > 90
+
+
+ANSWER = b"x" * (1 << 20)
+
+
+async def test_what_is_said_last_is_read_to_its_end(autojump_clock: MockClock) -> None:
+    """While the router drains, too: however slowly, if some of it is taken in each `write_timeout_s`."""
+    async with met(lambda _: ANSWER) as client:
+        await client.say("all of it")
+        await wait_all_tasks_blocked()
+        client.is_draining = True
+        client.socket.drain()
+        size = 0
+        while not isinstance(event := await client.hear(), CloseConnection):
+            assert isinstance(event, TextMessage)
+            size += len(event.data)
+            await trio.sleep(25)
+        await client.ended.wait()
+
+    assert (len(ANSWER), 1001) == (size, event.code)
+
+
+async def test_who_takes_nothing_of_what_is_said_last_is_left(autojump_clock: MockClock) -> None:
+    """After `write_timeout_s`."""
+    async with met(lambda _: ANSWER, SocketLimits(write_timeout_s=30.0)) as client:
+        await client.say("all of it")
+        await wait_all_tasks_blocked()
+        client.socket.drain()
+        await client.ended.wait()
+        took = trio.current_time()
+
+    assert 30.0 == pytest.approx(took)
+
+
+async def test_who_waits_for_a_slow_client_does_not_outlive_the_socket(
+    autojump_clock: MockClock,
+) -> None:
+    """The router may end it at any moment: whoever sends is told that the client left."""
+    async with met() as client, trio.open_nursery() as nursery:
+        told = trio.Event()
+
+        async def send() -> None:
+            with pytest.raises(CallerLeft):
+                await client.socket.send(ANSWER)
+            told.set()
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        client.serving.cancel()
+        await told.wait()

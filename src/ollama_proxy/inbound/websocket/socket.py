@@ -53,7 +53,8 @@ class SocketLimits:
         write_timeout_s: for the client to take what is sent.
         ping_s: between two pings; silence from one to the next ends the socket.
         message_bytes: the longest message, in UTF-8.
-        messages_per_s: how many messages are read a second in the long run.
+        messages_per_s: how many messages are read a second in the long run; a fragment of one, a
+            ping and a pong are as many, since what they cost does not depend on what they carry.
         burst: how many at once.
     """
 
@@ -129,6 +130,7 @@ class Socket:
         self._dialogue: Dialogue | None = None
         self._greeting = trio.CancelScope()
         self._talk = trio.CancelScope()
+        self._pings = trio.CancelScope()
         self._is_gone = False
         self._pending = bytearray()  # what the kernel has not taken yet
         self._has_pending = trio.Event()
@@ -162,6 +164,8 @@ class Socket:
             finally:
                 # The number may soon be another client's.
                 self._descriptor = -1
+                # Nobody writes any more: who waits for that is told so.
+                self._lose()
                 nursery.cancel_scope.cancel()
 
     async def _speak(self, dialogue: Dialogue) -> None:
@@ -182,8 +186,11 @@ class Socket:
 
     async def _part(self) -> None:
         """Let the client read what was said last: bytes of it that stay unread would reset it."""
+        # Nobody listens for their answers any more.
+        self._pings.cancel()
+        # An answer may be among it, which is long: each piece of it has the time of any other.
+        await self._flushed()
         with trio.move_on_after(FAREWELL_S):
-            await self._flushed()
             if isinstance(self._stream, trio.SocketStream):
                 # Browsers leave it to the server to close first (RFC 6455, 7.1.1).
                 await self._stream.send_eof()
@@ -302,16 +309,18 @@ class Socket:
                     self._message.clear()
                     self._count()
                     await dialogue.hear(message)
+                elif event.frame_finished:
+                    await self._ration()
             case BytesMessage():
                 raise _Closing(CloseReason.UNSUPPORTED_DATA, "text is understood, bytes are not")
             case Ping():
                 self._post_event(event.response())
-                await self._flushed()
+                await self._ration()
             case CloseConnection():
                 # What cannot be parsed ends here, too: wsproto knows the code.
                 raise _Closing(event.code, event.reason or "")
             case Pong():
-                self._count()
+                await self._ration()
             case _:
                 raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
 
@@ -321,6 +330,11 @@ class Socket:
         if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
             raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
+
+    async def _ration(self) -> None:
+        """Take a frame that says nothing by itself: ten thousand may have come in one read."""
+        self._count()
+        await trio.lowlevel.checkpoint()
 
     def _count(self) -> None:
         """Who says more than is ever needed is let go, before others wait for it."""
@@ -352,6 +366,8 @@ class Socket:
             self._post(self._wire.send(event))
 
     def _post(self, data: bytes) -> None:
+        if self._is_gone:
+            return
         if self._descriptor >= 0 and not self._pending:
             # Nearly always the kernel takes it all: no trip through the scheduler.
             try:
@@ -402,11 +418,12 @@ class Socket:
         self._is_flushed.set()
         self._talk.cancel()
 
-    async def _ping(self) -> NoReturn:
+    async def _ping(self) -> None:
         """Notice a client that has vanished without a word."""
-        while True:
-            await trio.sleep(self._limits.ping_s)
-            if not self._was_heard:
-                self._lose()
-            self._was_heard = False
-            self._post_event(Ping())
+        with self._pings:
+            while True:
+                await trio.sleep(self._limits.ping_s)
+                if not self._was_heard:
+                    self._lose()
+                self._was_heard = False
+                self._post_event(Ping())
