@@ -249,6 +249,13 @@ async def test_the_mode_is_set_and_got(private: PrivateBus) -> None:
         (EFFICIENCY, "Fly", "", (), "UnknownMethod"),
         (remote("Backends"), "GetBackend", "s", ("abacus",), "InvalidArgs"),
         (remote("Routing"), "Explain", "a{sv}", ({},), "InvalidArgs"),
+        (
+            remote("Routing"),
+            "Explain",
+            "a{sv}",
+            ({"model": ("s", "fake:latest"), "target": ("(ii)", (1, 2))},),
+            "InvalidArgs",
+        ),
         (remote("Routing"), "Explain", "a{sv}", ({"modle": ("s", "x")},), "InvalidArgs"),
         (
             remote("Routing"),

@@ -257,9 +257,9 @@ async def test_of_both_names_the_newer_counts(private: PrivateBus) -> None:
 
 
 async def test_a_profile_of_another_type_is_unknown(private: PrivateBus) -> None:
-    """A number is no profile, nor is an empty word."""
+    """A number is no profile, nor is an empty word, a long one, or one that no line can hold."""
     async with profiles(private, NEW, "balanced"), sensing(private) as senses:
-        for value in (("u", 3), ("s", "")):
+        for value in (("u", 3), ("s", ""), ("s", "x" * 3000), ("s", "quiet\n\u202eecho")):
             await eventually(lambda: senses.profile() is not None)
             await update(private, NEW, {"ActiveProfile": value})
             await eventually(lambda: senses.last("profile") is None)

@@ -22,6 +22,8 @@ from ollama_proxy.policy.route import Explanation
 
 Values = dict[str, object]
 
+_SHOWN_MAX = 100  # characters of what somebody else gave
+
 
 # -- backends --------------------------------------------------------------------------------------
 
@@ -192,6 +194,7 @@ def efficiency_of(climate: Climate, dispatcher: Dispatcher) -> Values:
 def unknown_mode(given: object) -> Refusal:
     """Why a mode is not set that is none."""
     names = ", ".join(each.value for each in Mode)
+    shown = repr(given)[:_SHOWN_MAX]
     return Refusal(
-        Code.INVALID_REQUEST, f"mode: expected one of {names}, got {given!r}.", param="mode"
+        Code.INVALID_REQUEST, f"mode: expected one of {names}, got {shown}.", param="mode"
     )

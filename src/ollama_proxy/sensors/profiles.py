@@ -15,6 +15,7 @@ from ollama_proxy.policy.readings import Findings, Profile
 from ollama_proxy.sensors.upower import Publish
 
 NAME = "profile"
+_WORD_MAX = 64
 _NEW, _OLD = "org.freedesktop.UPower.PowerProfiles", "net.hadess.PowerProfiles"
 # The newer name first. One daemon has both for a while, and they say the same.
 REMOTES = (
@@ -45,8 +46,13 @@ async def sense_profiles(bus: Bus, publish: Publish) -> NoReturn:
 
 
 def _findings(properties: Properties | None) -> Findings | None:
-    active = properties.text("ActiveProfile") if properties is not None else None
+    active = _word(properties.text("ActiveProfile")) if properties is not None else ""
     if properties is None or not active:
         return None
-    degraded = properties.text("PerformanceDegraded") or ""
+    degraded = _word(properties.text("PerformanceDegraded"))
     return Findings(profile=Profile(active=active, degraded=degraded))
+
+
+def _word(said: str | None) -> str:
+    """A name as a daemon says it: of the user's own bus, or of whoever took the daemon's name there."""
+    return said if said is not None and len(said) <= _WORD_MAX and said.isprintable() else ""

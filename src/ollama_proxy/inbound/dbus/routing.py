@@ -103,6 +103,9 @@ def _job(request: dict[str, Variant]) -> Job:
     model, prompt, stream = given.get("model"), given.get("prompt", ""), given.get("stream", True)
     if not isinstance(model, str) or not isinstance(prompt, str) or not isinstance(stream, bool):
         raise CallRefused(INVALID_ARGS, "model and prompt are of type s, stream is of type b.")
+    for wish in filter(given.__contains__, WISH_NAMES):
+        if not isinstance(given[wish], str | int | float):
+            raise CallRefused(INVALID_ARGS, f"{wish}: expected a text, a number or a truth.")
     sender = Sender(
         request_id=make_request_id(),
         door="dbus",
