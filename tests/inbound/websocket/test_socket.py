@@ -26,7 +26,12 @@ from wsproto.events import (
 
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.trust import Gate
-from ollama_proxy.inbound.websocket.socket import PENDING_MAX_BYTES, Socket, SocketLimits
+from ollama_proxy.inbound.websocket.socket import (
+    PENDING_MAX_BYTES,
+    Dialogue,
+    Socket,
+    SocketLimits,
+)
 
 GATE = Gate(bound_host="127.0.0.1")
 LONG = b"x" * (PENDING_MAX_BYTES + 1)
@@ -122,9 +127,12 @@ class Client:
 
 @asynccontextmanager
 async def met(
-    answers: Callable[[str], bytes] = lambda _: b"", limits: SocketLimits | None = None
+    answers: Callable[[str], bytes] = lambda _: b"",
+    limits: SocketLimits | None = None,
+    *,
+    dialect: Callable[[Socket], Dialogue] | None = None,
 ) -> AsyncIterator[Client]:
-    """A client and its socket, that have shaken hands."""
+    """A client and its socket, that have shaken hands; without a dialect a `Talk` answers."""
     to_router, from_client = memory_stream_one_way_pair()
     to_client, from_router = lockstep_stream_one_way_pair()
     client = Client(trio.StapledStream(to_router, from_router), WSConnection(ConnectionType.CLIENT))
@@ -144,7 +152,7 @@ async def met(
 
     async def serve() -> None:
         with client.serving:
-            await socket.serve(hello, GATE, {"/it": begin})
+            await socket.serve(hello, GATE, {"/it": dialect or begin})
         await stream.aclose()
         client.ended.set()
 

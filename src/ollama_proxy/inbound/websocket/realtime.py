@@ -25,7 +25,7 @@ from ollama_proxy.inbound.websocket.conversation import (
     read_item,
     refused,
 )
-from ollama_proxy.inbound.websocket.socket import Socket
+from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
 DOOR = "realtime"
@@ -244,7 +244,7 @@ class RealtimeTalk:
         self.post(
             "error",
             error={
-                "type": "invalid_request_error",
+                "type": "server_error" if refusal is STOPPING else "invalid_request_error",
                 "code": refusal.code.value,
                 "message": refusal.message,
                 "param": refusal.param,
@@ -321,6 +321,9 @@ class RealtimeTalk:
 
     def _respond(self, asked: _Asked) -> None:
         _check_modalities(asked)
+        if self.socket.is_draining:
+            # Also where one runs: to ask again when it is over would be in vain.
+            raise RequestRefused(STOPPING)
         if self._running is not None:
             raise refused(f"The response {self._running[0].id} is not over yet.")
         response = _Response(self, asked)

@@ -103,6 +103,7 @@ class _Closing(Exception):  # noqa: N818 - a decision on its way out of the read
     reason: str
 
 
+STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
 _GOING_AWAY = _Closing(CloseReason.GOING_AWAY, "the router is shutting down")
 
 
@@ -202,8 +203,13 @@ class Socket:
 
     def settled(self) -> None:
         """Nothing more is owed for something that was asked."""
-        if self._is_draining():
+        if self.is_draining:
             self.drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the router takes nothing new: what runs is finished, what is asked is refused."""
+        return self._is_draining()
 
     # -- the handshake -----------------------------------------------------------------------------
 
@@ -247,8 +253,8 @@ class Socket:
         dialect = dialects.get(request.target.partition("?")[0])
         if refusal is None and dialect is None:
             refusal = Refusal(Code.NOT_FOUND, f"There is nothing at {request.target}.")
-        if refusal is None and self._is_draining():
-            refusal = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
+        if refusal is None and self.is_draining:
+            refusal = STOPPING
         if refusal is not None or dialect is None:
             assert refusal is not None, "what is not there is refused"  # noqa: S101 - just above
             self._reject(refusal)

@@ -14,7 +14,7 @@ from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
 from ollama_proxy.inbound.reading import make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
-from ollama_proxy.inbound.websocket.socket import Socket
+from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
 from ollama_proxy.policy.ask import WISH_NAMES
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -223,6 +223,10 @@ class StreamTalk:
             self.socket.post(_encode(_error(request_id, refusal)))
             return
         turn = _Turn(self, request_id, _encode(request_id), asked.stream)
+        if self.socket.is_draining:
+            # What is new would be cut off with what runs, or keep the router from its end.
+            turn.fail(STOPPING)
+            return
         if len(self._running) >= RUNNING_MAX:
             turn.fail(
                 Refusal(
