@@ -73,6 +73,16 @@ def _check_modalities(asked: _Asked) -> None:
         )
 
 
+def _check_length(asked: _Asked) -> None:
+    limit = asked.max_output_tokens
+    # Passed on, a server would read what is below 1 as "no end", or as nothing at all.
+    if limit not in {None, "inf"} and not (isinstance(limit, int) and limit > 0):
+        raise refused(
+            f'max_output_tokens: expected a number from 1, or "inf", got {limit!r:.100}.',
+            "max_output_tokens",
+        )
+
+
 @attrs.define(eq=False)
 class _Response:
     """One response on its way, as its request's `Listener`."""
@@ -292,6 +302,7 @@ class RealtimeTalk:
 
     def _update(self, wanted: _Asked) -> None:
         _check_modalities(wanted)
+        _check_length(wanted)
         given = {
             field.name: value
             for field in msgspec.structs.fields(_Asked)
@@ -321,6 +332,7 @@ class RealtimeTalk:
 
     def _respond(self, asked: _Asked) -> None:
         _check_modalities(asked)
+        _check_length(asked)
         if self.socket.is_draining:
             # Also where one runs: to ask again when it is over would be in vain.
             raise RequestRefused(STOPPING)
