@@ -4,6 +4,7 @@ A request is a message, and so is every token of its answer. A cancel is acknowl
 nothing of the request follows: a voice that is interrupted is silent before its backend is.
 """
 
+import json
 from typing import Any
 
 import attrs
@@ -298,6 +299,17 @@ def _name(content: bytes) -> str:
     try:
         return _named.decode(content).request_id
     except (msgspec.DecodeError, RecursionError):
+        return _name_amid_surrogates(content)
+
+
+def _name_amid_surrogates(content: bytes) -> str:
+    """The same where half a character stands elsewhere, which only the standard library reads."""
+    try:
+        told = json.loads(content)
+        name = told.get("request_id") if isinstance(told, dict) else None
+        # It goes back as UTF-8, which has no such thing.
+        return name.encode().decode() if isinstance(name, str) else ""
+    except (ValueError, RecursionError):
         return ""
 
 
