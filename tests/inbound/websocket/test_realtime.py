@@ -211,3 +211,34 @@ async def test_bytes_are_not_spoken() -> None:
             await client.socket.get_message()
 
     assert 1003 == caught.value.reason.code  # type: ignore[union-attr]  # it was closed with one
+
+
+@pytest.mark.parametrize("limit", [-5, 0, "abc", "5"])
+@pytest.mark.parametrize(
+    "event", [{"type": "session.update"}, {"type": "response.create"}], ids=["session", "response"]
+)
+async def test_a_length_that_is_none_is_refused(event: dict[str, Any], limit: int | str) -> None:
+    """By the name of what is wrong; nothing is asked of a backend."""
+    field = event["type"].partition(".")[0]
+    async with ear(path=PATH) as client:
+        await begin(client)
+        await client.say(**event, **{field: {"max_output_tokens": limit}})
+        heard = await client.hear()
+        asked = [record.path for record in client.fake.log if record.path == "/api/chat"]
+
+    assert ("error", "max_output_tokens") == (heard["type"], heard.get("error", {}).get("param"))
+    assert not asked
+
+
+async def test_a_response_may_be_longer_than_its_session_allows() -> None:
+    """A limit is a number, or "inf" for none; the response's own holds."""
+    async with ear(Script(tokens=1), path=PATH) as client:
+        await begin(client)
+        await client.say(type="session.update", session={"max_output_tokens": 7})
+        await client.hear()
+        for response in ({}, {"max_output_tokens": 9}, {"max_output_tokens": "inf"}):
+            await client.say(type="response.create", response=response)
+            await until(client, "response.done")
+        sent = [record.body for record in client.fake.log if record.path == "/api/chat"]
+
+    assert [7, 9, None] == [body.get("options", {}).get("num_predict") for body in sent]

@@ -1,7 +1,7 @@
 """What a socket does for and against a client, whatever is spoken on it."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NoReturn
 
 import attrs
@@ -26,7 +26,12 @@ from wsproto.events import (
 
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.trust import Gate
-from ollama_proxy.inbound.websocket.socket import PENDING_MAX_BYTES, Socket, SocketLimits
+from ollama_proxy.inbound.websocket.socket import (
+    PENDING_MAX_BYTES,
+    Dialogue,
+    Socket,
+    SocketLimits,
+)
 
 GATE = Gate(bound_host="127.0.0.1")
 LONG = b"x" * (PENDING_MAX_BYTES + 1)
@@ -93,11 +98,12 @@ class Client:
         """Send many messages in one write."""
         await self.send(*map(TextMessage, messages))
 
-    async def hear(self, most: int = 65536) -> Event:
-        """Read the next frame, or a piece of it, `most` bytes at a time."""
+    async def hear(self) -> Event:
+        """Read the next frame, or a piece of it. Raises EndOfChannel at the connection's end."""
         while not self._events:
-            data = await self.stream.receive_some(most)
-            assert data, "the connection ended without a word"
+            data = await self.stream.receive_some(65536)
+            if not data:
+                raise trio.EndOfChannel
             self.wire.receive_data(bytes(data))
             self._events += self.wire.events()
         return self._events.pop(0)
@@ -121,9 +127,12 @@ class Client:
 
 @asynccontextmanager
 async def met(
-    answers: Callable[[str], bytes] = lambda _: b"", limits: SocketLimits | None = None
+    answers: Callable[[str], bytes] = lambda _: b"",
+    limits: SocketLimits | None = None,
+    *,
+    dialect: Callable[[Socket], Dialogue] | None = None,
 ) -> AsyncIterator[Client]:
-    """A client and its socket, that have shaken hands."""
+    """A client and its socket, that have shaken hands; without a dialect a `Talk` answers."""
     to_router, from_client = memory_stream_one_way_pair()
     to_client, from_router = lockstep_stream_one_way_pair()
     client = Client(trio.StapledStream(to_router, from_router), WSConnection(ConnectionType.CLIENT))
@@ -143,7 +152,7 @@ async def met(
 
     async def serve() -> None:
         with client.serving:
-            await socket.serve(hello, GATE, {"/it": begin})
+            await socket.serve(hello, GATE, {"/it": dialect or begin})
         await stream.aclose()
         client.ended.set()
 
@@ -306,3 +315,56 @@ async def test_who_waits_for_a_slow_client_does_not_outlive_the_socket(
         await wait_all_tasks_blocked()
         client.serving.cancel()
         await told.wait()
+
+
+async def test_a_client_that_is_silent_is_let_go(autojump_clock: MockClock) -> None:
+    """Between the second ping that it does not answer and the third."""
+    async with met(limits=SocketLimits(ping_s=20.0)) as client:
+        await client.hear()
+        await client.ended.wait()
+
+    assert 40.0 == pytest.approx(trio.current_time())
+
+
+async def test_a_client_that_reads_slowly_lives(autojump_clock: MockClock) -> None:
+    """Pings come behind what it has not read: what it reads, piece by piece, counts as an answer."""
+    async with (
+        met(lambda _: ANSWER, SocketLimits(ping_s=20.0)) as client,
+        trio.open_nursery() as nursery,
+    ):
+        await client.say("all of it")
+        size = 0
+        while size < len(ANSWER):
+            await trio.sleep(29)
+            event = await client.hear()
+            assert isinstance(event, TextMessage)
+            size += len(event.data)
+        nursery.start_soon(client.hear_code)
+        await client.say("and again")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+    assert ["all of it", "and again"] == client.talk.heard
+
+
+async def test_what_the_kernel_holds_is_not_read_yet(autojump_clock: MockClock) -> None:
+    """A client has as long for it as for what we hold, since no pong can come before; then no longer."""
+    limits = SocketLimits(ping_s=20.0, write_timeout_s=30.0)
+    async with met(lambda _: ANSWER, limits) as client, trio.open_nursery() as nursery:
+        pings: list[Ping] = []
+
+        async def be_kernel() -> None:
+            with suppress(trio.EndOfChannel):
+                while True:
+                    event = await client.hear()
+                    if isinstance(event, Ping):
+                        pings.append(event)
+
+        await client.say("all of it")
+        nursery.start_soon(be_kernel)
+        await trio.sleep(30 * (len(ANSWER) >> 16) - 10)
+        await client.send(pings[-1].response())
+        await client.ended.wait()
+        took = trio.current_time()
+
+    assert 500.0 == pytest.approx(took)

@@ -25,7 +25,7 @@ from ollama_proxy.inbound.websocket.conversation import (
     read_item,
     refused,
 )
-from ollama_proxy.inbound.websocket.socket import Socket
+from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
 DOOR = "realtime"
@@ -70,6 +70,16 @@ def _check_modalities(asked: _Asked) -> None:
         raise refused(
             f'output_modalities: only ["text"] is spoken here, not {wanted}.',
             "output_modalities",
+        )
+
+
+def _check_length(asked: _Asked) -> None:
+    limit = asked.max_output_tokens
+    # Passed on, a server would read what is below 1 as "no end", or as nothing at all.
+    if limit not in {None, "inf"} and not (isinstance(limit, int) and limit > 0):
+        raise refused(
+            f'max_output_tokens: expected a number from 1, or "inf", got {limit!r:.100}.',
+            "max_output_tokens",
         )
 
 
@@ -244,7 +254,7 @@ class RealtimeTalk:
         self.post(
             "error",
             error={
-                "type": "invalid_request_error",
+                "type": "server_error" if refusal is STOPPING else "invalid_request_error",
                 "code": refusal.code.value,
                 "message": refusal.message,
                 "param": refusal.param,
@@ -292,6 +302,7 @@ class RealtimeTalk:
 
     def _update(self, wanted: _Asked) -> None:
         _check_modalities(wanted)
+        _check_length(wanted)
         given = {
             field.name: value
             for field in msgspec.structs.fields(_Asked)
@@ -321,6 +332,10 @@ class RealtimeTalk:
 
     def _respond(self, asked: _Asked) -> None:
         _check_modalities(asked)
+        _check_length(asked)
+        if self.socket.is_draining:
+            # Also where one runs: to ask again when it is over would be in vain.
+            raise RequestRefused(STOPPING)
         if self._running is not None:
             raise refused(f"The response {self._running[0].id} is not over yet.")
         response = _Response(self, asked)

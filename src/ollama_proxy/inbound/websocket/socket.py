@@ -41,6 +41,7 @@ HEAD_MAX_BYTES = 32 << 10
 FAREWELL_S = 1.0
 PENDING_MAX_BYTES = 64 << 10  # who leaves so much unread is not listened to
 _READ_BYTES = 65536
+_MARK_BYTES = 8
 _SHORT, _LONG = 125, 65535
 
 
@@ -51,7 +52,8 @@ class SocketLimits:
     Attributes:
         head_timeout_s: for the handshake to come.
         write_timeout_s: for the client to take what is sent.
-        ping_s: between two pings; silence from one to the next ends the socket.
+        ping_s: between two pings; silence from one to the next ends the socket, unless the client
+            may still be reading what was said before.
         message_bytes: the longest message, in UTF-8.
         messages_per_s: how many messages are read a second in the long run; a fragment of one, a
             ping and a pong are as many, since what they cost does not depend on what they carry.
@@ -101,6 +103,7 @@ class _Closing(Exception):  # noqa: N818 - a decision on its way out of the read
     reason: str
 
 
+STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
 _GOING_AWAY = _Closing(CloseReason.GOING_AWAY, "the router is shutting down")
 
 
@@ -133,6 +136,8 @@ class Socket:
         self._pings = trio.CancelScope()
         self._is_gone = False
         self._pending = bytearray()  # what the kernel has not taken yet
+        self._said = 0  # bytes, from the beginning
+        self._read = 0  # how many of them the client has read for certain
         self._has_pending = trio.Event()
         self._is_flushed = trio.Event()
 
@@ -209,8 +214,13 @@ class Socket:
 
     def settled(self) -> None:
         """Nothing more is owed for something that was asked."""
-        if self._is_draining():
+        if self.is_draining:
             self.drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the router takes nothing new: what runs is finished, what is asked is refused."""
+        return self._is_draining()
 
     # -- the handshake -----------------------------------------------------------------------------
 
@@ -254,8 +264,8 @@ class Socket:
         dialect = dialects.get(request.target.partition("?")[0])
         if refusal is None and dialect is None:
             refusal = Refusal(Code.NOT_FOUND, f"There is nothing at {request.target}.")
-        if refusal is None and self._is_draining():
-            refusal = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
+        if refusal is None and self.is_draining:
+            refusal = STOPPING
         if refusal is not None or dialect is None:
             assert refusal is not None, "what is not there is refused"  # noqa: S101 - just above
             self._reject(refusal)
@@ -320,6 +330,9 @@ class Socket:
                 # What cannot be parsed ends here, too: wsproto knows the code.
                 raise _Closing(event.code, event.reason or "")
             case Pong():
+                if len(event.payload) == _MARK_BYTES:
+                    mark = int.from_bytes(event.payload, "big")
+                    self._read = min(max(self._read, mark), self._said)
                 await self._ration()
             case _:
                 raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
@@ -368,6 +381,7 @@ class Socket:
     def _post(self, data: bytes) -> None:
         if self._is_gone:
             return
+        self._said += len(data)
         if self._descriptor >= 0 and not self._pending:
             # Nearly always the kernel takes it all: no trip through the scheduler.
             try:
@@ -419,11 +433,23 @@ class Socket:
         self._talk.cancel()
 
     async def _ping(self) -> None:
-        """Notice a client that has vanished without a word."""
+        """Notice a client that has vanished without a word.
+
+        A ping comes behind all that was said before it, megabytes of it in the kernels' buffers where
+        a client reads slowly. So it says how much that is, and while there is something to read, who
+        is silent has the time that writing it may take. What is pending has the writer's patience.
+        """
+        silent_s = 0.0
         with self._pings:
             while True:
                 await trio.sleep(self._limits.ping_s)
-                if not self._was_heard:
+                silent_s += self._limits.ping_s
+                if self._was_heard or self._pending:
+                    silent_s = 0.0
+                elif (
+                    silent_s
+                    > (self._said - self._read) / _READ_BYTES * self._limits.write_timeout_s
+                ):
                     self._lose()
                 self._was_heard = False
-                self._post_event(Ping())
+                self._post_event(Ping(self._said.to_bytes(_MARK_BYTES, "big")))

@@ -4,6 +4,7 @@ A request is a message, and so is every token of its answer. A cancel is acknowl
 nothing of the request follows: a voice that is interrupted is silent before its backend is.
 """
 
+import json
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
 from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
-from ollama_proxy.inbound.websocket.socket import Socket
+from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
 from ollama_proxy.policy.ask import WISH_NAMES
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -231,6 +232,10 @@ class StreamTalk:
             self.socket.post(_encode(_error(request_id, refusal)))
             return
         turn = _Turn(self, request_id, _encode(request_id), asked.stream)
+        if self.socket.is_draining:
+            # What is new would be cut off with what runs, or keep the router from its end.
+            turn.fail(STOPPING)
+            return
         if len(self._running) >= RUNNING_MAX:
             turn.fail(
                 Refusal(
@@ -302,6 +307,17 @@ def _name(content: bytes) -> str:
     try:
         return _named.decode(content).request_id
     except (msgspec.DecodeError, RecursionError):
+        return _name_amid_surrogates(content)
+
+
+def _name_amid_surrogates(content: bytes) -> str:
+    """The same where half a character stands elsewhere, which only the standard library reads."""
+    try:
+        told = json.loads(content)
+        name = told.get("request_id") if isinstance(told, dict) else None
+        # It goes back as UTF-8, which has no such thing.
+        return name.encode().decode() if isinstance(name, str) else ""
+    except (ValueError, RecursionError):
         return ""
 
 
