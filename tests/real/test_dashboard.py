@@ -102,7 +102,12 @@ class Desk:
 
     @contextmanager
     def page(
-        self, size: tuple[int, int] = WIDE, theme: str = "light", script: str = ""
+        self,
+        size: tuple[int, int] = WIDE,
+        theme: str = "light",
+        script: str = "",
+        *,
+        is_let_in: bool = True,
     ) -> Iterator[Page]:
         """The dashboard, after a script; nothing may have been complained of once this ends."""
         with self.browser.page("about:blank") as page:
@@ -125,7 +130,10 @@ class Desk:
                 _call(page, "Page.addScriptToEvaluateOnNewDocument", source=script)
             _call(page, "Page.navigate", url=self.url)
             page.event("Page.loadEventFired")
-            page.run(f"{SOON} await soon(() => text('#line') === 'Live' && card('Ollama npu'));")
+            if is_let_in:
+                page.run(
+                    f"{SOON} await soon(() => text('#line') === 'Live' && card('Ollama npu'));"
+                )
             yield page
             assert [] == _complaints(page)
 
@@ -314,6 +322,41 @@ def test_a_hidden_page_is_told_nothing(desk: Desk) -> None:
             await soon(() => text('#line') === 'Live'
               && text('#flow tr:first-child').includes('explicit-target'));
         """)
+
+
+GUARD = """
+const real = window.fetch;
+window.asked = [];
+window.fetch = async (path, {headers, ...others} = {}) => {
+  window.asked.push(headers?.Authorization ?? null);
+  return headers?.Authorization === 'Bearer sesame' ? real(path, {headers, ...others})
+    : new Response(JSON.stringify({error: {message: 'An API key is needed.'}}), {status: 401});
+};
+"""
+
+
+def test_a_key_is_asked_for(desk: Desk) -> None:
+    """Where one is needed; it goes into a header, and no further than this tab's session."""
+    with desk.page(
+        script=f"if (location.protocol !== 'about:') {{ {GUARD} }}", is_let_in=False
+    ) as page:
+        told = page.run(f"""{SOON}
+            const dialog = await soon(() => document.querySelector('dialog[open]'));
+            const why = text('#key-why');
+            const use = async key => {{
+              document.querySelector('#key-text').value = key;
+              dialog.querySelector('[value=use]').click();
+            }};
+            await use('wrong');
+            await soon(() => window.asked.includes('Bearer wrong') && dialog.open);
+            await use('sesame');
+            await soon(() => text('#line') === 'Live' && card('Ollama npu'));
+            return [why, Object.values(sessionStorage), Object.values(localStorage).includes('sesame'),
+              location.href + document.cookie + document.querySelector('#key-text').value];
+        """)
+
+    assert told[0].startswith("An API key is needed.")
+    assert (["sesame"], False, f"{desk.url}/") == tuple(told[1:])
 
 
 def test_the_page_is_small(desk: Desk) -> None:

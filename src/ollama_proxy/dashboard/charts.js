@@ -44,7 +44,8 @@ class Chart {
 
   show(state) {
     const lines = this.kind.lines(state.hour)
-      .filter(({ values }) => values.some(value => value !== null));
+      .filter(({ values }) => values.some(value => value !== null))
+      .sort((one, other) => state.order.indexOf(one.id) - state.order.indexOf(other.id));
     this.none.hidden = lines.length > 0;
     this.canvas.hidden = lines.length === 0;
     const names = JSON.stringify([state.order, lines.map(({ id, what }) => [id, what])]);
