@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.dashboard import read_assets
-from ollama_proxy.inbound.live.audience import SEATS
+from ollama_proxy.inbound.live.audience import EVERY_S, SEATS, UNTAKEN
 from tests.fakes.asgi import begin, fetch
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL, spec
@@ -154,6 +154,26 @@ class TestEvents:
         await wait_all_tasks_blocked()
 
         assert 0 == home.audience.size
+
+    async def test_who_stops_reading_gives_the_seat_back(
+        self,
+        nursery: trio.Nursery,
+        autojump_clock: MockClock,  # noqa: ARG002 - the clock of this test
+    ) -> None:
+        """After some seconds of changes; how the connection is cut is the wire's business."""
+        home = house(nursery)
+        watching = begin(home.app, "GET", "/events")
+        nursery.start_soon(watching.run)
+        await watching.wait_for_pieces(1)
+        watching.reading = trio.Event()
+        for _ in range(UNTAKEN + 3):
+            await fetch(home.app, "POST", "/api/chat", json={"model": "none"})
+            await trio.sleep(EVERY_S)
+
+        assert 0 == home.audience.size
+        watching.reading.set()
+        await wait_all_tasks_blocked()
+        assert watching.ended
 
     async def test_the_last_id_resumes(
         self,
