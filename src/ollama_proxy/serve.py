@@ -577,7 +577,7 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
     climate.judge_by(climate_settings(config), config.efficiency.mode)
-    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))

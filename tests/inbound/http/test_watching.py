@@ -229,3 +229,11 @@ class TestEvents:
         answer = await fetch(house(nursery).app, "GET", "/events", origin="https://evil.example")
 
         assert 403 == answer.status
+
+    @pytest.mark.parametrize("site", ["cross-site", "same-site"])
+    async def test_a_foreign_page_takes_no_seat(self, nursery: trio.Nursery, site: str) -> None:
+        """Nor as an image's address, with which a browser tells no origin."""
+        home = house(nursery)
+        answer = await fetch(home.app, "GET", "/events", sec_fetch_site=site)
+
+        assert (403, 0) == (answer.status, home.audience.size)

@@ -16,10 +16,14 @@ from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 HTML = "text/html"
 EVENTS = "text/event-stream"
+_ELSEWHERE = ("cross-site", "same-site")
 _FULL = Refusal(
     Code.QUEUE_FULL,
     "As many pages as may are watching the router. Close one of them.",
     retry_after_s=10.0,
+)
+_FOREIGN = Refusal(
+    Code.FORBIDDEN, "Another site's page may not watch the router: open the router's own address."
 )
 # Nothing from elsewhere, nothing written in the page itself, no markup made of text, in no frame.
 _POLICY = (
@@ -111,6 +115,9 @@ async def events(services: Services) -> Response:
     headers: Headers = [(b"content-type", EVENTS.encode()), (b"cache-control", b"no-store")]
     if request.method == "HEAD":
         return reply(b"", 200, headers)
+    # Its origin is judged where it is told; as an image's address it is not, and would take a seat.
+    if "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site") in _ELSEWHERE:
+        raise RequestRefused(_FOREIGN)
     try:
         seat = audience.join(request.headers.get("Last-Event-ID", ""))
     except Full:
