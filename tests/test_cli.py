@@ -423,12 +423,12 @@ async def test_an_access_line(desk: Desk) -> None:
     assert re.search(
         r"http /v1/chat/completions fake:latest -> npu \([a-z-]+\) served"
         r" queue=[0-9.]+ms first=[0-9.]+ms whole=[0-9.]+ms tokens=[0-9]+ energy=[0-9.]+J"
-        r" priority=normal id=served$",
+        r" priority=normal key=- id=served$",
         served,
     )
     assert re.search(
         r"http /v1/chat/completions no\\nsuch -> - \(-\) refused:model_not_found"
-        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- energy=- priority=normal id=refused$",
+        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- energy=- priority=normal key=- id=refused$",
         refused,
     )
 
@@ -568,10 +568,10 @@ async def test_a_reader_that_has_seen_enough(desk: Desk) -> None:
 
 async def test_a_good_configuration(desk: Desk) -> None:
     """It is said to be good, and what of it has no effect is noted apart."""
-    desk.write(config_for("http://127.0.0.1:1", more="[server.rate_limit]\nrate = 1\n"))
+    desk.write(config_for("http://127.0.0.1:1", more='[observability]\notlp_endpoint = ""\n'))
     done = await desk.run("check-config")
 
-    assert (0, b"note: [server.rate_limit]: has no effect in this version\n") == (
+    assert (0, b"note: observability.otlp_endpoint: has no effect in this version\n") == (
         done.returncode,
         done.stderr,
     )

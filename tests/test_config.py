@@ -41,7 +41,12 @@ BACKEND = {"id": "a", "hardware": "cpu", "endpoint": "http://127.0.0.1:1"}
 
 
 def read(toml: str = "", *, environ: dict[str, str] | None = None, **overrides: Any) -> Loaded:
-    return interpret(tomllib.loads(toml), environ=environ or {}, overrides=Overrides(**overrides))
+    return interpret(
+        tomllib.loads(toml),
+        environ=environ or {},
+        overrides=Overrides(**overrides),
+        opens_doors=True,
+    )
 
 
 def faults(toml: str = "", *, environ: dict[str, str] | None = None, **overrides: Any) -> list[str]:
@@ -590,7 +595,6 @@ class TestFaults:
         )
 
         assert [
-            "[server.auth]",
             "server.drain_s",
             "server.http_prot",
             "backends[0].id",
@@ -599,8 +603,8 @@ class TestFaults:
             "backends[1].characteristics.power_watts",
             "backends[1].characteristics.avg_latency_ms",
             "observability.log_level",
-            "server.host",
             "backends[1].endpoint",
+            "server.auth.api_keys[0]",
         ] == [fault.partition(": ")[0] for fault in found]
 
     def test_of_an_open_door_say_what_to_do(self) -> None:
@@ -608,8 +612,9 @@ class TestFaults:
         (found,) = faults('[server]\nhost = "::"')
 
         assert (
-            'server.host: "::" can be reached from other machines, and this version asks nobody for'
-            " a key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
+            'server.host: "::" can be reached from other machines, and nobody is asked for a key; use'
+            " 127.0.0.1, or name keys in server.auth.api_keys, or set server.insecure = true if"
+            " whoever reaches it may use it"
         ) == found
 
     def test_are_one_line_if_there_is_one(self) -> None:
@@ -631,8 +636,6 @@ class TestLaterVersions:
     @pytest.mark.parametrize(
         ("toml", "note"),
         [
-            ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
-            ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
             ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
             ("[observability]\ndashboard = true", "observability.dashboard"),
@@ -647,8 +650,6 @@ class TestLaterVersions:
     @pytest.mark.parametrize(
         ("toml", "name"),
         [
-            ('[server.auth]\napi_keys = ["sha256:00"]', "[server.auth]"),
-            ('[server.auth]\napi_key = "misspelt"', "[server.auth]"),
             ('[server.tls]\ncert_file = "c.pem"', "[server.tls]"),
             ("[server]\ntls = true", "server.tls"),
         ],
@@ -663,18 +664,6 @@ class TestLaterVersions:
                 " asks for"
             )
         ] == found
-
-    def test_are_refused_in_the_environment_too(self) -> None:
-        """Keys in the environment ask for the same protection."""
-        (found,) = faults(environ={"OLLAMA_PROXY_API_KEYS": "k"})
-
-        assert found.startswith("OLLAMA_PROXY_API_KEYS: is not supported by this version")
-
-    def test_empty_keys_in_the_environment_ask_for_nothing(self) -> None:
-        """An empty variable is the same as an absent one."""
-        loaded = read(environ={"OLLAMA_PROXY_API_KEYS": ""})
-
-        assert Config() == loaded.config
 
     def test_a_key_variable_that_is_not_set_is_noted(self) -> None:
         """A backend that will answer 401 is foretold."""

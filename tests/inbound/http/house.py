@@ -58,13 +58,20 @@ def open_house(
         dispatcher.add(station)
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
     climate = Climate(dispatcher, ClimateSettings(), News(), minute_of_day=lambda: 0)
-    metrics = Metrics(dispatcher, climate, statuses=STATUS, version="1.2.3")
+    gate = Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"])
+    metrics = Metrics(
+        dispatcher,
+        climate,
+        statuses=STATUS,
+        version="1.2.3",
+        turned_away=gate.admission.turned_away,
+    )
     ledger.read_by(metrics.record)
     services = Services(
         dispatcher=dispatcher,
         climate=climate,
         metrics=metrics.page,
-        gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
+        gate=gate,
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,
     )

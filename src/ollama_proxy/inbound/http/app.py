@@ -2,15 +2,18 @@
 
 from functools import partial
 
-from quart import Response, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from ollama_proxy.inbound.admission import Visitor
 from ollama_proxy.inbound.http import control, inference, listing, machine, managing, scraping
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
+from ollama_proxy.inbound.trust import judge_page
+from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
@@ -78,8 +81,11 @@ def create_app(services: Services) -> QuartTrio:
     @app.before_request
     @app.before_websocket
     async def judge() -> Response | None:
-        refusal = _judged(services)
-        return None if refusal is None else refusal_reply(refusal)
+        judged = _judged(services)
+        if isinstance(judged, Refusal):
+            return refusal_reply(judged)
+        g.visitor = judged
+        return None
 
     @app.errorhandler(RequestRefused)
     async def refuse(refused: RequestRefused) -> Response:
@@ -94,13 +100,25 @@ def create_app(services: Services) -> QuartTrio:
     return app
 
 
-def _judged(services: Services) -> Refusal | None:
+_RULES = {endpoint.name: f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
+
+
+def _judged(services: Services) -> Visitor | Refusal:
     headers = raw_headers()
     hosts = [value for name, value in headers if name == b"host"]
     origins = [value for name, value in headers if name == b"origin"]
     # Of two hosts neither can be believed, and two origins are none that is allowed.
     host = hosts[0] if len(hosts) == 1 else b""
-    return services.gate.judge(host, b", ".join(origins) if origins else None)
+    refusal = services.gate.judge(host, b", ".join(origins) if origins else None) or judge_page(
+        asked().method, headers
+    )
+    if refusal is not None:
+        return refusal
+    # By the endpoint that will answer, not by the path again: there is no second reading of it.
+    rule = asked().url_rule
+    what = NOTHING if rule is None else _RULES.get(str(rule.endpoint), str(rule))
+    client = asked().scope["client"]
+    return services.gate.admission.admit(what, headers, client[0] if client else "")
 
 
 def _refusal_of(error: HTTPException, services: Services) -> Refusal:
