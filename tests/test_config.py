@@ -903,3 +903,87 @@ class TestAnything:
         )
 
         assert [] == [fault for fault in found if not fault.startswith("OLLAMA_PROXY_")]
+
+
+class TestKeys:
+    """Who is asked for a key, and for which."""
+
+    ENTRY = "sha256:" + "ab" * 32
+
+    def test_keys_are_read(self) -> None:
+        """From the file, for whoever opens doors; their entries stay in no text of the configuration."""
+        loaded = read(f'server.auth.api_keys = ["{self.ENTRY} read name=phone"]')
+
+        assert [("phone", bytes.fromhex("ab" * 32))] == [(k.name, k.digest) for k in loaded.keys]
+        assert "abab" not in repr(loaded)
+
+    def test_who_only_asks_need_not_read_them(self) -> None:
+        """`ollama-proxy status` finds the router though the file of keys is another user's."""
+        tables = tomllib.loads('server.auth.api_keys = ["file:/nowhere/keys"]')
+
+        loaded = interpret(tables, environ={}, overrides=Overrides())
+
+        assert () == loaded.keys
+
+    def test_a_variable_takes_the_place_of_the_file(self) -> None:
+        """With keys themselves, too."""
+        environ = {"OLLAMA_PROXY_API_KEYS": f"a-key-of-16-bytes-or-more,{self.ENTRY}"}
+
+        loaded = read('server.auth.api_keys = ["file:/nowhere/keys"]', environ=environ)
+
+        assert 2 == len(loaded.keys)
+        assert "a-key-of-16" not in repr(loaded)
+
+    @pytest.mark.parametrize("value", [",", " , ", "short", "sha256:00"])
+    def test_a_variable_without_a_key_is_a_fault(self, value: str) -> None:
+        """Nobody who sets it means to ask for none."""
+        (found,) = faults(environ={"OLLAMA_PROXY_API_KEYS": value})
+
+        assert found.startswith("OLLAMA_PROXY_API_KEYS[0]: must be")
+        assert "short" not in found
+
+    def test_an_empty_variable_asks_for_nothing(self) -> None:
+        """It is the same as an absent one."""
+        loaded = read(environ={"OLLAMA_PROXY_API_KEYS": ""})
+
+        assert (Config(), ()) == (loaded.config, loaded.keys)
+
+    @pytest.mark.parametrize(
+        "auth",
+        ['["pl4nted"]', '"pl4nted"', '[""]', "[7]", '{pl4nted = "x"}', '["file:/nowhere/keys"]'],
+    )
+    def test_what_is_none_is_a_fault(self, auth: str) -> None:
+        """That does not repeat what may be a key in the wrong place."""
+        found = faults(f"server.auth.api_keys = {auth}")
+
+        assert 1 == len(found)
+        assert found[0].startswith("server.auth.api_keys")
+        assert "pl4nted" not in found[0]
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "router.lan"])  # noqa: S104 - as it is
+    def test_an_open_door_needs_keys(self, host: str) -> None:
+        """Or the word that says that it needs none."""
+        door = f'[server]\nhost = "{host}"\n'
+
+        assert ["server.host"] == [fault.partition(":")[0] for fault in faults(door)]
+        assert ["server.host"] == [
+            fault.partition(":")[0] for fault in faults(door + "auth.api_keys = []")
+        ]
+        assert host == read(f'{door}auth.api_keys = ["{self.ENTRY}"]').config.server.host
+        assert host == read(door + "insecure = true").config.server.host
+
+    @pytest.mark.parametrize(
+        ("toml", "key"),
+        [
+            ("server.rate_limit.rate = -1", "server.rate_limit.rate"),
+            ("server.rate_limit.burst = 0", "server.rate_limit.burst"),
+            ('server.trusted_proxies = ["10.0.0.0/99"]', "server.trusted_proxies"),
+            ('server.trusted_proxies = ["proxy.lan"]', "server.trusted_proxies"),
+            ('server.auth.api_key = "misspelt"', "server.auth.api_key"),
+        ],
+    )
+    def test_rates_and_proxies_are_checked(self, toml: str, key: str) -> None:
+        """By themselves."""
+        (found,) = faults(toml)
+
+        assert found.startswith(key)

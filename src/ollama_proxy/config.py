@@ -615,7 +615,9 @@ def interpret(
     config, found = structure(raw, Config, others=_LATER)
     for where, message in itertools.chain(found, _contradictions(raw)):
         spelt = (router, *where[1:]) if where[:1] == ("router",) else where
-        faults.append(f"{sources.get(where) or dotted(spelt)}: {message}")
+        # What is no list of entries may be a key.
+        told = message.partition(" (got ")[0] if where[:2] == ("server", "auth") else message
+        faults.append(f"{sources.get(where) or dotted(spelt)}: {told}")
     keys: list[Key] = []
     if opens_doors:
         keys, wrong = read_keys(

@@ -3,8 +3,10 @@
 from functools import partial
 
 from quart import Response, g, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
+from werkzeug.routing import MapAdapter
 
 from ollama_proxy.inbound.admission import Visitor
 from ollama_proxy.inbound.http import control, inference, listing, machine, managing, scraping
@@ -49,6 +51,15 @@ ENDPOINTS = (
 )
 
 
+class _App(QuartTrio):
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Leave it to the gate to refuse a host that is none: without an adapter it is asked."""
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            return None
+
+
 def create_app(services: Services) -> QuartTrio:
     """Make the app.
 
@@ -58,7 +69,7 @@ def create_app(services: Services) -> QuartTrio:
     Returns:
         An ASGI app that any server on Trio can serve.
     """
-    app = QuartTrio(__name__, static_folder=None)
+    app = _App(__name__, static_folder=None)
     app.asgi_http_class = Exchange
     app.request_class = HoldingRequest
     # A path is one thing or another: neither a slash more nor two for one leads elsewhere.
