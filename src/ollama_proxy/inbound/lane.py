@@ -21,6 +21,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Head, Job, Tap
+from ollama_proxy.inbound.admission import peer_of
 from ollama_proxy.inbound.answers import (
     REASON_PHRASES,
     STATUS,
@@ -31,7 +32,7 @@ from ollama_proxy.inbound.answers import (
     routing_headers,
 )
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
-from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -237,6 +238,7 @@ class Lane:
         self._gate = gate
         self._limits = limits
         self._is_draining = is_draining
+        self._peer = peer_of(stream)
         self._plain = not isinstance(stream, trio.SSLStream)
         self.descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._buffer = bytearray()
@@ -372,9 +374,12 @@ class Lane:
         headers = RoutingHeaders(head.headers)
         self._request_id = headers.request_id
         framing = _read_framing(head.headers, http10=self._http10)
-        refusal = self._gate.judge(framing.host, framing.origin)
+        refusal = self._gate.judge(framing.host, framing.origin) or judge_page("POST", head.headers)
         if refusal is not None:
             raise _Fault(refusal)
+        visitor = self._gate.admission.admit(f"POST {call.path}", head.headers, self._peer)
+        if isinstance(visitor, Refusal):
+            raise _Fault(visitor)
         if framing.length > self._limits.max_body_bytes:
             raise self._too_large()
         del self._buffer[:end]
@@ -384,7 +389,15 @@ class Lane:
         body = await self._read_body(framing)
         if body is None:
             return None
-        return read_job(call, headers, body, caller=self, door="http", arrived=trio.current_time())
+        return read_job(
+            call,
+            headers,
+            body,
+            caller=self,
+            door="http",
+            arrived=trio.current_time(),
+            key_name=visitor.name,
+        )
 
     async def _read_body(self, framing: _Framing) -> bytes | bytearray | None:
         """Read a body whole. None: the client closed instead."""
