@@ -140,7 +140,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     def read() -> Loaded:
         path = find_config(arguments.config, os.environ, Path.cwd())
-        loaded = load(path, environ=os.environ, overrides=overrides)
+        loaded = load(path, environ=os.environ, overrides=overrides, opens_doors=True)
         if arguments.embedded:
             loaded = attrs.evolve(loaded, config=_with_embedded(loaded.config))
         return loaded
@@ -201,7 +201,7 @@ def _with_embedded(config: Config) -> Config:
 def _check_config(arguments: argparse.Namespace) -> int:
     try:
         path = find_config(arguments.path, os.environ, Path.cwd())
-        loaded = load(path, environ=os.environ, overrides=Overrides())
+        loaded = load(path, environ=os.environ, overrides=Overrides(), opens_doors=True)
     except ConfigFaults as faults:
         print(describe_faults(faults), file=sys.stderr)
         return BAD_CONFIG

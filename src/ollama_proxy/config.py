@@ -10,6 +10,7 @@ import ipaddress
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ollama_proxy.certificates import (
+    BadCertificate,
+    CertificateFiles,
+    server_contexts,
+    worries,
+)
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Mode, parse_quiet_hours
@@ -146,6 +153,27 @@ class LogFormat(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
+class Tls:
+    """What the doors encrypt with; paths that are not absolute start where the configuration is."""
+
+    cert_file: str = attrs.field(default="", validator=_PRINTABLE)
+    key_file: str = attrs.field(default="", validator=_PRINTABLE)
+    client_ca_file: str = attrs.field(default="", validator=_PRINTABLE)
+
+    @property
+    def files(self) -> CertificateFiles | None:
+        """What is to be read; None where nothing is encrypted."""
+        if not (self.cert_file and self.key_file):
+            return None
+        return CertificateFiles(self.cert_file, self.key_file, self.client_ca_file)
+
+    def starting_at(self, directory: Path) -> "Tls":
+        """The same with absolute paths."""
+        paths = {key: str(directory / path) for key, path in attrs.asdict(self).items() if path}
+        return attrs.evolve(self, **paths)
+
+
+@attrs.frozen(kw_only=True)
 class Server:
     """The doors: where they are, whom they let in, what one client may take."""
 
@@ -164,6 +192,7 @@ class Server:
     write_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
     max_connections: int = attrs.field(default=4096, validator=within(1, 1_000_000))
     lane: bool = True
+    tls: Tls = attrs.field(factory=Tls)
 
 
 @attrs.frozen(kw_only=True)
@@ -405,6 +434,10 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
             " key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
         )
         yield ("server", "host"), message
+    tls = _table_at(server, "tls")
+    for key in ("cert_file", "key_file"):
+        if any(tls.values()) and tls.get(key, "") == "":
+            yield ("server", "tls", key), "is required where another file of [server.tls] is named"
     wyoming = _table_at(raw, "wyoming")
     if wyoming.get("enabled") is True and wyoming.get("model", "") == "":
         yield ("wyoming", "model"), "is required where the door is enabled: the model that answers"
@@ -467,6 +500,20 @@ def _backend_contradictions(backend: Table) -> Iterator[tuple[str, str]]:
             yield "model_path", 'must be left out unless type = "embedded"'
 
 
+def _tls_of(raw: Table, path: Path | None) -> Tls:
+    """What is encrypted with, as far as it makes sense, whatever else does not."""
+    tls, _ = structure(_table_at(_table_at(raw, "server"), "tls"), Tls)
+    return (tls or Tls()).starting_at(Path.cwd() if path is None else path.absolute().parent)
+
+
+def _certificate_faults(files: CertificateFiles) -> list[Fault]:
+    try:
+        server_contexts(files)
+    except BadCertificate as bad:
+        return [(("server", "tls", key), message) for key, message in bad.faults]
+    return []
+
+
 def _table_at(raw: Table, key: str) -> Table:
     found = raw.get(key)
     return found if isinstance(found, dict) else {}
@@ -475,13 +522,12 @@ def _table_at(raw: Table, key: str) -> Table:
 # -- keys of other versions, other names, other sources --------------------------------------------
 
 _LATER: tuple[tuple[str, ...], ...] = (
-    ("server", "tls"),
     ("server", "auth"),
     ("server", "rate_limit"),
     ("observability", "otlp_endpoint"),
     ("observability", "dashboard"),
 )
-_PROTECTIONS = {("server", "tls"), ("server", "auth")}
+_PROTECTIONS = {("server", "auth")}
 _UNPROTECTED = (
     "is not supported by this version; refusing to run without the protection it asks for"
 )
@@ -539,6 +585,7 @@ def interpret(
     environ: Mapping[str, str],
     overrides: Overrides,
     path: Path | None = None,
+    opens_doors: bool = False,
 ) -> Loaded:
     """Make a configuration of what a TOML file holds.
 
@@ -546,7 +593,8 @@ def interpret(
         tables: the file's content; left as it is.
         environ: the environment.
         overrides: what flags say.
-        path: the file, for the report.
+        path: the file, for the report, and for paths that start where it is.
+        opens_doors: whether what the doors need is looked at too: others may not read it.
 
     Raises:
         ConfigFaults: with every fault there is.
@@ -571,11 +619,17 @@ def interpret(
     sources = dict(_override(raw, environ, overrides))
 
     config, found = structure(raw, Config, others=_LATER)
-    for where, message in itertools.chain(found, _contradictions(raw)):
+    tls = _tls_of(raw, path)
+    files = tls.files if opens_doors else None
+    unusable = [] if files is None else _certificate_faults(files)
+    for where, message in itertools.chain(found, _contradictions(raw), unusable):
         spelt = (router, *where[1:]) if where[:1] == ("router",) else where
         faults.append(f"{sources.get(where) or dotted(spelt)}: {message}")
     if faults or config is None:
         raise ConfigFaults(tuple(faults), path)
+    config = attrs.evolve(config, server=attrs.evolve(config.server, tls=tls))
+    if files is not None:
+        notes += [f"server.tls.{key}: {worry}" for key, worry in worries(files, time.time())]
     for index, backend in enumerate(config.backends):
         if backend.api_key_env and not environ.get(backend.api_key_env):
             notes.append(
@@ -617,11 +671,25 @@ def find_config(flag: str | None, environ: Mapping[str, str], cwd: Path) -> Path
     return next((place for place in places if os.path.lexists(place)), None)
 
 
-def load(path: Path | None, *, environ: Mapping[str, str], overrides: Overrides) -> Loaded:
+def load(
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Overrides,
+    opens_doors: bool = False,
+) -> Loaded:
     """Read a configuration file; without one, the defaults, overridden as ever.
+
+    Args:
+        path: the file.
+        environ: the environment.
+        overrides: what flags say.
+        opens_doors: as `interpret` has it.
 
     Raises:
         ConfigFaults: with every fault there is.
     """
     tables = {} if path is None else parse(path)
-    return interpret(tables, environ=environ, overrides=overrides, path=path)
+    return interpret(
+        tables, environ=environ, overrides=overrides, path=path, opens_doors=opens_doors
+    )

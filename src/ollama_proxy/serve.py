@@ -33,6 +33,7 @@ from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.server import Server, ServerSettings
+from ollama_proxy.certificates import BadCertificate
 from ollama_proxy.config import (
     BackendConfig,
     Config,
@@ -50,6 +51,7 @@ from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
+from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.grpc.connection import Patience
 from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
@@ -303,6 +305,15 @@ def _wyoming_settings(config: Config) -> WyomingSettings:
     )
 
 
+def _open_encryption(config: Config) -> Encryption | None:
+    """What the doors encrypt with; None where its owner names no certificate. Raises CannotServe."""
+    files = config.server.tls.files
+    try:
+        return Encryption(files) if files is not None else None
+    except BadCertificate as bad:
+        raise CannotServe(f"cannot encrypt: {bad}") from bad
+
+
 _HTTP_KEYS = "--host and --http-port, or server.host and server.http_port"
 _GRPC_KEYS = "--host and --grpc-port, or server.host and server.grpc_port"
 _WYOMING_KEYS = "wyoming.host and wyoming.port"
@@ -356,6 +367,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         CannotServe: a door cannot be opened.
     """
     config = plan.config
+    encryption = _open_encryption(config)
     manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
@@ -366,6 +378,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         bound_host=config.server.host,
         allowed_hosts=config.server.allowed_hosts,
         allowed_origins=config.server.allowed_origins,
+        is_encrypted=encryption is not None,
     )
     limits = _lane_limits(config)
     metrics = Metrics(dispatcher, climate, statuses=STATUS, version=ollama_proxy.__version__)
@@ -392,8 +405,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
     settings = FrontSettings(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
-    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
-    grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
+    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher), encryption=encryption)
+    grpc = _new_grpc_door(config, dispatcher, climate, news, gate, encryption=encryption)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
     host = config.server.host
@@ -412,10 +425,12 @@ async def serve(  # noqa: PLR0915 - the tree, once
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)
         workers.start_soon(manager.keep_watchdog)
+        if encryption is not None:
+            workers.start_soon(encryption.watch, config.router.health_interval_s)
         fleet = Fleet(dispatcher, pump, workers)
         await senses.start(run_senses, config, dispatcher, climate, news, name="senses")
         ending = _Ending()
-        reload = functools.partial(_tell_and_reload, plan, fleet, climate, manager)
+        reload = functools.partial(_tell_and_reload, plan, fleet, climate, manager, encryption)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as doors:
                 doors.start_soon(_heed, signals, ending, reload, name="signals")
@@ -466,7 +481,13 @@ async def _open_bus_door(door: BusDoor, config: Config, doors: trio.Nursery) -> 
 
 
 def _new_grpc_door(
-    config: Config, dispatcher: Dispatcher, climate: Climate, news: News, gate: Gate
+    config: Config,
+    dispatcher: Dispatcher,
+    climate: Climate,
+    news: News,
+    gate: Gate,
+    *,
+    encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
     if not config.server.grpc:
@@ -477,7 +498,8 @@ def _new_grpc_door(
         ),
         max_connections=config.server.max_connections,
     )
-    return GrpcDoor(all_methods(dispatcher, climate, news), gate, settings)
+    methods = all_methods(dispatcher, climate, news)
+    return GrpcDoor(methods, gate, settings, encryption=encryption)
 
 
 @contextlib.asynccontextmanager
@@ -523,11 +545,15 @@ async def _heed(
 
 
 async def _tell_and_reload(
-    plan: Plan, fleet: Fleet, climate: Climate, manager: ServiceManager
+    plan: Plan,
+    fleet: Fleet,
+    climate: Climate,
+    manager: ServiceManager,
+    encryption: Encryption | None,
 ) -> None:
     """Reload, and let the service manager know from when to when."""
     manager.reloading()
-    await _reload(plan, fleet, climate)
+    await _reload(plan, fleet, climate, encryption)
     manager.reloaded(_in_short(fleet.dispatcher, climate))
 
 
@@ -541,7 +567,9 @@ def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
     )
 
 
-async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
+async def _reload(
+    plan: Plan, fleet: Fleet, climate: Climate, encryption: Encryption | None
+) -> None:
     """Apply the file anew: all of it, or, if it has a fault, nothing."""
     try:
         loaded = plan.reload()
@@ -554,6 +582,11 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
     climate.judge_by(climate_settings(config), config.efficiency.mode)
+    files = config.server.tls.files
+    if encryption is not None and files is not None:
+        encryption.renew(files)
+        kept = attrs.evolve(plan.config.server, tls=config.server.tls)
+        plan = attrs.evolve(plan, config=attrs.evolve(plan.config, server=kept))
     for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
