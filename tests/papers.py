@@ -59,6 +59,17 @@ class Papers:
             self.put(f"{name}.key", made.private_key_pem),
         )
 
+    def bundle(self, name: str) -> str:
+        """A certificate and its key in one file; its path."""
+        self.issue(name)
+        both = self.directory / f"{name}.both"
+        both.write_bytes(self.read(f"{name}.key") + self.read(f"{name}.pem"))
+        return str(both)
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        return (self.directory / name).read_bytes()
+
     def mutual(self) -> CertificateFiles:
         """The server's, and clients must have one of the same authority."""
         return attrs.evolve(self.files, client_ca_file=self.ca_file)

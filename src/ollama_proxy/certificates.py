@@ -1,4 +1,4 @@
-"""The files of a certificate: what is wrong with them, and what a server makes of them.
+"""The files of a certificate: what is wrong with them, and what a server or a client makes of them.
 
 Rule 1: a fault is named by the key that names the file, and says what to do.
 Rule 2: what only clients will mind is a worry: the server can serve with it, so it does.
@@ -83,6 +83,29 @@ def server_contexts(files: CertificateFiles) -> dict[str, ssl.SSLContext]:
     if faults:
         raise BadCertificate(*faults)
     return {protocol: _server_context(files, protocol) for protocol in (HTTP1, HTTP2)}
+
+
+def client_context(ca_file: str, cert_file: str) -> ssl.SSLContext:
+    """What a client encrypts with.
+
+    Args:
+        ca_file: whom it trusts, in PEM; "" = whom the system trusts.
+        cert_file: its own certificate and the key of it, in one PEM; "" = it has none.
+
+    Raises:
+        BadCertificate: a file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ValueError) as error:
+        raise BadCertificate(("ca_file", f"cannot use {ca_file}: {_in_words(error)}")) from error
+    if cert_file:
+        try:
+            context.load_cert_chain(cert_file, password=lambda: b"")
+        except (OSError, ValueError) as error:
+            why = f"cannot use {cert_file}, in which a certificate and its key are expected"
+            raise BadCertificate(("cert_file", f"{why}: {_in_words(error)}")) from error
+    return context
 
 
 def _faults(files: CertificateFiles) -> Iterator[Fault]:

@@ -99,6 +99,7 @@ def new_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
         command.add_argument("--json", action="store_true", help="print the raw answer")
+        _add_papers(command)
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
@@ -114,10 +115,26 @@ def new_parser() -> argparse.ArgumentParser:
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
-    way.add_argument("--grpc", action="store_true", help="over gRPC; --url is then HOST:PORT")
+    way.add_argument(
+        "--grpc", action="store_true", help="over gRPC; --url is then [https://]HOST:PORT"
+    )
+    _add_papers(command)
     _add_wishes(command)
     command.set_defaults(run=_say)
     return parser
+
+
+def _add_papers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ca-file",
+        metavar="PATH",
+        help=f"who signed the router's certificate; default: ${client.CA_VARIABLE}, else the system's",
+    )
+    command.add_argument(
+        "--cert-file",
+        metavar="PATH",
+        help=f"our certificate and its key, in one PEM; default: ${client.CERT_VARIABLE}",
+    )
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 from trio_websocket import wrap_client_stream
 
 from ollama_proxy.certificates import HTTP1, CertificateFiles
-from ollama_proxy.inbound.encryption import TELL_S, WORRY_S, Encryption
+from ollama_proxy.inbound.encryption import TELL_S, WORRY_S, Encryption, Handshakes
 from ollama_proxy.inbound.lane import LaneLimits
 from tests.fleet import MODEL
 from tests.inbound.ends import (
@@ -27,6 +27,7 @@ from tests.inbound.ends import (
     WHOLE,
     Client,
     becomes,
+    loopback_pair,
     post,
     scripted,
     verbatim,
@@ -200,6 +201,16 @@ class TestWays:
             leave(client)
             await hall.entrance.front.wait_empty()
             await becomes(lambda: backend.left)
+
+
+async def test_plain_text_passes_untouched() -> None:
+    """Where nothing is encrypted, nobody waits for it, and nothing stands between socket and server."""
+    handshakes = Handshakes(None, protocol=HTTP1, timeout_s=1.0)
+    async with loopback_pair() as (_, stream):
+        with assert_no_checkpoints():
+            served = await handshakes.shake(stream)
+
+    assert served is stream
 
 
 class TestStrangers:
