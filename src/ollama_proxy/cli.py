@@ -106,6 +106,7 @@ def new_parser() -> argparse.ArgumentParser:
         command.add_argument("--url", help="the router's; default: from the configuration")
         command.add_argument("--json", action="store_true", help="print the raw answer")
         _add_key(command)
+        _add_papers(command)
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
@@ -122,7 +123,10 @@ def new_parser() -> argparse.ArgumentParser:
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
-    way.add_argument("--grpc", action="store_true", help="over gRPC; --url is then HOST:PORT")
+    way.add_argument(
+        "--grpc", action="store_true", help="over gRPC; --url is then [https://]HOST:PORT"
+    )
+    _add_papers(command)
     _add_wishes(command)
     command.set_defaults(run=_say)
     return parser
@@ -133,6 +137,19 @@ def _add_key(command: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="PATH",
         help="whose first line is an API key; default: $OLLAMA_PROXY_API_KEY",
+    )
+
+
+def _add_papers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ca-file",
+        metavar="PATH",
+        help=f"who signed the router's certificate; default: ${client.CA_VARIABLE}, else the system's",
+    )
+    command.add_argument(
+        "--cert-file",
+        metavar="PATH",
+        help=f"our certificate and its key, in one PEM; default: ${client.CERT_VARIABLE}",
     )
 
 

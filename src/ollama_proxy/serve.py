@@ -33,6 +33,7 @@ from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.server import Server, ServerSettings
+from ollama_proxy.certificates import BadCertificate
 from ollama_proxy.config import (
     BackendConfig,
     Config,
@@ -54,6 +55,7 @@ from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
+from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.grpc.connection import Patience
 from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
@@ -325,6 +327,15 @@ def _wyoming_settings(config: Config) -> WyomingSettings:
     )
 
 
+def _open_encryption(config: Config) -> Encryption | None:
+    """What the doors encrypt with; None where its owner names no certificate. Raises CannotServe."""
+    files = config.server.tls.files
+    try:
+        return Encryption(files) if files is not None else None
+    except BadCertificate as bad:
+        raise CannotServe(f"cannot encrypt: {bad}") from bad
+
+
 _HTTP_KEYS = "--host and --http-port, or server.host and server.http_port"
 _GRPC_KEYS = "--host and --grpc-port, or server.host and server.grpc_port"
 _WYOMING_KEYS = "wyoming.host and wyoming.port"
@@ -380,6 +391,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         CannotServe: a door cannot be opened.
     """
     config = plan.config
+    encryption = _open_encryption(config)
     manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
@@ -391,6 +403,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         allowed_hosts=config.server.allowed_hosts,
         allowed_origins=config.server.allowed_origins,
         admission=Admission(_rules(config, plan.keys)),
+        is_encrypted=encryption is not None,
     )
     limits = _lane_limits(config)
     metrics = Metrics(
@@ -425,8 +438,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
     settings = FrontSettings(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
-    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
-    grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
+    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher), encryption=encryption)
+    grpc = _new_grpc_door(config, dispatcher, climate, news, gate, encryption=encryption)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
     host = config.server.host
@@ -445,10 +458,13 @@ async def serve(  # noqa: PLR0915 - the tree, once
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)
         workers.start_soon(manager.keep_watchdog)
+        if encryption is not None:
+            workers.start_soon(encryption.watch, config.router.health_interval_s)
         fleet = Fleet(dispatcher, pump, workers)
         await senses.start(run_senses, config, dispatcher, climate, news, name="senses")
         ending = _Ending()
-        reload = functools.partial(_tell_and_reload, plan, fleet, climate, gate, manager)
+        rooms = _Rooms(fleet, climate, gate, encryption)
+        reload = functools.partial(_tell_and_reload, plan, rooms, manager)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as doors:
                 doors.start_soon(_heed, signals, ending, reload, name="signals")
@@ -516,7 +532,13 @@ def _new_dashboard(
 
 
 def _new_grpc_door(
-    config: Config, dispatcher: Dispatcher, climate: Climate, news: News, gate: Gate
+    config: Config,
+    dispatcher: Dispatcher,
+    climate: Climate,
+    news: News,
+    gate: Gate,
+    *,
+    encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
     if not config.server.grpc:
@@ -527,7 +549,8 @@ def _new_grpc_door(
         ),
         max_connections=config.server.max_connections,
     )
-    return GrpcDoor(all_methods(dispatcher, climate, news), gate, settings)
+    methods = all_methods(dispatcher, climate, news)
+    return GrpcDoor(methods, gate, settings, encryption=encryption)
 
 
 @contextlib.asynccontextmanager
@@ -572,13 +595,21 @@ async def _heed(
             ending.hurry()
 
 
-async def _tell_and_reload(
-    plan: Plan, fleet: Fleet, climate: Climate, gate: Gate, manager: ServiceManager
-) -> None:
+@attrs.frozen
+class _Rooms:
+    """What a reload changes."""
+
+    fleet: Fleet
+    climate: Climate
+    gate: Gate
+    encryption: Encryption | None
+
+
+async def _tell_and_reload(plan: Plan, rooms: _Rooms, manager: ServiceManager) -> None:
     """Reload, and let the service manager know from when to when."""
     manager.reloading()
-    await _reload(plan, fleet, climate, gate)
-    manager.reloaded(_in_short(fleet.dispatcher, climate))
+    await _reload(plan, rooms)
+    manager.reloaded(_in_short(rooms.fleet.dispatcher, rooms.climate))
 
 
 def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
@@ -591,7 +622,7 @@ def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
     )
 
 
-async def _reload(plan: Plan, fleet: Fleet, climate: Climate, gate: Gate) -> None:
+async def _reload(plan: Plan, rooms: _Rooms) -> None:
     """Apply the file anew: all of it, or, if it has a fault, nothing."""
     try:
         loaded = plan.reload()
@@ -603,12 +634,17 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate, gate: Gate) -> Non
         # The new file may be good for another host; it is this one that is bound.
         log.error("the configuration was not reloaded: it would open %s to everybody", bound.host)
         return
-    gate.admission.follow(_rules(config, loaded.keys))
+    rooms.gate.admission.follow(_rules(config, loaded.keys))
     if not config.backends:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
-    fleet.dispatcher.settings = _dispatch_settings(config)
-    await fleet.apply(config)
-    climate.judge_by(climate_settings(config), config.efficiency.mode)
+    rooms.fleet.dispatcher.settings = _dispatch_settings(config)
+    await rooms.fleet.apply(config)
+    rooms.climate.judge_by(climate_settings(config), config.efficiency.mode)
+    files = config.server.tls.files
+    if rooms.encryption is not None and files is not None:
+        rooms.encryption.renew(files)
+        kept = attrs.evolve(plan.config.server, tls=config.server.tls)
+        plan = attrs.evolve(plan, config=attrs.evolve(plan.config, server=kept))
     for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
         if _once(getattr(config, section)) != _once(getattr(plan.config, section)):
             log.warning("changes in [%s] take effect when the router is started anew", section)

@@ -31,6 +31,7 @@ from ollama_proxy.inbound.answers import (
     error_piece,
     routing_headers,
 )
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
 from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
@@ -250,7 +251,7 @@ class Lane:
         self._http10 = False
         self._chunked = False
         self._sized = False
-        self._torn = False  # a write was begun, and is not known to have been finished
+        self._torn = False  # a write was begun that is not known to be finished, or never will be
         self._last_chunk = b""
         self._is_last = False  # the client was told, or can see, that no other follows
         self._dialect = Dialect.OPENAI
@@ -280,8 +281,8 @@ class Lane:
             except _Fault as fault:
                 self._closing = True
                 await self._send(self._error(fault.refusal, self._identity()))
-            if self._is_last:
-                await self._part()
+            if self._is_last or self._owes_farewell():
+                await part(self._stream, LINGER_S)
         except (OSError, trio.BrokenResourceError, CallerLeft):
             self._closing = True  # the client reset the connection, or takes nothing
         finally:
@@ -595,6 +596,9 @@ class Lane:
                 raise CallerLeft from error
             if sent == len(data):
                 return
+        if not sent:
+            # Whoever was cancelled before has torn nothing.
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._torn = True
         try:
             with trio.move_on_after(self._limits.write_timeout_s) as patience:
@@ -635,18 +639,19 @@ class Lane:
         """What an answer tells of a request that became no job."""
         return [(b"x-request-id", (self._request_id or make_request_id()).encode())]
 
-    async def _part(self) -> None:
-        """Let the client read the last answer: bytes of it that stay unread would reset it."""
-        if isinstance(self._stream, trio.SocketStream):
-            with trio.move_on_after(LINGER_S):
-                await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_BYTES):
-                    continue
-
     def _reset_when_closed(self) -> None:
-        """Where the connection's end is the answer's, only a reset is another end."""
-        if isinstance(self._stream, trio.SocketStream):
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Where the connection's end is the answer's, only a reset is another end.
+
+        Under TLS the missing farewell is one, too, but many clients do not mind that.
+        """
+        self._torn = True
+        stream = self._stream
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _owes_farewell(self) -> bool:
+        """Whether TLS's own is to be said, though no answer's end depends on it."""
+        return not (self._plain or self._torn or self._job is not None)
 
     def _head_too_slow(self) -> _Fault:
         limit_s = self._limits.head_timeout_s
