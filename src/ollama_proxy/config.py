@@ -21,6 +21,7 @@ from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Mode, parse_quiet_hours
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,
@@ -96,6 +97,10 @@ _DEGREES = Check("0 (from the part itself), or 30 to 150", lambda c: c == 0 or 3
 _BUS = Check(
     'session, system, an address such as "unix:path=/run/bus", or "" for none',
     lambda text: text in {"", "session", "system"} or ":" in text,
+)
+_FILE = Check(
+    'the absolute path of a file, or "" for none',
+    lambda text: text == "" or re.fullmatch(r"/.*[^/\0]", text, re.DOTALL) is not None,
 )
 _ROOT = Check("the absolute path of a directory", lambda text: text.startswith("/"))
 _ENDPOINT = Check(
@@ -347,6 +352,9 @@ class Observability:
     access_log: bool = True
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+    decision_log: str = attrs.field(default="", validator=_FILE)
+    decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
+    decision_log_files: int = attrs.field(default=4, validator=within(1, 1000))
 
 
 @attrs.frozen(kw_only=True)
@@ -364,6 +372,16 @@ class Config:
     notifications: Notifications = attrs.field(factory=Notifications)
     wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
+
+    @property
+    def route_settings(self) -> RouteSettings:
+        """What bears on each choice, in the words of the policy; the mode is not in it."""
+        return RouteSettings(
+            power_aware=self.router.power_aware,
+            auto_optimize=self.router.auto_optimize,
+            default_backend=self.router.default_backend,
+            power_budget_watts=self.efficiency.power_budget_watts or None,
+        )
 
 
 @attrs.frozen(kw_only=True)

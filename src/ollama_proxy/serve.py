@@ -19,6 +19,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import attrs
@@ -39,6 +40,8 @@ from ollama_proxy.config import (
     Loaded,
     Scheduler,
 )
+from ollama_proxy.decisions.file import RotatingFile
+from ollama_proxy.decisions.log import DecisionLog
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -67,7 +70,6 @@ from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import observe
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.modes import Mode
-from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.service_manager import ServiceManager
 from ollama_proxy.tables import ConfigFaults, describe_faults
@@ -260,16 +262,25 @@ def _set_scheduler(station: Station, scheduler: Scheduler) -> None:
 def _dispatch_settings(config: Config) -> DispatchSettings:
     router = config.router
     return DispatchSettings(
-        route=RouteSettings(
-            power_aware=router.power_aware,
-            auto_optimize=router.auto_optimize,
-            default_backend=router.default_backend,
-            power_budget_watts=config.efficiency.power_budget_watts or None,
-        ),
+        route=config.route_settings,
         retry_before_first_byte=router.retry_before_first_byte,
         hedge_budget=config.scheduler.hedge_budget if config.scheduler.hedge else 0.0,
         first_byte_timeout_s=router.first_byte_timeout_s,
         stall_timeout_s=router.stall_timeout_s,
+    )
+
+
+def _open_decision_log(config: Config) -> DecisionLog | None:
+    """What takes every choice down; None where its owner wants no such thing."""
+    wanted = config.observability
+    if not wanted.decision_log:
+        return None
+    return DecisionLog(
+        RotatingFile(
+            Path(wanted.decision_log),
+            max_bytes=wanted.decision_log_mib << 20,
+            files=wanted.decision_log_files,
+        )
     )
 
 
@@ -360,7 +371,14 @@ async def serve(  # noqa: PLR0915 - the tree, once
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
     news = News()
-    dispatcher = Dispatcher(_dispatch_settings(config), ledger, transcribe=transcribe, news=news)
+    decisions = _open_decision_log(config)
+    dispatcher = Dispatcher(
+        _dispatch_settings(config),
+        ledger,
+        transcribe=transcribe,
+        news=news,
+        note=None if decisions is None else decisions.note,
+    )
     climate = open_climate(config, dispatcher, news)
     gate = Gate(
         bound_host=config.server.host,
@@ -408,6 +426,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
+        if decisions is not None:
+            senses.start_soon(decisions.run, name="decision log")
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)
@@ -554,7 +574,7 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
     climate.judge_by(climate_settings(config), config.efficiency.mode)
-    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))

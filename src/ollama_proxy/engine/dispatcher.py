@@ -38,13 +38,13 @@ from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.hedge import Budget, hedge_at
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.question import Question
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import (
     Decision,
     Explanation,
     RouteSettings,
     Steering,
-    choose,
     explain,
 )
 from ollama_proxy.policy.thermal import ThermalState
@@ -54,6 +54,8 @@ from ollama_proxy.policy.thermal import ThermalState
 INVITED_MAX = 4
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
 LAST_MOMENT_SLACK = 0.25
+# Takes down a choice: the request's id, what was asked, what came of it.
+Note = Callable[[str, Question, Decision | Refusal], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -153,6 +155,7 @@ class Dispatcher:
         clock: Callable[[], float] = trio.current_time,
         transcribe: Callable[[Errand], Transcript | None] = lambda _: None,
         news: News | None = None,
+        note: Note | None = None,
     ) -> None:
         """Begin with no stations; `add` them.
 
@@ -162,6 +165,7 @@ class Dispatcher:
             news: where it is told that a backend was lost, or is back, and who was given what.
             clock: seconds.
             transcribe: begins to note an answer, where another attempt could go on with it.
+            note: is told each choice, with all that it went by, at once.
         """
         self.stations: dict[str, Station] = {}
         self.is_draining = False
@@ -176,6 +180,7 @@ class Dispatcher:
         self._well: dict[str, bool] = {}  # as it was told last
         self._now = clock
         self._transcribe = transcribe
+        self._note = note
         self._hedging = Budget(0.0)
         self._crowded: dict[Station, None] = {}  # whose line may hold somebody
         self._sooner = trio.Event()
@@ -451,16 +456,21 @@ class Dispatcher:
         if job.promised_s is not None and wishes.max_latency_s is not None:
             # Not its first choice: what has passed counts.
             wishes = attrs.evolve(wishes, max_latency_s=job.deadline - now)
-        return choose(
-            ask,
-            wishes,
-            fleet,
-            self._settings.route,
+        question = Question(
+            ask=ask,
+            wishes=wishes,
+            fleet=fleet,
+            settings=self._settings.route,
             now=now,
             client=job.client,
             warm=self._warm(ask),
             tried=job.tried,
+            again=job.promised_s is not None,
         )
+        outcome = question.decide()
+        if self._note is not None:
+            self._note(job.request_id, question, outcome)
+        return outcome
 
     def _warm(self, ask: Ask) -> Warm | None:
         """Who has the beginning of a prompt; of a short one nobody is asked."""
