@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from ollama_proxy.decisions import log as decision_log
+from ollama_proxy import aside
 from ollama_proxy.decisions.file import RotatingFile
 from ollama_proxy.decisions.log import DecisionLog
 from tests.decisions.test_replay import plain
@@ -21,7 +21,7 @@ OUTCOME = QUESTION.decide()
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is gathered: threads and a mocked clock do not go together."""
-    monkeypatch.setattr(decision_log, "GATHER_S", 0.0)
+    monkeypatch.setattr(aside, "GATHER_S", 0.0)
 
 
 @attrs.define(eq=False)
@@ -125,7 +125,7 @@ async def test_choices_get_there_in_order(tmp_path: Path) -> None:
 
     told = path.read_text().splitlines()
     assert [f'"request_id":"req-{n}"' in line for n, line in enumerate(told)] == [True] * 50
-    assert 0 == log.lost
+    assert 0 == log.aside.lost
 
 
 async def test_a_full_disk_is_said_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -137,7 +137,7 @@ async def test_a_full_disk_is_said_once_and_counted(caplog: pytest.LogCaptureFix
             nursery.start_soon(log.run)
             for number in range(4):
                 log.note(f"req-{number}", QUESTION, OUTCOME)
-                while log.lost < number:  # noqa: ASYNC110 - a thread tells nobody
+                while log.aside.lost < number:  # noqa: ASYNC110 - a thread tells nobody
                     await trio.sleep(0.001)
             disk.room = 2
             log.note("req-4", QUESTION, OUTCOME)
@@ -145,7 +145,7 @@ async def test_a_full_disk_is_said_once_and_counted(caplog: pytest.LogCaptureFix
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
 
-    assert (2, 3) == (len(disk.lines), log.lost)
+    assert (2, 3) == (len(disk.lines), log.aside.lost)
     assert [
         "the decision log loses lines: No space left on device",
         "the decision log lost 3 lines",
@@ -155,7 +155,7 @@ async def test_a_full_disk_is_said_once_and_counted(caplog: pytest.LogCaptureFix
 async def test_what_comes_too_fast_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     """The list is bounded in bytes, however slow the disk is."""
     disk = Disk()
-    line = len(DecisionLog(disk)._scribe.line("req-0", QUESTION, OUTCOME))
+    line = len(DecisionLog(disk).scribe.line("req-0", QUESTION, OUTCOME))
     log = DecisionLog(disk, buffer_bytes=3 * line)
     for _ in range(10):
         log.note("req-0", QUESTION, OUTCOME)
@@ -165,16 +165,16 @@ async def test_what_comes_too_fast_is_lost(caplog: pytest.LogCaptureFixture) -> 
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
 
-    assert (3, 7) == (len(disk.lines), log.lost)
+    assert (3, 7) == (len(disk.lines), log.aside.lost)
     assert disk.closed
-    assert "faster than they can be written" in caplog.text
+    assert "faster than they can be taken" in caplog.text
 
 
 async def test_a_disk_that_hangs_keeps_nobody(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At the router's end it is left alone, and what it did not take is counted."""
-    monkeypatch.setattr(decision_log, "FAREWELL_S", 0.01)
+    monkeypatch.setattr(aside, "FAREWELL_S", 0.01)
     answer = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
@@ -192,8 +192,8 @@ async def test_a_disk_that_hangs_keeps_nobody(
             nursery.cancel_scope.cancel()
         answer.set()  # for the thread's sake
 
-    assert 1 == log.lost
-    assert "the disk did not answer" in caplog.text
+    assert 1 == log.aside.lost
+    assert "nobody took them in time" in caplog.text
 
 
 async def test_a_name_of_any_length_is_no_line_of_any_length() -> None:
@@ -202,4 +202,4 @@ async def test_a_name_of_any_length_is_no_line_of_any_length() -> None:
     log = DecisionLog(Disk())
     log.note("req-0", question, question.decide())
 
-    assert 1 == log.lost
+    assert 1 == log.aside.lost
