@@ -634,7 +634,6 @@ class TestLaterVersions:
             ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
             ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
-            ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
             ("[observability]\ndashboard = true", "observability.dashboard"),
         ],
     )

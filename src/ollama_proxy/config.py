@@ -109,6 +109,12 @@ _ENDPOINT = Check(
     lambda text: text == "" or _is_endpoint(text),
     may_show=lambda text: "@" not in text and "?" not in text,
 )
+_COLLECTOR = Check(
+    'the http:// or https:// URL of an OTLP collector, without user, query or fragment, or "" for none'
+    ' (for example "http://127.0.0.1:4318")',
+    lambda text: text == "" or (not text.startswith("unix:") and _is_endpoint(text)),
+    may_show=lambda text: "@" not in text and "?" not in text,
+)
 _VARIABLE = Check(
     "the name of an environment variable, never the key itself",
     lambda text: re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", text) is not None,
@@ -352,6 +358,7 @@ class Observability:
     access_log: bool = True
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+    otlp_endpoint: str = attrs.field(default="", validator=_COLLECTOR)
     decision_log: str = attrs.field(default="", validator=_FILE)
     decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
     decision_log_files: int = attrs.field(default=4, validator=within(1, 1000))
@@ -496,7 +503,6 @@ _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "tls"),
     ("server", "auth"),
     ("server", "rate_limit"),
-    ("observability", "otlp_endpoint"),
     ("observability", "dashboard"),
 )
 _PROTECTIONS = {("server", "tls"), ("server", "auth")}

@@ -54,7 +54,7 @@ def set_up_logging(*, level: str, log_format: str) -> None:
     root.handlers[:] = [out]
     root.setLevel(level.upper())
     # These tell of every connection and probe.
-    for chatty in ("httpx", "httpcore", "hypercorn.access"):
+    for chatty in ("httpx", "httpcore", "hypercorn.access", "urllib3"):
         logging.getLogger(chatty).setLevel("WARNING")
 
 

@@ -20,7 +20,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
@@ -73,6 +73,9 @@ from ollama_proxy.policy.modes import Mode
 from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.service_manager import ServiceManager
 from ollama_proxy.tables import ConfigFaults, describe_faults
+
+if TYPE_CHECKING:
+    from ollama_proxy.traces import Traces
 
 log = logging.getLogger("ollama_proxy")
 
@@ -284,6 +287,25 @@ def _open_decision_log(config: Config) -> DecisionLog | None:
     )
 
 
+def _open_traces(config: Config) -> "Traces | None":
+    """What keeps traces; None where no collector wants them, and then nothing of it is imported.
+
+    Raises:
+        CannotServe: what it needs is not installed.
+    """
+    endpoint = config.observability.otlp_endpoint
+    if not endpoint:
+        return None
+    try:
+        from ollama_proxy.traces import Traces, open_exporter  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise CannotServe(
+            f"observability.otlp_endpoint needs the extra otel, and {error.name} is not installed."
+            " Install ollama-proxy-router[otel], or leave the key out."
+        ) from error
+    return Traces(open_exporter(endpoint), version=ollama_proxy.__version__, statuses=STATUS)
+
+
 def _lane_limits(config: Config) -> LaneLimits:
     server = config.server
     return LaneLimits(
@@ -372,13 +394,17 @@ async def serve(  # noqa: PLR0915 - the tree, once
     observe(ledger, access_log=config.observability.access_log)
     news = News()
     decisions = _open_decision_log(config)
+    traces = _open_traces(config)
     dispatcher = Dispatcher(
         _dispatch_settings(config),
         ledger,
         transcribe=transcribe,
         news=news,
         note=None if decisions is None else decisions.note,
+        traces=traces is not None,
     )
+    if traces is not None:
+        ledger.read_by(traces.record)
     climate = open_climate(config, dispatcher, news)
     gate = Gate(
         bound_host=config.server.host,
@@ -428,6 +454,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
     ):
         if decisions is not None:
             senses.start_soon(decisions.run, name="decision log")
+        if traces is not None:
+            senses.start_soon(traces.run, name="traces")
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)

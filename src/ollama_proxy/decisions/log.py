@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-
 from ollama_proxy.aside import Aside, Outside
 from ollama_proxy.decisions.form import LINE_MAX
 from ollama_proxy.decisions.writing import Scribe

@@ -27,6 +27,7 @@ from ollama_proxy.backends.backend import (
 from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
+from ollama_proxy.engine.journey import Leg, set_out
 from ollama_proxy.engine.ledger import Deadline, Fact, Ledger, Outcome
 from ollama_proxy.engine.meters import Meters
 from ollama_proxy.engine.news import BackendChanged, News, Routed
@@ -156,6 +157,7 @@ class Dispatcher:
         transcribe: Callable[[Errand], Transcript | None] = lambda _: None,
         news: News | None = None,
         note: Note | None = None,
+        traces: bool = False,
     ) -> None:
         """Begin with no stations; `add` them.
 
@@ -166,6 +168,7 @@ class Dispatcher:
             clock: seconds.
             transcribe: begins to note an answer, where another attempt could go on with it.
             note: is told each choice, with all that it went by, at once.
+            traces: where each job has been is noted, and told with its fact.
         """
         self.stations: dict[str, Station] = {}
         self.is_draining = False
@@ -181,6 +184,7 @@ class Dispatcher:
         self._now = clock
         self._transcribe = transcribe
         self._note = note
+        self._traces = traces
         self._hedging = Budget(0.0)
         self._crowded: dict[Station, None] = {}  # whose line may hold somebody
         self._sooner = trio.Event()
@@ -272,6 +276,10 @@ class Dispatcher:
         if job.stage is Stage.DONE:
             return
         self.jobs.add(job)
+        if self._traces:
+            job.journey = set_out(
+                job.errand, arrived=job.arrived, answer_limit=job.ask.answer_limit
+            )
         job.stall_timeout_s = self._settings.stall_timeout_s
         if self.is_draining:
             self._refuse(job, _STOPPING)
@@ -309,6 +317,8 @@ class Dispatcher:
         now = self._now()
         job = attempt.job
         job.attempts.remove(attempt)
+        if attempt.leg is not None:
+            attempt.leg.ended, attempt.leg.ending = now, _in_a_word(ending)
         station.free(attempt, now, lingers=_may_linger(attempt, ending))
         self._pay(attempt, ending, now)
         self._book(station, attempt, ending, now)
@@ -495,6 +505,8 @@ class Dispatcher:
         station = self.stations[decision.backend]
         job.decision = decision
         job.stage = Stage.WAITING
+        if job.journey is not None:
+            job.journey.choose(decision, self._now())
         station.line.add(job)
         self._assign(station)
         if job.attempts:
@@ -545,6 +557,7 @@ class Dispatcher:
             transcript=self._new_transcript(job, station),
             part=station.part,
             cost=self.meters.so_far,
+            leg=_leave(job, station, now, is_hedge=is_hedge),
         )
         job.attempts.append(attempt)
         spec = station.spec
@@ -780,9 +793,40 @@ class Dispatcher:
                 failovers=tuple(job.failovers),
                 deadline=deadline,
                 energy=spent(job.paid, is_final=False) if job.paid else None,
+                journey=job.journey,
             )
         )
         job.caller.done(job)
+
+
+def _leave(job: Job, station: Station, now: float, *, is_hedge: bool) -> Leg | None:
+    """An attempt at a job begins; what is noted of it."""
+    if job.journey is None:
+        return None
+    spec = station.spec
+    return job.journey.leave(spec.id, spec.type.value, now, is_hedge=is_hedge)
+
+
+def _in_a_word(ending: Ending) -> str:
+    """How an attempt ended: `served`, or what went wrong."""
+    if isinstance(ending, BackendFailed):
+        return ending.fault.value
+    return _ENDINGS[type(ending)]
+
+
+_ENDINGS: dict[type[Ending], str] = {
+    Served: "served",
+    CallUnserved: "call_unserved",
+    ModelMissing: "model_missing",
+    CallRejected: "rejected",
+    CallerGone: "caller_left",
+    CallerStalled: "caller_stalled",
+    RouterFaulted: "internal",
+    RouterStopped: "shutting_down",
+    DeadlinePassed: "deadline_exceeded",
+    PutBack: "preempted",
+    Beaten: "beaten",
+}
 
 
 def _kept(job: Job, outcome: Outcome, now: float) -> Deadline | None:

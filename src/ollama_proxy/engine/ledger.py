@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from ollama_proxy.engine.job import Stage
+from ollama_proxy.engine.journey import Journey
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.energy import Spent
 from ollama_proxy.policy.refusal import Code
@@ -46,6 +47,7 @@ class Fact:
         put_back: how often a more urgent one took its slot, and it waited again.
         failovers: from which backend to which it went because the former failed it.
         deadline: None: it had none.
+        journey: where it has been; None where nobody keeps traces.
     """
 
     request_id: str
@@ -73,6 +75,7 @@ class Fact:
     failovers: Sequence[tuple[str, str]] = ()
     deadline: Deadline | None = None
     energy: Spent | None = None
+    journey: Journey | None = None
 
 
 @attrs.define

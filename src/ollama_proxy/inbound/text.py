@@ -180,6 +180,7 @@ class Sender:
         arrived: when it was read, in seconds.
         client: whose turns in line it takes.
         wishes: by the names of `policy.ask.WISH_NAMES`, as text.
+        trace: headers that say whose child the request is; they go to the backend.
     """
 
     request_id: str
@@ -187,6 +188,7 @@ class Sender:
     arrived: float
     client: str = ""
     wishes: Mapping[str, str] = attrs.field(factory=dict)
+    trace: Sequence[tuple[bytes, bytes]] = ()
 
 
 def make_job(wanted: Wanted, sender: Sender, listener: Listener) -> Job:
@@ -224,6 +226,7 @@ def _job(call: Call, body: Mapping[str, object], sender: Sender, caller: Caller)
             headers=(
                 (b"content-type", b"application/json"),
                 (b"x-request-id", sender.request_id.encode()),
+                *sender.trace,
             ),
         ),
         ask=ask,

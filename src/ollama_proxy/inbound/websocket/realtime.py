@@ -26,6 +26,7 @@ from ollama_proxy.inbound.websocket.conversation import (
     refused,
 )
 from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
+from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
 DOOR = "realtime"
@@ -375,6 +376,7 @@ class RealtimeTalk:
             arrived=trio.current_time(),
             client=self._headers.client,
             wishes={"media_type": "realtime"} | self._headers.given,
+            trace=trace_of(self.socket.headers),
         )
 
     def _cancel(self, response_id: str | None) -> None:

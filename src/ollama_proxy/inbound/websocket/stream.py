@@ -17,6 +17,7 @@ from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_reques
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
 from ollama_proxy.policy.ask import WISH_NAMES
+from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 DOOR = "websocket"
@@ -259,6 +260,7 @@ class StreamTalk:
                     door=DOOR,
                     arrived=trio.current_time(),
                     wishes=wishes_of(asked),
+                    trace=trace_of(self.socket.headers),
                 ),
                 turn,
             )

@@ -19,6 +19,7 @@ from ollama_proxy.inbound.text import (
     make_vector_job,
 )
 from ollama_proxy.policy.energy import Spent, spent
+from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
 DOOR = "grpc"
@@ -53,6 +54,7 @@ def sender_of(rpc: Rpc, wishes: Mapping[str, str], request_id: str = "") -> Send
         arrived=rpc.arrived,
         client=headers.client,
         wishes=given,
+        trace=trace_of(pairs),
     )
 
 
