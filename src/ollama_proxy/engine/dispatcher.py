@@ -145,6 +145,7 @@ class Dispatcher:
         affinity: who has the beginnings of which prompts.
         alarms: what is due when.
         meters: what they cost in joules.
+        ledger: where they are booked.
         used_at: when a job was last on a part of the machine; `inf` while one is.
     """
 
@@ -178,7 +179,7 @@ class Dispatcher:
         self.meters = Meters()
         self.used_at: dict[str, float] = {}
         self._on_part: Counter[str] = Counter()  # attempts
-        self._ledger = ledger
+        self.ledger = ledger
         self._news = news or News()
         self._well: dict[str, bool] = {}  # as it was told last
         self._now = clock
@@ -764,7 +765,7 @@ class Dispatcher:
                 _calibrate(station, job, outcome, deadline, now)
         told = served.report if served is not None and served.report is not None else _NO_REPORT
         pieces = None if served is None or served.tokens is None else job.given + served.tokens
-        self._ledger.record(
+        self.ledger.record(
             Fact(
                 request_id=job.request_id,
                 door=job.door,

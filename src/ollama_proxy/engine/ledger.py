@@ -78,15 +78,44 @@ class Fact:
     journey: Journey | None = None
 
 
+@attrs.frozen(kw_only=True)
+class TurnedAway:
+    """A request that became no job: it could not be read, or was not let in. Of it little is known.
+
+    Attributes:
+        request_id: empty where it has none.
+        door: which it came to.
+        path: what it asked for there.
+        code: why it was turned away.
+        status: HTTP's for that; None where the door speaks no HTTP.
+    """
+
+    request_id: str
+    door: str
+    path: str
+    code: Code
+    status: int | None = None
+
+
 @attrs.define
 class Ledger:
     """Hands each fact to everybody who keeps books: log and metrics."""
 
     _readers: list[Callable[[Fact], None]] = attrs.field(factory=list)
+    _at_doors: list[Callable[[TurnedAway], None]] = attrs.field(factory=list)
 
     def read_by(self, reader: Callable[[Fact], None]) -> None:
         """From now on, tell `reader` every fact. It must not block nor raise."""
         self._readers.append(reader)
+
+    def door_read_by(self, reader: Callable[[TurnedAway], None]) -> None:
+        """From now on, tell `reader` who was turned away. It must not block nor raise."""
+        self._at_doors.append(reader)
+
+    def turn_away(self, request: TurnedAway) -> None:
+        """Write down that a request became no job."""
+        for reader in self._at_doors:
+            reader(request)
 
     def record(self, fact: Fact) -> None:
         """Write down how a request ended."""

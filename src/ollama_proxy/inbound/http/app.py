@@ -6,11 +6,13 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.http import control, inference, listing, machine, managing, scraping
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
+from ollama_proxy.policy.ask import CALLS_BY_PATH
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
@@ -79,7 +81,10 @@ def create_app(services: Services) -> QuartTrio:
     @app.before_websocket
     async def judge() -> Response | None:
         refusal = _judged(services)
-        return None if refusal is None else refusal_reply(refusal)
+        if refusal is None:
+            return None
+        services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
+        return refusal_reply(refusal)
 
     @app.errorhandler(RequestRefused)
     async def refuse(refused: RequestRefused) -> Response:
@@ -89,7 +94,10 @@ def create_app(services: Services) -> QuartTrio:
     async def explain(error: HTTPException) -> Response:
         allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
         more = [(b"allow", ", ".join(allowed).encode())] if allowed else []
-        return refusal_reply(_refusal_of(error, services), more)
+        refusal = _refusal_of(error, services)
+        if asked().path in CALLS_BY_PATH:
+            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
+        return refusal_reply(refusal, more)
 
     return app
 
