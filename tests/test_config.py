@@ -634,7 +634,6 @@ class TestLaterVersions:
             ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
             ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
-            ("[observability]\ndashboard = true", "observability.dashboard"),
         ],
     )
     def test_are_noted(self, toml: str, note: str) -> None:

@@ -362,6 +362,7 @@ class Observability:
     decision_log: str = attrs.field(default="", validator=_FILE)
     decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
     decision_log_files: int = attrs.field(default=4, validator=within(1, 1000))
+    dashboard: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -503,7 +504,6 @@ _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "tls"),
     ("server", "auth"),
     ("server", "rate_limit"),
-    ("observability", "dashboard"),
 )
 _PROTECTIONS = {("server", "tls"), ("server", "auth")}
 _UNPROTECTED = (
