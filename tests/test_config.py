@@ -631,20 +631,8 @@ class TestFaults:
         assert "c.toml: 2 faults\na: b\nc: d" == described
 
 
-class TestLaterVersions:
-    """Keys of the contract that this version does not heed."""
-
-    @pytest.mark.parametrize(
-        ("toml", "note"),
-        [
-            ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
-        ],
-    )
-    def test_are_noted(self, toml: str, note: str) -> None:
-        """A file written for a later version runs, and its owner is told what does nothing."""
-        loaded = read(toml)
-
-        assert (f"{note}: has no effect in this version",) == loaded.notes
+class TestNotes:
+    """What its owner is told of a file that is good."""
 
     def test_a_key_variable_that_is_not_set_is_noted(self) -> None:
         """A backend that will answer 401 is foretold."""

@@ -94,6 +94,12 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("permissions", nargs="*", metavar="read|infer|admin", help="default: all")
     command.add_argument("--name", default="", metavar="NAME", help="whose it is, for the log")
     command.set_defaults(run=_make_key)
+    command = commands.add_parser("replay", help="decide a recorded decision log again")
+    command.add_argument("file", metavar="FILE", help="see observability.decision_log")
+    command.add_argument("--mode", metavar="MODE", help="what would this mode have changed?")
+    command.add_argument("--config", metavar="PATH", help="what would this configuration?")
+    command.add_argument("--json", action="store_true", help="print all figures")
+    command.set_defaults(run=_replay)
 
     for name, run, about in (
         ("status", client.status, "is the router well?"),
@@ -264,6 +270,16 @@ def _say(arguments: argparse.Namespace) -> int:
     from ollama_proxy.say import say  # noqa: PLC0415 - as above
 
     return say(arguments)
+
+
+# -- replay ----------------------------------------------------------------------------------------
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.decisions.command import replay  # noqa: PLC0415 - as above
+
+    return replay(arguments)
 
 
 # -- simulate --------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Mode, parse_quiet_hours
 from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,
@@ -121,11 +122,21 @@ _BUS = Check(
     'session, system, an address such as "unix:path=/run/bus", or "" for none',
     lambda text: text in {"", "session", "system"} or ":" in text,
 )
+_FILE = Check(
+    'the absolute path of a file, or "" for none',
+    lambda text: text == "" or re.fullmatch(r"/.*[^/\0]", text, re.DOTALL) is not None,
+)
 _ROOT = Check("the absolute path of a directory", lambda text: text.startswith("/"))
 _ENDPOINT = Check(
     "http:// or https:// with a host, or unix:/path, without user, query or fragment"
     ' (for example "http://127.0.0.1:11434")',
     lambda text: text == "" or _is_endpoint(text),
+    may_show=lambda text: "@" not in text and "?" not in text,
+)
+_COLLECTOR = Check(
+    'the http:// or https:// URL of an OTLP collector, without user, query or fragment, or "" for none'
+    ' (for example "http://127.0.0.1:4318")',
+    lambda text: text == "" or (not text.startswith("unix:") and _is_endpoint(text)),
     may_show=lambda text: "@" not in text and "?" not in text,
 )
 _VARIABLE = Check(
@@ -411,6 +422,10 @@ class Observability:
     access_log: bool = True
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+    otlp_endpoint: str = attrs.field(default="", validator=_COLLECTOR)
+    decision_log: str = attrs.field(default="", validator=_FILE)
+    decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
+    decision_log_files: int = attrs.field(default=4, validator=within(1, 1000))
     dashboard: bool = True
 
 
@@ -429,6 +444,16 @@ class Config:
     notifications: Notifications = attrs.field(factory=Notifications)
     wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
+
+    @property
+    def route_settings(self) -> RouteSettings:
+        """What bears on each choice, in the words of the policy; the mode is not in it."""
+        return RouteSettings(
+            power_aware=self.router.power_aware,
+            auto_optimize=self.router.auto_optimize,
+            default_backend=self.router.default_backend,
+            power_budget_watts=self.efficiency.power_budget_watts or None,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -561,20 +586,6 @@ def _table_at(raw: Table, key: str) -> Table:
 
 # -- keys of other versions, other names, other sources --------------------------------------------
 
-_LATER: tuple[tuple[str, ...], ...] = (("observability", "otlp_endpoint"),)
-_NO_EFFECT = "has no effect in this version"
-
-
-def _set_later_keys_aside(raw: Table) -> Iterator[str]:
-    """Take what only later versions heed out of `raw`: its name."""
-    for path in _LATER:
-        table = raw if len(path) == 1 else _table_at(raw, path[0])
-        if path[-1] in table:
-            value = table.pop(path[-1])
-            name = ".".join(path)
-            yield f"[{name}]" if isinstance(value, dict) else name
-
-
 _OVERRIDABLE = {
     "host": ("server", "host"),
     "http_port": ("server", "http_port"),
@@ -640,10 +651,9 @@ def interpret(
         routing = raw.pop("routing")
         router = "router" if "router" in raw else "routing"
         raw.setdefault("router", routing)
-    notes += [f"{name}: {_NO_EFFECT}" for name in _set_later_keys_aside(raw)]
     sources = dict(_override(raw, environ, overrides))
 
-    config, found = structure(raw, Config, others=_LATER)
+    config, found = structure(raw, Config)
     tls = _tls_of(raw, path)
     files = tls.files if opens_doors else None
     unusable = [] if files is None else _certificate_faults(files)

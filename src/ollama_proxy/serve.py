@@ -19,7 +19,8 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
@@ -43,6 +44,8 @@ from ollama_proxy.config import (
 )
 from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.dashboard import read_assets
+from ollama_proxy.decisions.file import RotatingFile
+from ollama_proxy.decisions.log import DecisionLog
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -78,10 +81,12 @@ from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.modes import Mode
 from ollama_proxy.policy.peers import parse_networks
-from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.service_manager import ServiceManager
 from ollama_proxy.tables import ConfigFaults, describe_faults
+
+if TYPE_CHECKING:
+    from ollama_proxy.traces import Traces
 
 log = logging.getLogger("ollama_proxy")
 
@@ -271,17 +276,45 @@ def _set_scheduler(station: Station, scheduler: Scheduler) -> None:
 def _dispatch_settings(config: Config) -> DispatchSettings:
     router = config.router
     return DispatchSettings(
-        route=RouteSettings(
-            power_aware=router.power_aware,
-            auto_optimize=router.auto_optimize,
-            default_backend=router.default_backend,
-            power_budget_watts=config.efficiency.power_budget_watts or None,
-        ),
+        route=config.route_settings,
         retry_before_first_byte=router.retry_before_first_byte,
         hedge_budget=config.scheduler.hedge_budget if config.scheduler.hedge else 0.0,
         first_byte_timeout_s=router.first_byte_timeout_s,
         stall_timeout_s=router.stall_timeout_s,
     )
+
+
+def _open_decision_log(config: Config) -> DecisionLog | None:
+    """What takes every choice down; None where its owner wants no such thing."""
+    wanted = config.observability
+    if not wanted.decision_log:
+        return None
+    return DecisionLog(
+        RotatingFile(
+            Path(wanted.decision_log),
+            max_bytes=wanted.decision_log_mib << 20,
+            files=wanted.decision_log_files,
+        )
+    )
+
+
+def _open_traces(config: Config) -> "Traces | None":
+    """What keeps traces; None where no collector wants them, and then nothing of it is imported.
+
+    Raises:
+        CannotServe: what it needs is not installed.
+    """
+    endpoint = config.observability.otlp_endpoint
+    if not endpoint:
+        return None
+    try:
+        from ollama_proxy.traces import Traces, open_exporter  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise CannotServe(
+            f"observability.otlp_endpoint needs the extra otel, and {error.name} is not installed."
+            " Install ollama-proxy-router[otel], or leave the key out."
+        ) from error
+    return Traces(open_exporter(endpoint), version=ollama_proxy.__version__, statuses=STATUS)
 
 
 def _lane_limits(config: Config) -> LaneLimits:
@@ -396,7 +429,18 @@ async def serve(  # noqa: PLR0915 - the tree, once
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
     news = News()
-    dispatcher = Dispatcher(_dispatch_settings(config), ledger, transcribe=transcribe, news=news)
+    decisions = _open_decision_log(config)
+    traces = _open_traces(config)
+    dispatcher = Dispatcher(
+        _dispatch_settings(config),
+        ledger,
+        transcribe=transcribe,
+        news=news,
+        note=None if decisions is None else decisions.note,
+        traces=traces is not None,
+    )
+    if traces is not None:
+        ledger.read_by(traces.record)
     climate = open_climate(config, dispatcher, news)
     gate = Gate(
         bound_host=config.server.host,
@@ -454,6 +498,10 @@ async def serve(  # noqa: PLR0915 - the tree, once
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
+        if decisions is not None:
+            senses.start_soon(decisions.run, name="decision log")
+        if traces is not None:
+            senses.start_soon(traces.run, name="traces")
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)

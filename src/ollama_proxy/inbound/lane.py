@@ -30,6 +30,7 @@ from ollama_proxy.inbound.answers import (
     error_headers,
     error_piece,
     routing_headers,
+    turned_away,
 )
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
@@ -256,6 +257,7 @@ class Lane:
         self._is_last = False  # the client was told, or can see, that no other follows
         self._dialect = Dialect.OPENAI
         self._request_id = ""
+        self._path = ""
         self._head_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
@@ -280,6 +282,7 @@ class Lane:
                     await self._serve_one(call)
             except _Fault as fault:
                 self._closing = True
+                self._turn_away(fault.refusal)
                 await self._send(self._error(fault.refusal, self._identity()))
             if self._is_last or self._owes_farewell():
                 await part(self._stream, LINGER_S)
@@ -293,13 +296,22 @@ class Lane:
             self.descriptor = -1
         return None
 
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Book a request that becomes no job."""
+        self._request_id = self._request_id or make_request_id()
+        self._dispatcher.ledger.turn_away(
+            turned_away("http", self._path, refusal, self._request_id)
+        )
+
     async def _serve_one(self, call: Call) -> None:
         """Serve one request, and wait for the next one's first bytes."""
         self._dialect = call.dialect
+        self._path = call.path
         try:
             job = await self._read_request(call)
         except RequestRefused as refused:
             # The request was read whole, so the connection may serve another.
+            self._turn_away(refused.refusal)
             await self._send(self._error(refused.refusal, self._identity()))
         else:
             if job is None:
@@ -312,6 +324,7 @@ class Lane:
 
     async def _read_first_line(self) -> bytes | None:
         """Read until the request line is whole. None: the client closed instead."""
+        self._request_id = self._path = ""
         self._head_until = trio.current_time() + self._limits.head_timeout_s
         while True:
             self._skip_empty_lines()
@@ -360,7 +373,6 @@ class Lane:
         Raises:
             RequestRefused: it was read whole, and cannot be understood.
         """
-        self._request_id = ""
         while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
             if not await self._read_more():
                 return None
