@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import trio
 import ollama_proxy
 from ollama_proxy import client
 from ollama_proxy.backends.embedded_process import is_available
-from ollama_proxy.client import OK, print_table
+from ollama_proxy.client import FAILED, OK, print_table
 from ollama_proxy.config import (
     BackendConfig,
     Config,
@@ -32,6 +33,13 @@ from ollama_proxy.tables import ConfigFaults, describe_faults
 
 BAD_CONFIG = 2
 INTERRUPTED = 128 + signal.SIGINT
+COLOURS = "auto: on a terminal, unless NO_COLOR is set"
+EXIT_CODES = {
+    OK: "All is well; a reader that has seen enough (`| head`) is no fault.",
+    FAILED: "The router says no, or none answers: one sentence on standard error says which.",
+    BAD_CONFIG: "The arguments or the configuration are faulty, or a port is taken.",
+    INTERRUPTED: "Interrupted by Ctrl-C.",
+}
 
 log = logging.getLogger("ollama_proxy")
 LOCAL_OLLAMA = "http://127.0.0.1:11434"
@@ -39,6 +47,8 @@ LOCAL_OLLAMA = "http://127.0.0.1:11434"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every locale has a degree sign
     try:
         try:
             arguments = new_parser().parse_args(argv)
@@ -58,6 +68,8 @@ def new_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",
         description="Routes Ollama and OpenAI requests over the backends of one machine.",
+        epilog="exit codes: "
+        + " ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()),
     )
     parser.add_argument(
         "--version", action="version", version=f"ollama-proxy {ollama_proxy.__version__}"
@@ -99,6 +111,9 @@ def new_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
         command.add_argument("--json", action="store_true", help="print the raw answer")
+        command.add_argument(
+            "--color", choices=["auto", "always", "never"], default="auto", help=COLOURS
+        )
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
@@ -124,7 +139,15 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--latency-critical", action="store_true")
     command.add_argument("--power-efficient", action="store_true")
     for wish, header in client.WISHES.items():
-        command.add_argument("--" + wish.replace("_", "-"), metavar="V", help=f"as {header}")
+        command.add_argument(
+            "--" + wish.replace("_", "-"), metavar="V", type=_header_value, help=f"as {header}"
+        )
+
+
+def _header_value(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} has characters that no header may have")
 
 
 # -- serve ---------------------------------------------------------------------------------------

@@ -23,16 +23,18 @@ from trio_websocket import (
 )
 
 from ollama_proxy.client import (
-    FAILED,
     NOT_OURS,
     OK,
     WISHES,
     Unanswered,
     ask,
+    client_settings,
+    complain,
     read_fault,
     router_url,
     wish_headers,
 )
+from ollama_proxy.terminal import harmless
 
 INTERRUPTED = 128 + signal.SIGINT
 CONNECT_S = 10.0
@@ -85,7 +87,8 @@ class Heard:
         self.tokens += 1
         if self.shows:
             try:
-                sys.stdout.write(text)
+                # A file gets what was said; a terminal obeys no model.
+                sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
                 sys.stdout.flush()
             except BrokenPipeError:
                 self.is_unread = True
@@ -153,7 +156,7 @@ def say(arguments: argparse.Namespace) -> int:
             by_socket=arguments.ws,
         )
     except Unanswered as error:
-        return _fail(str(error))
+        return complain(str(error))
     heard, is_interrupted = trio.run(_run, asked, not arguments.json)
     if heard.is_unread:
         raise BrokenPipeError  # as from any other command
@@ -162,15 +165,10 @@ def say(arguments: argparse.Namespace) -> int:
     elif heard.tokens:
         print(flush=True)
     if heard.fault and not is_interrupted:
-        return _fail(heard.fault)
+        return complain(heard.fault)
     if heard.backend is not None and not arguments.json:
-        print(heard.summary(), file=sys.stderr)
+        print(harmless(heard.summary()), file=sys.stderr)
     return INTERRUPTED if is_interrupted else OK
-
-
-def _fail(sentence: str) -> int:
-    print(f"ollama-proxy: {sentence}", file=sys.stderr)
-    return FAILED
 
 
 def _first_model(arguments: argparse.Namespace) -> str:
@@ -226,7 +224,7 @@ async def _by_http(asked: Asked, heard: Heard, scope: trio.CancelScope) -> None:
     timeout = httpx.Timeout(None, connect=CONNECT_S)
     try:
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=timeout) as client,
+            httpx.AsyncClient(**client_settings(asked.wishes, timeout=timeout)) as client,
             client.stream(
                 "POST",
                 asked.url + "/v1/chat/completions",
