@@ -107,6 +107,7 @@ def new_parser() -> argparse.ArgumentParser:
         ("thermal", client.thermal, "temperatures, fans and power"),
         ("mode", client.mode, "the mode in force, and why; with a name: set it"),
         ("route", client.route, "explain a decision without sending anything"),
+        ("top", _top, "watch all of it as it goes on, and choose the mode"),
     ):
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
@@ -242,6 +243,16 @@ def _say(arguments: argparse.Namespace) -> int:
     from ollama_proxy.say import say  # noqa: PLC0415 - as above
 
     return say(arguments)
+
+
+# -- top -------------------------------------------------------------------------------------------
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.top import top  # noqa: PLC0415 - as above
+
+    return top(arguments)
 
 
 # -- simulate --------------------------------------------------------------------------------------

@@ -97,6 +97,11 @@ def ask(
             answer = client.request(method, url + path, json=body, headers=headers)
     except UNREACHED as error:
         raise Unanswered(f"no router answers on {url}: {error}") from error
+    return decoded(url, answer)
+
+
+def decoded(url: str, answer: httpx.Response) -> tuple[int, Answer]:
+    """Status and JSON of an answer. Raises Unanswered."""
     try:
         return answer.status_code, answer.json()
     except (ValueError, RecursionError) as error:

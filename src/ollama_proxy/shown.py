@@ -4,6 +4,7 @@ Law: pure, an answer in and lines out. Unknown is "-", never 0; what was only co
 parentheses, since nobody has measured it yet.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -131,6 +132,29 @@ def waiting_of(backend: Mapping[str, Any]) -> Cell:
     """How many wait for it."""
     waiting = sum(backend["queued"].values())
     return cell(waiting, Tone.WARN if waiting else Tone.PLAIN)
+
+
+def show_pulse(told: Answer, rate: float | None = None) -> Line:
+    """What is under way on all of `GET /backends`.
+
+    Args:
+        told: the answer.
+        rate: requests per second, where anybody has counted them.
+    """
+    queued: Counter[str] = Counter()
+    for each in told:
+        queued.update(each["queued"])
+    waiting = sum(queued.values())
+    by_priority = ", ".join(f"{n} {name}" for name, n in queued.items() if n)
+    facts = [
+        f"{sum(each['in_flight'] for each in told)} in flight",
+        f"{waiting} waiting" + (f" ({by_priority})" if waiting else ""),
+        f"{sum(each['requests_total'] for each in told)} requests",
+        f"{sum(each['errors_total'] for each in told)} errors",
+    ]
+    if rate is not None:
+        facts.append(f"{rate:.1f} requests/s")
+    return [cell(", ".join(facts))]
 
 
 def show_decision(told: Answer, width: int | None) -> list[Line]:

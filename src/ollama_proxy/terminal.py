@@ -196,11 +196,13 @@ class Terminal:
     Attributes:
         width: in columns; None where nobody looks.
         has_colours: whether tones are shown.
+        can_draw: whether its cursor can be moved.
     """
 
     stream: TextIO
     width: int | None
     has_colours: bool
+    can_draw: bool
 
     @classmethod
     def of(cls, stream: TextIO, environ: Mapping[str, str], colours: str = "auto") -> "Terminal":
@@ -212,11 +214,13 @@ class Terminal:
             colours: `auto` is where a terminal shows them, `always` or `never`.
         """
         is_terminal = stream.isatty()
-        wanted = is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        can_draw = is_terminal and environ.get("TERM") != "dumb"
+        wanted = can_draw and not environ.get("NO_COLOR")
         return cls(
             stream,
             shutil.get_terminal_size().columns if is_terminal else None,
             colours == "always" or (colours == "auto" and wanted),
+            can_draw,
         )
 
     def show(self, lines: Iterable[Line]) -> None:

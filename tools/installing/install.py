@@ -28,7 +28,7 @@ def main() -> int:
     flags = argparse.ArgumentParser(prog="tools/install", description=__doc__)
     flags.add_argument("--prefix", type=Path, metavar="DIR", help="put all of it below DIR")
     flags.add_argument("--dry-run", action="store_true", help="say what would be done")
-    flags.add_argument("--extras", default="embedded,nvidia", help="default: %(default)s")
+    flags.add_argument("--extras", default="embedded,nvidia,tui", help="default: %(default)s")
     flags.add_argument("--no-start", action="store_true", help="leave the service as it is")
     given = flags.parse_args()
     places = Places.below(given.prefix) if given.prefix else Places.of_user(os.environ)
