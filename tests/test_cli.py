@@ -573,7 +573,7 @@ async def answering(head: bytes, body: bytes) -> AsyncIterator[str]:
         (b"200 OK", b'{"status": 7, "backends": "none"}', "answers, but is no ollama-proxy"),
         (b"200 OK", b"\xff\xfe\x00", "answers, but is no ollama-proxy"),
         (b"502 Bad Gateway", b"<html>", "answers with 502 Bad Gateway, but is no ollama-proxy"),
-        (b"301 Moved", b"", "answers with 301 Moved, but is no ollama-proxy"),
+        (b"301 Moved", b"", "answers with 301 Moved Permanently, but is no ollama-proxy"),
         (b"401 No", b'{"error": {"message": "a key is needed"}}', "ollama-proxy: a key is needed"),
         (b"500 No", b'{"error": "\\u001b[2J\\nyou\\u009b0mwin"}', "ollama-proxy: �[2J�you�0mwin"),
         (b"nonsense", b"", "no router answers on http://127.0.0.1:"),

@@ -108,6 +108,7 @@ def new_parser() -> argparse.ArgumentParser:
         ("mode", client.mode, "the mode in force, and why; with a name: set it"),
         ("route", client.route, "explain a decision without sending anything"),
         ("top", _top, "watch all of it as it goes on, and choose the mode"),
+        ("pull", _pull, "have a backend fetch a model, and show how far it is"),
     ):
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
@@ -119,6 +120,11 @@ def new_parser() -> argparse.ArgumentParser:
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
             _add_wishes(command)
+        elif name == "pull":
+            command.add_argument("model", metavar="MODEL", help="as Ollama names it")
+            command.add_argument(
+                "--target", metavar="V", type=_header_value, help="a backend or a hardware"
+            )
         elif name == "mode":
             command.add_argument("name", nargs="?", metavar="NAME", help="such as quiet or auto")
 
@@ -243,6 +249,16 @@ def _say(arguments: argparse.Namespace) -> int:
     from ollama_proxy.say import say  # noqa: PLC0415 - as above
 
     return say(arguments)
+
+
+# -- pull ------------------------------------------------------------------------------------------
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.pull import pull  # noqa: PLC0415 - as above
+
+    return pull(arguments)
 
 
 # -- top -------------------------------------------------------------------------------------------

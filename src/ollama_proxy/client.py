@@ -112,7 +112,10 @@ def not_ours(url: str, answer: httpx.Response) -> str:
     """Who answers in the router's place; a proxy before it that refuses says so by its status."""
     if answer.is_success:
         return NOT_OURS.format(url)
-    return f"{url} answers with {answer.status_code} {answer.reason_phrase}, but is no ollama-proxy"
+    status = f"{answer.status_code} {httpx.codes.get_reason_phrase(answer.status_code)}".strip()
+    if backend := answer.headers.get("x-backend-used"):
+        return f"the backend {backend} answers with {status}"
+    return f"{url} answers with {status}, but is no ollama-proxy"
 
 
 def complain(sentence: str) -> int:
