@@ -33,7 +33,7 @@ from ollama_proxy.tables import ConfigFaults, describe_faults
 
 BAD_CONFIG = 2
 INTERRUPTED = 128 + signal.SIGINT
-COLOURS = "auto: on a terminal, unless NO_COLOR is set"
+COLOURS = "default: auto, which is on a terminal, unless NO_COLOR is set"
 EXIT_CODES = {
     OK: "All is well; a reader that has seen enough (`| head`) is no fault.",
     FAILED: "The router says no, or none answers: one sentence on standard error says which.",
