@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 import trio
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from ollama_proxy.client import Unanswered
-from ollama_proxy.top import Sight
+from ollama_proxy.top import Router, Sight
 from ollama_proxy.top_screen import Help, Modes, Screen
 from tests.answers import BACKEND, EFFICIENCY, HEAT
 from tests.fakes.ollama import open_fake
@@ -213,6 +214,65 @@ def test_the_tables_follow_the_screen() -> None:
         await pilot.resize_terminal(1, 1)
 
     watch(FakeRouter(), play)
+
+
+# -- what it asks ----------------------------------------------------------------------------------
+
+
+@attrs.define
+class ScriptedServer(httpx.AsyncBaseTransport):
+    """A server that answers each path as the test says, and keeps what was asked."""
+
+    answers: dict[str, tuple[int, bytes]]
+    asked: list[str] = attrs.field(factory=list)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer."""
+        self.asked.append(request.url.path)
+        status, body = self.answers[request.url.path]
+        return httpx.Response(status, content=body)
+
+
+def told(**changes: tuple[int, bytes]) -> ScriptedServer:
+    """One that answers as a router does, but for what is changed."""
+    return ScriptedServer({
+        "/efficiency": (200, json.dumps(EFFICIENCY).encode()),
+        "/backends": (200, json.dumps([BACKEND]).encode()),
+        "/thermal": (200, json.dumps(HEAT).encode()),
+        **{f"/{name}": answer for name, answer in changes.items()},
+    })
+
+
+async def test_heat_is_asked_for_less_often() -> None:
+    """It brings an hour of history; after a failure all is asked anew."""
+    server = told()
+    async with httpx.AsyncClient(transport=server) as client:
+        router = Router("http://router", client)
+        for _ in range(6):
+            await router.look()
+        often = server.asked.count("/thermal")
+        server.answers["/backends"] = (503, b'{"error": "draining"}')
+        with pytest.raises(Unanswered, match="draining"):
+            await router.look()
+        server.answers |= told().answers
+        await router.look()
+
+    assert (2, 3) == (often, server.asked.count("/thermal"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ((200, b"<html>"), "answers, but is no ollama-proxy"),
+        ((200, b'{"mode": "auto"}'), "answers, but is no ollama-proxy"),
+        ((401, b'{"error": {"message": "a key\\u001b is needed"}}'), "a key� is needed"),
+    ],
+)
+async def test_what_is_no_router(answer: tuple[int, bytes], sentence: str) -> None:
+    """A sentence, never what would break the screen."""
+    async with httpx.AsyncClient(transport=told(efficiency=answer)) as client:
+        with pytest.raises(Unanswered, match=sentence):
+            await Router("http://router", client).look()
 
 
 # -- as a command ----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from ollama_proxy.shown import Answer, show_backends, show_heat, show_mode, show
 from ollama_proxy.terminal import Line, Terminal
 
 ROUTES = {"efficiency": "/efficiency", "backends": "/backends", "thermal": "/thermal"}
+HEAT_EVERY = 5  # looks: with it comes an hour of history, which nobody needs each second
 PATIENCE_S = 10.0
 NOT_INSTALLED = (
     "the live view needs a library that is not installed: pip install 'ollama-proxy-router[tui]'"
@@ -79,21 +80,28 @@ class Watchable(Protocol):
         """Ask for nothing more."""
 
 
-@attrs.frozen
+@attrs.define
 class Router:
     """One that answers over HTTP, on a connection that is kept."""
 
     url: str
     client: httpx.AsyncClient
+    _told: dict[str, Answer] = attrs.field(factory=dict)
+    _looks: int = 0
 
     async def look(self) -> Sight:
         """Everything as it is now. Raises Unanswered."""
-        sight = Sight({name: await self._ask("GET", path) for name, path in ROUTES.items()})
+        looks, self._looks = self._looks, 0  # after a failure all is asked anew
+        for name, path in ROUTES.items():
+            if name != "thermal" or looks % HEAT_EVERY == 0:
+                self._told[name] = await self._ask("GET", path)
+        sight = Sight(dict(self._told))
         try:
             sight.show(None)
             show_mode(sight.told["efficiency"], None, lists_all=True)
         except MISSHAPEN as error:
             raise Unanswered(NOT_OURS.format(self.url)) from error
+        self._looks = looks + 1
         return sight
 
     async def set_mode(self, name: str) -> None:
