@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -17,6 +18,7 @@ import pytest
 import trio
 
 import ollama_proxy
+from tests.answers import HEAT
 from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
 from tests.numb import NUMB_TOML
 from tests.real.parts import require
@@ -534,10 +536,108 @@ async def test_nobody_there(desk: Desk, command: list[str]) -> None:
     async with open_fake() as ollama:
         other = await desk.run(*command, "--url", ollama.url)
     nonsense = await desk.run(*command, "--url", "nonsense")
+    dots = await desk.run(*command, "--url", "http://..")
 
-    for done, word in ((nobody, str(port)), (other, "no ollama-proxy"), (nonsense, "nonsense")):
+    for done, word in (
+        (nobody, str(port)),
+        (other, "no ollama-proxy"),
+        (nonsense, "nonsense"),
+        (dots, "http://.."),
+    ):
         assert (1, b"", 1) == (done.returncode, done.stdout, done.stderr.count(b"\n"))
         assert word in done.stderr.decode()
+
+
+@asynccontextmanager
+async def answering(head: bytes, body: bytes) -> AsyncIterator[str]:
+    """Somebody who gives every caller the same answer; yields the URL."""
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        length = b"Content-Length: %d\r\nConnection: close" % len(body)
+        await stream.send_all(b"HTTP/1.1 %s\r\n%s\r\n\r\n%s" % (head, length, body))
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+        listeners = await nursery.start(serve)
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "sentence"),
+    [
+        (b"200 OK", b"<html>hi</html>", "answers, but is no ollama-proxy"),
+        (b"200 OK", b"[" * 100_000, "answers, but is no ollama-proxy"),
+        (b"200 OK", b'{"status": 7, "backends": "none"}', "answers, but is no ollama-proxy"),
+        (b"200 OK", b"\xff\xfe\x00", "answers, but is no ollama-proxy"),
+        (b"502 Bad Gateway", b"<html>", "answers with 502 Bad Gateway, but is no ollama-proxy"),
+        (b"301 Moved", b"", "answers with 301 Moved Permanently, but is no ollama-proxy"),
+        (b"401 No", b'{"error": {"message": "a key is needed"}}', "ollama-proxy: a key is needed"),
+        (b"500 No", b'{"error": "\\u001b[2J\\nyou\\u009b0mwin"}', "ollama-proxy: �[2J�you�0mwin"),
+        (b"nonsense", b"", "no router answers on http://127.0.0.1:"),
+    ],
+)
+async def test_whatever_answers(desk: Desk, head: bytes, body: bytes, sentence: str) -> None:
+    """One sentence says who it is, exit code 1, and nothing that a terminal would obey."""
+    async with answering(head, body) as url:
+        done = await desk.run("status", "--url", url)
+
+    said = done.stderr.decode()
+    assert (1, b"", True) == (done.returncode, done.stdout, said.rstrip("\n").isprintable())
+    assert sentence in said
+
+
+async def test_who_is_silent(desk: Desk) -> None:
+    """One that takes the connection and never answers is not waited for without end."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = await desk.run("status", "--url", url)
+
+    assert (1, b"", f"ollama-proxy: no router answers on {url}: timed out\n") == (
+        done.returncode,
+        done.stdout,
+        done.stderr.decode(),
+    )
+
+
+async def test_colours_are_for_terminals(desk: Desk) -> None:
+    """And `--color` says otherwise; a locale that has no degree sign is no reason to fail."""
+    body = json.dumps(HEAT).encode()
+    async with answering(b"200 OK", body) as url:
+        piped = await desk.run("thermal", "--url", url)
+        always = await desk.run("thermal", "--url", url, "--color", "always")
+        desk.variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        ascii_ = await desk.run("thermal", "--url", url)
+        desk.variables = {"TERM": "xterm", "COLUMNS": "60"}
+        shown = await on_a_terminal(desk, "thermal", "--url", url)
+        desk.variables |= {"NO_COLOR": "1"}
+        plain = await on_a_terminal(desk, "thermal", "--url", url)
+
+    assert [False, True, True, False] == [
+        b"\x1b[" in each for each in (piped.stdout, always.stdout, shown, plain)
+    ]
+    assert "91 °C" in piped.stdout.decode()
+    assert b"91 ?C" in ascii_.stdout
+
+
+async def on_a_terminal(desk: Desk, *arguments: str) -> bytes:
+    """What the command writes where people sit."""
+    ours, theirs = os.openpty()
+    try:
+        await trio.run_process(
+            [sys.executable, *MODULE, *arguments],
+            stdout=theirs,
+            cwd=desk.directory,
+            env=desk.environment,
+        )
+        return os.read(ours, 65536)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 async def test_a_reader_that_has_seen_enough(desk: Desk) -> None:
@@ -567,14 +667,13 @@ async def test_a_reader_that_has_seen_enough(desk: Desk) -> None:
 
 
 async def test_a_good_configuration(desk: Desk) -> None:
-    """It is said to be good, and what of it has no effect is noted apart."""
-    desk.write(config_for("http://127.0.0.1:1", more='[observability]\notlp_endpoint = ""\n'))
+    """It is said to be good, and what may not be as meant is noted apart."""
+    written = config_for("http://127.0.0.1:1")
+    desk.write(written.replace('id = "npu"', 'id = "npu"\napi_key_env = "NO_SUCH_KEY"'))
     done = await desk.run("check-config")
 
-    assert (0, b"note: observability.otlp_endpoint: has no effect in this version\n") == (
-        done.returncode,
-        done.stderr,
-    )
+    assert 0 == done.returncode
+    assert done.stderr.startswith(b"note: backends[0].api_key_env: NO_SUCH_KEY is not set")
     assert f"{desk.directory}/config.toml: good, 1 backends\n" == done.stdout.decode()
 
 
@@ -585,7 +684,17 @@ async def test_the_version(desk: Desk) -> None:
     assert f"ollama-proxy {ollama_proxy.__version__}\n" == done.stdout.decode()
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["serve", "--http-port", "x"], ["route"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["serve", "--http-port", "x"],
+        ["route"],
+        ["route", "--model", "m", "--target", "größe"],
+        ["route", "--model", "m", "--target", "a\nX-B: c"],
+    ],
+)
 async def test_arguments_that_are_none(desk: Desk, arguments: list[str]) -> None:
     """They are named with the usage, and the exit code is 2."""
     done = await desk.run(*arguments)
@@ -712,7 +821,7 @@ async def test_without_a_key_our_commands_say_so(desk: Desk) -> None:
         assert (1, b"") == (each.returncode, each.stdout)
         assert b"API key is needed" in each.stderr, each.stderr
     assert b"nowhere cannot be read" in unreadable.stderr
-    assert brief.stdout.startswith(b"ok; with an API key"), brief
+    assert brief.stdout.startswith(b"ok; there is more to tell"), brief
 
 
 async def test_an_open_door_without_keys_is_not_opened(desk: Desk) -> None:

@@ -16,7 +16,7 @@ import trio
 
 from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
 from tests.routers import idle
-from tests.test_cli import LIMIT_S, MODULE, Desk, Router, config_for
+from tests.test_cli import LIMIT_S, MODULE, Desk, Router, config_for, on_a_terminal
 
 WAYS = ["--http", "--ws"]
 SLOW = Script(tokens=1000, interval_s=0.01)
@@ -163,6 +163,18 @@ async def test_over_grpc_nobody_there_is_said_in_a_sentence(desk: Desk) -> None:
 
     assert (1, b"") == (done.returncode, done.stdout)
     assert done.stderr.startswith(b"ollama-proxy: ")
+
+
+async def test_no_model_steers_the_terminal(desk: Desk) -> None:
+    """What would be obeyed is replaced where people read it; a file gets what was said."""
+    async with open_fake(Script(tokens=2, word="\x1b[2Jhi")) as fake:
+        desk.write(config_for(fake))
+        async with desk.serving() as router:
+            shown = await on_a_terminal(desk, "say", "hi", "--url", router.url)
+            piped = await desk.run("say", "hi", "--url", router.url)
+
+    assert "�[2Jhi�[2Jhi\r\n" == shown.decode()
+    assert b"\x1b[2Jhi\x1b[2Jhi\n" == piped.stdout
 
 
 @pytest.mark.parametrize("way", WAYS)

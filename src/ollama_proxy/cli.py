@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import trio
 import ollama_proxy
 from ollama_proxy import client
 from ollama_proxy.backends.embedded_process import is_available
-from ollama_proxy.client import OK, print_table
+from ollama_proxy.client import FAILED, OK, print_table
 from ollama_proxy.config import (
     BackendConfig,
     Config,
@@ -33,6 +34,13 @@ from ollama_proxy.tables import ConfigFaults, describe_faults
 
 BAD_CONFIG = 2
 INTERRUPTED = 128 + signal.SIGINT
+COLOURS = "default: auto, which is on a terminal, unless NO_COLOR is set"
+EXIT_CODES = {
+    OK: "All is well; a reader that has seen enough (`| head`) is no fault.",
+    FAILED: "The router says no, or none answers: one sentence on standard error says which.",
+    BAD_CONFIG: "The arguments or the configuration are faulty, or a port is taken.",
+    INTERRUPTED: "Interrupted by Ctrl-C.",
+}
 
 log = logging.getLogger("ollama_proxy")
 LOCAL_OLLAMA = "http://127.0.0.1:11434"
@@ -40,6 +48,8 @@ LOCAL_OLLAMA = "http://127.0.0.1:11434"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every locale has a degree sign
     try:
         try:
             arguments = new_parser().parse_args(argv)
@@ -59,12 +69,20 @@ def new_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",
         description="Routes Ollama and OpenAI requests over the backends of one machine.",
+        epilog="exit codes: "
+        + " ".join(f"{code}: {meaning}" for code, meaning in EXIT_CODES.items()),
     )
     parser.add_argument(
         "--version", action="version", version=f"ollama-proxy {ollama_proxy.__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_own_work(commands)
+    _add_questions(commands)
+    return parser
 
+
+def _add_own_work(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What is done here, with a router or without."""
     command = commands.add_parser("serve", help="run the router in the foreground")
     command.add_argument("--config", metavar="PATH", help="the configuration file")
     command.add_argument("--host", metavar="H", help="address to listen on")
@@ -101,52 +119,59 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print all figures")
     command.set_defaults(run=_replay)
 
+
+def _add_questions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What a running router is asked for."""
     for name, run, about in (
         ("status", client.status, "is the router well?"),
         ("backends", client.backends, "what is known of each backend"),
         ("thermal", client.thermal, "temperatures, fans and power"),
         ("mode", client.mode, "the mode in force, and why; with a name: set it"),
         ("route", client.route, "explain a decision without sending anything"),
+        ("top", _top, "watch all of it as it goes on, and choose the mode"),
+        ("pull", _pull, "have a backend fetch a model, and show how far it is"),
     ):
         command = commands.add_parser(name, help=about)
-        command.add_argument("--url", help="the router's; default: from the configuration")
+        _add_access(command)
         command.add_argument("--json", action="store_true", help="print the raw answer")
-        _add_key(command)
-        _add_papers(command)
+        command.add_argument(
+            "--color", choices=["auto", "always", "never"], default="auto", help=COLOURS
+        )
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
             _add_wishes(command)
+        elif name == "pull":
+            command.add_argument("model", metavar="MODEL", help="as Ollama names it")
+            command.add_argument(
+                "--target", metavar="V", type=_header_value, help="a backend or a hardware"
+            )
         elif name == "mode":
             command.add_argument("name", nargs="?", metavar="NAME", help="such as quiet or auto")
 
     command = commands.add_parser("say", help="ask for a text, and show it as it comes")
     command.add_argument("text", metavar="TEXT")
     command.add_argument("--model", metavar="M", help="default: the first that the router lists")
-    command.add_argument("--url", help="the router's; default: from the configuration")
     command.add_argument("--json", action="store_true", help="print text and figures as JSON")
-    _add_key(command)
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
     way.add_argument(
         "--grpc", action="store_true", help="over gRPC; --url is then [https://]HOST:PORT"
     )
-    _add_papers(command)
+    _add_access(command)
     _add_wishes(command)
     command.set_defaults(run=_say)
-    return parser
 
 
-def _add_key(command: argparse.ArgumentParser) -> None:
+def _add_access(command: argparse.ArgumentParser) -> None:
+    """Where the router is, and by what it lets us in."""
+    command.add_argument("--url", help="the router's; default: from the configuration")
     command.add_argument(
         "--api-key-file",
         metavar="PATH",
         help="whose first line is an API key; default: $OLLAMA_PROXY_API_KEY",
     )
-
-
-def _add_papers(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ca-file",
         metavar="PATH",
@@ -163,7 +188,15 @@ def _add_wishes(command: argparse.ArgumentParser) -> None:
     command.add_argument("--latency-critical", action="store_true")
     command.add_argument("--power-efficient", action="store_true")
     for wish, header in client.WISHES.items():
-        command.add_argument("--" + wish.replace("_", "-"), metavar="V", help=f"as {header}")
+        command.add_argument(
+            "--" + wish.replace("_", "-"), metavar="V", type=_header_value, help=f"as {header}"
+        )
+
+
+def _header_value(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} has characters that no header may have")
 
 
 # -- serve ---------------------------------------------------------------------------------------
@@ -280,6 +313,26 @@ def _replay(arguments: argparse.Namespace) -> int:
     from ollama_proxy.decisions.command import replay  # noqa: PLC0415 - as above
 
     return replay(arguments)
+
+
+# -- pull ------------------------------------------------------------------------------------------
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.pull import pull  # noqa: PLC0415 - as above
+
+    return pull(arguments)
+
+
+# -- top -------------------------------------------------------------------------------------------
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.top import top  # noqa: PLC0415 - as above
+
+    return top(arguments)
 
 
 # -- simulate --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import re
 import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,16 @@ import httpx
 
 from ollama_proxy.certificates import BadCertificate, client_context
 from ollama_proxy.config import Overrides, Server, find_config, load
+from ollama_proxy.shown import (
+    Answer,
+    show_backends,
+    show_decision,
+    show_health,
+    show_heat,
+    show_mode,
+)
 from ollama_proxy.tables import ConfigFaults, describe_faults
+from ollama_proxy.terminal import Column, Line, Terminal, cell, harmless, printable, table
 
 OK = 0
 FAILED = 1
@@ -31,7 +41,11 @@ KEY_VARIABLE = "OLLAMA_PROXY_API_KEY"
 CA_VARIABLE = "OLLAMA_PROXY_CA_FILE"
 CERT_VARIABLE = "OLLAMA_PROXY_CERT_FILE"
 NOT_OURS = "{} answers, but is no ollama-proxy"
-Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
+# What httpx raises where nothing that it understands comes back; UnicodeError: `http://..` is no name.
+UNREACHED = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+SAID_MAX = 1000  # characters of a fault that others tell
+# What it raises to take an answer for one that it is not.
+MISSHAPEN = (KeyError, TypeError, AttributeError, ValueError)
 
 
 class Unanswered(Exception):  # noqa: N818 - read as a sentence
@@ -118,6 +132,23 @@ def key_headers(arguments: argparse.Namespace) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+def client_settings(
+    arguments: argparse.Namespace, *, timeout: float | httpx.Timeout
+) -> dict[str, Any]:
+    """How every command's client of a router is made, whether httpx's sync or its async one.
+
+    Raises:
+        Unanswered: the key or the certificates that flags name are of no use.
+    """
+    return {
+        "trust_env": False,
+        "timeout": timeout,
+        "headers": key_headers(arguments),
+        # In plain text there is nothing to verify, and reading the system's authorities takes time.
+        "verify": encryption(arguments, router_url(arguments)) or False,
+    }
+
+
 def ask(
     arguments: argparse.Namespace,
     method: str,
@@ -129,56 +160,73 @@ def ask(
     """One call to a running router: status and decoded answer. Raises Unanswered."""
     url = router_url(arguments)
     try:
-        # In plain text there is nothing to verify, and reading the system's authorities takes time.
-        verify = encryption(arguments, url) or False
-        headers_of_key = key_headers(arguments)
-        with httpx.Client(
-            trust_env=False, timeout=10, headers=headers_of_key, verify=verify
-        ) as client:
+        with httpx.Client(**client_settings(arguments, timeout=10)) as client:
             answer = client.request(method, url + path, json=body, headers=headers)
-        return answer.status_code, answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except UNREACHED as error:
         raise Unanswered(unanswered(url, error)) from error
-    except ValueError as error:
-        raise Unanswered(NOT_OURS.format(url)) from error
+    return decoded(url, answer)
+
+
+def decoded(url: str, answer: httpx.Response) -> tuple[int, Answer]:
+    """Status and JSON of an answer. Raises Unanswered."""
+    try:
+        return answer.status_code, answer.json()
+    except (ValueError, RecursionError) as error:
+        raise Unanswered(not_ours(url, answer)) from error
+
+
+def not_ours(url: str, answer: httpx.Response) -> str:
+    """Who answers in the router's place; a proxy before it that refuses says so by its status."""
+    if answer.is_success:
+        return NOT_OURS.format(url)
+    status = f"{answer.status_code} {httpx.codes.get_reason_phrase(answer.status_code)}".strip()
+    if backend := answer.headers.get("x-backend-used"):
+        return f"the backend {backend} answers with {status}"
+    return f"{url} answers with {status}, but is no ollama-proxy"
+
+
+def complain(sentence: str) -> int:
+    """Say on stderr what went wrong; returns the exit code."""
+    print(f"ollama-proxy: {harmless(sentence)}", file=sys.stderr)
+    return FAILED
 
 
 def _report(
     arguments: argparse.Namespace,
     call: Callable[[], tuple[int, Answer]],
-    show: Callable[[Answer], None],
-    *,
-    is_ours: Callable[[Answer], bool],
+    show: Callable[[Answer, int | None], list[Line]],
 ) -> int:
     """Make a call and show its answer; errors in one sentence.
 
     Args:
         arguments: the command's.
         call: asks the router.
-        show: prints an answer for people.
-        is_ours: whether an answer has the shape that `show` knows; other servers answer, too.
+        show: an answer as lines for people, for a terminal of some width; raises one of MISSHAPEN
+            where it is of another shape: other servers answer, too.
     """
     try:
         status, answer = call()
     except Unanswered as error:
-        print(f"ollama-proxy: {error}", file=sys.stderr)
-        return FAILED
-    if status == HTTPStatus.OK and not is_ours(answer):
-        print(f"ollama-proxy: {NOT_OURS.format(router_url(arguments))}", file=sys.stderr)
-        return FAILED
+        return complain(str(error))
     if arguments.json:
         print(json.dumps(answer, indent=2))
-    elif status == HTTPStatus.OK:
-        show(answer)
+    elif status != HTTPStatus.OK:
+        return complain(read_fault(answer))
     else:
-        print(f"ollama-proxy: {read_fault(answer)}", file=sys.stderr)
+        terminal = Terminal.of(sys.stdout, os.environ, arguments.color)
+        try:
+            lines = show(answer, terminal.width)
+        except MISSHAPEN:
+            return complain(NOT_OURS.format(router_url(arguments)))
+        terminal.show(lines)
     return OK if status == HTTPStatus.OK else FAILED
 
 
 def read_fault(answer: Answer) -> str:
     """What an answer that is an error says, in whichever dialect."""
     fault = answer.get("error", answer) if isinstance(answer, dict) else answer
-    return str(fault.get("message", fault) if isinstance(fault, dict) else fault)
+    said = str(fault.get("message", fault) if isinstance(fault, dict) else fault)
+    return printable(said if len(said) <= SAID_MAX else said[:SAID_MAX] + " ...")
 
 
 def wish_headers(arguments: argparse.Namespace) -> dict[str, str]:
@@ -196,83 +244,32 @@ def wish_headers(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def print_table(rows: Sequence[Sequence[object]]) -> None:
-    """Print rows in columns as wide as they need."""
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    """Print rows in columns as wide as they need, the first one's as the others'."""
+    terminal = Terminal.of(sys.stdout, os.environ, "never")
+    columns = [Column("") for _ in rows[0]]
+    terminal.show(table(columns, [list(map(cell, row)) for row in rows]))
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Is the router well?"""
-
-    def show(health: Answer) -> None:
-        if "backends" not in health:
-            print(f"{health['status']}; with an API key that may read, there is more to tell")
-            return
-        print(f"{health['status']}: {health['healthy']} of {health['total']} backends healthy")
-        print_table([("  " + name, state) for name, state in health["backends"].items()] or [("",)])
-
     return _report(
         arguments,
         lambda: ask(arguments, "GET", "/health"),
-        show,
-        is_ours=lambda health: (
-            isinstance(health, dict) and ("backends" in health or health.keys() == {"status"})
-        ),
+        show_health,
     )
 
 
 def backends(arguments: argparse.Namespace) -> int:
     """What is known of each backend."""
-
-    def show(backends: Answer) -> None:
-        rows: list[Sequence[object]] = [
-            ("ID", "HARDWARE", "STATE", "SLOTS", "WAITING", "FIRST TOKEN", "WATTS", "MODELS")
-        ]
-        for backend in backends:
-            healthy = "healthy" if backend["healthy"] else "unhealthy"
-            first_ms = backend["latency"]["ttft_ms"]["value"]
-            rows.append((
-                backend["id"],
-                backend["hardware"],
-                healthy if backend["enabled"] else "disabled",
-                f"{backend['in_flight']}/{backend['slots']}",
-                sum(backend["queued"].values()),
-                None if first_ms is None else f"{first_ms:.0f} ms",
-                backend["power_watts"]["value"],
-                len(backend["models"] or ()),
-            ))
-        print_table(rows)
-
     return _report(
         arguments,
         lambda: ask(arguments, "GET", "/backends"),
-        show,
-        is_ours=lambda backends: isinstance(backends, list),
+        show_backends,
     )
 
 
 def route(arguments: argparse.Namespace) -> int:
     """Explain a decision without sending anything."""
-
-    def show(decision: Answer) -> None:
-        print(f"{decision['backend']} ({decision['reason']})")
-        rows: list[Sequence[object]] = [("CANDIDATE", "SCORE", "FIRST TOKEN", "WATTS", "TERMS")]
-        for candidate in decision["candidates"]:
-            if not candidate["eligible"]:
-                rows.append((candidate["backend"], None, None, None, candidate["why_not"]))
-                continue
-            terms = " ".join(f"{k}={v:+.2f}" for k, v in candidate["terms"].items())
-            rows.append((
-                candidate["backend"],
-                f"{candidate['score']:.2f}",
-                f"{candidate['predicted_ttft_ms']:.0f} ms",
-                candidate["predicted_watts"],
-                terms,
-            ))
-        print_table(rows)
-
     return _report(
         arguments,
         lambda: ask(
@@ -282,44 +279,17 @@ def route(arguments: argparse.Namespace) -> int:
             body={"model": arguments.model},
             headers=wish_headers(arguments),
         ),
-        show,
-        is_ours=lambda decision: isinstance(decision, dict) and "candidates" in decision,
+        show_decision,
     )
 
 
 def thermal(arguments: argparse.Namespace) -> int:
     """How warm the machine is, how its fans turn, what it draws."""
-
-    def show(heat: Answer) -> None:
-        print(f"{heat['state']}")
-        rows: list[Sequence[object]] = [("SENSOR", "NOW", "LIMIT", "PART", "")]
-        for zone in heat["zones"]:
-            limit = zone["limit_c"]
-            rows.append((
-                zone["name"],
-                _reading(zone, "temperature_c", "°C"),
-                None if limit is None else f"{limit:.0f} °C",
-                zone["part"],
-                "throttled" if zone["throttling"] else "",
-            ))
-        rows += [(f["name"], _reading(f, "rpm", "RPM"), None, None, "") for f in heat["fans"]]
-        rows += [(d["name"], _reading(d, "watts", "W"), None, d["part"], "") for d in heat["power"]]
-        print_table(rows)
-
     return _report(
         arguments,
         lambda: ask(arguments, "GET", "/thermal"),
-        show,
-        is_ours=lambda heat: isinstance(heat, dict) and "zones" in heat,
+        show_heat,
     )
-
-
-def _reading(told: Answer, key: str, unit: str) -> str:
-    """A value with its unit, or why there is none."""
-    value, quality = told[key], told["quality"]
-    if value is not None:
-        return f"{value:g} {unit}"
-    return "-" if quality == "ok" else str(quality)  # some tell of throttling alone
 
 
 def mode(arguments: argparse.Namespace) -> int:
@@ -330,18 +300,8 @@ def mode(arguments: argparse.Namespace) -> int:
             return ask(arguments, "GET", "/efficiency")
         return ask(arguments, "POST", "/efficiency", body={"mode": arguments.name})
 
-    def show(told: Answer) -> None:
-        print(f"{told['mode']}, in force: {told['effective_mode']} ({told['reason']})")
-        battery = told["battery_percent"]
-        if battery is not None:
-            source = "on battery" if told["on_battery"] else "on mains"
-            print(f"{source}, {battery:.0f} %")
-        if arguments.name is None:
-            print_table([("  " + m["name"], m["description"]) for m in told["modes"]])
-
     return _report(
         arguments,
         call,
-        show,
-        is_ours=lambda told: isinstance(told, dict) and "effective_mode" in told,
+        partial(show_mode, lists_all=arguments.name is None),
     )

@@ -27,12 +27,13 @@ from trio_websocket import (
 )
 
 from ollama_proxy.client import (
-    FAILED,
     NOT_OURS,
     OK,
     WISHES,
     Unanswered,
     ask,
+    client_settings,
+    complain,
     encryption,
     key_headers,
     read_fault,
@@ -40,6 +41,7 @@ from ollama_proxy.client import (
     unanswered,
     wish_headers,
 )
+from ollama_proxy.terminal import harmless
 
 INTERRUPTED = 128 + signal.SIGINT
 CONNECT_S = 10.0
@@ -93,7 +95,8 @@ class Heard:
         self.tokens += 1
         if self.shows:
             try:
-                sys.stdout.write(text)
+                # A file gets what was said; a terminal obeys no model.
+                sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
                 sys.stdout.flush()
             except BrokenPipeError:
                 self.is_unread = True
@@ -166,7 +169,7 @@ def say(arguments: argparse.Namespace) -> int:
             encryption=encryption(arguments, url),
         )
     except Unanswered as error:
-        return _fail(str(error))
+        return complain(str(error))
     heard, is_interrupted = trio.run(_run, asked, not arguments.json)
     if heard.is_unread:
         raise BrokenPipeError  # as from any other command
@@ -175,15 +178,10 @@ def say(arguments: argparse.Namespace) -> int:
     elif heard.tokens:
         print(flush=True)
     if heard.fault and not is_interrupted:
-        return _fail(heard.fault)
+        return complain(heard.fault)
     if heard.backend is not None and not arguments.json:
-        print(heard.summary(), file=sys.stderr)
+        print(harmless(heard.summary()), file=sys.stderr)
     return INTERRUPTED if is_interrupted else OK
-
-
-def _fail(sentence: str) -> int:
-    print(f"ollama-proxy: {sentence}", file=sys.stderr)
-    return FAILED
 
 
 def _first_model(arguments: argparse.Namespace) -> str:
@@ -237,15 +235,14 @@ async def _by_http(asked: Asked, heard: Heard, scope: trio.CancelScope) -> None:
     }
     # A model that must be loaded first may take minutes.
     timeout = httpx.Timeout(None, connect=CONNECT_S)
-    verify = asked.encryption or False
     try:
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=timeout, verify=verify) as client,
+            httpx.AsyncClient(**client_settings(asked.wishes, timeout=timeout)) as client,
             client.stream(
                 "POST",
                 asked.url + "/v1/chat/completions",
                 json=body,
-                headers={**wish_headers(asked.wishes), **asked.key},
+                headers=wish_headers(asked.wishes),
             ) as answer,
         ):
             await _hear_events(answer, asked, heard, scope)

@@ -218,7 +218,8 @@ async def test_health_tells_a_stranger_a_word() -> None:
         text = (await stranger.get("/health", headers={"accept": "text/plain"})).text
         full = (await reader.get("/health")).json()
 
-    assert [{"status": "ok"}, {"ready": True, "draining": False}] == brief
+    more = "for an API key that may read"
+    assert [{"status": "ok", "more": more}, {"ready": True, "draining": False}] == brief
     assert "Status: healthy\n" == text
     assert {"ollama-npu": "healthy"} == full["backends"]
 

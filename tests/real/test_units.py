@@ -72,6 +72,7 @@ def test_everything_is_in_its_place(installed: Places) -> None:
 
     assert {f"systemd/user/{UNIT}", *activation} <= everything(installed.data)
     assert "bash-completion/completions/ollama-proxy" in everything(installed.data)
+    assert "man/man1/ollama-proxy.1" in everything(installed.data)
     assert installed.configuration.is_file()
 
 

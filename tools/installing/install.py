@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "units"
 EXTENSION = ROOT / "extension"
 UUID = "ollamaproxy@anthropic.com"
+MANUAL = "man/man1/ollama-proxy.1"  # where `man` looks for a command in the bin beside share
 # shell: where its completions of a user are looked for, below the data directory
 COMPLETIONS = {
     "bash": "bash-completion/completions/ollama-proxy",
@@ -28,7 +29,7 @@ def main() -> int:
     flags = argparse.ArgumentParser(prog="tools/install", description=__doc__)
     flags.add_argument("--prefix", type=Path, metavar="DIR", help="put all of it below DIR")
     flags.add_argument("--dry-run", action="store_true", help="say what would be done")
-    flags.add_argument("--extras", default="embedded,nvidia", help="default: %(default)s")
+    flags.add_argument("--extras", default="embedded,nvidia,tui", help="default: %(default)s")
     flags.add_argument("--no-start", action="store_true", help="leave the service as it is")
     given = flags.parse_args()
     places = Places.below(given.prefix) if given.prefix else Places.of_user(os.environ)
@@ -58,6 +59,7 @@ def _install(manifest: Manifest, extras: str) -> None:
         manifest.write(path, text)
     for shell, name in COMPLETIONS.items():
         manifest.write(places.data / name, _made(manifest, "completion", shell))
+    manifest.write(places.data / MANUAL, _made(manifest, "manual"))
     _install_extension(manifest)
     manifest.drop_stale()
     if os.path.lexists(places.configuration):
@@ -73,8 +75,8 @@ def _install(manifest: Manifest, extras: str) -> None:
 def _planned(places: Places) -> list[Path]:
     """Where nothing of anybody else's may lie."""
     written = [path for path, _ in _unit_files(places)]
-    completions = [places.data / name for name in COMPLETIONS.values()]
-    return [places.venv, places.command, *written, *completions]
+    made = [places.data / name for name in (*COMPLETIONS.values(), MANUAL)]
+    return [places.venv, places.command, *written, *made]
 
 
 def _install_program(manifest: Manifest, extras: str) -> None:

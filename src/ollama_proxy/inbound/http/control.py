@@ -40,6 +40,10 @@ from ollama_proxy.policy.route import Explanation
 # -- health ------------------------------------------------------------------------------------
 
 
+# By it our own commands know a router from others that tell a status.
+_MORE = "for an API key that may read"
+
+
 def _in_a_word(status: str) -> str:
     return "healthy" if status == "ok" else status
 
@@ -52,7 +56,7 @@ async def health(services: Services) -> Response:
         return (
             text_reply(f"Status: {_in_a_word(status)}\n")
             if prefers_text()
-            else json_reply({"status": status})
+            else json_reply({"status": status, "more": _MORE})
         )
     backends = {id_: state_of(s) for id_, s in services.dispatcher.stations.items()}
     if prefers_text():
