@@ -379,12 +379,15 @@ async def test_websocket_is_not_compressed() -> None:
 
 
 async def test_a_client_that_does_not_read_is_cut() -> None:
-    """After `write_timeout_s` without progress the application is cancelled."""
+    """After `write_timeout_s` without progress the application is cancelled, the connection reset."""
     seen = Witness()
     async with opened(seen) as door, door.client(receive_buffer=4096) as client:
         await client.stream.send_all(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
         await seen.cancelled.wait()
         await door.wait_empty()
+        with pytest.raises(trio.BrokenResourceError):
+            while await client.stream.receive_some():
+                continue
 
 
 async def test_cancellation_does_not_wait_for_a_client_that_does_not_read() -> None:

@@ -1,10 +1,24 @@
 """The connections of one door: how many there are, and that what breaks one of them stays in it."""
 
 import logging
+import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 
 import trio
+
+
+def reset_when_closed(stream: trio.abc.Stream) -> None:
+    """Have a connection's end be a reset.
+
+    So its client cannot take what it got for all there is, and the kernel keeps none of what it has
+    not read: megabytes, for as long as a client likes that reads a byte now and then.
+    """
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if isinstance(stream, trio.SocketStream):
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Connections:

@@ -55,6 +55,7 @@ from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason
 
 from ollama_proxy.inbound.answers import error_body
+from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal
 
@@ -337,6 +338,7 @@ class _Wire:
         with trio.move_on_after(self._limits.write_timeout_s) as patience:
             await self._stream.send_all(piece)
         if patience.cancelled_caught:
+            reset_when_closed(self._stream)
             self.cut()
             raise trio.BrokenResourceError
         self._is_broken = False

@@ -11,8 +11,6 @@ Rule 3: after an answer that could not be given whole, the connection closes.
 
 import contextlib
 import os
-import socket
-import struct
 from collections.abc import Callable
 
 import attrs
@@ -30,6 +28,7 @@ from ollama_proxy.inbound.answers import (
     error_piece,
     routing_headers,
 )
+from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
@@ -523,7 +522,8 @@ class Lane:
             self._closing = True
             self._is_last = False
             if not (self._sized or self._chunked):
-                self._reset_when_closed()
+                # Where the connection's end is the answer's, only a reset is another end.
+                reset_when_closed(self._stream)
             return
         self._outbox += data
         self._flush_outbox()
@@ -590,6 +590,7 @@ class Lane:
             raise CallerLeft from error
         if patience.cancelled_caught:
             self._closing = True
+            reset_when_closed(self._stream)
             raise CallerLeft
         self._torn = False
 
@@ -629,11 +630,6 @@ class Lane:
                 await self._stream.send_eof()
                 while await self._stream.receive_some(_READ_BYTES):
                     continue
-
-    def _reset_when_closed(self) -> None:
-        """Where the connection's end is the answer's, only a reset is another end."""
-        if isinstance(self._stream, trio.SocketStream):
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _head_too_slow(self) -> _Fault:
         limit_s = self._limits.head_timeout_s
