@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.lane import LaneLimits
@@ -19,6 +20,7 @@ from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.policy.refusal import Refusal
 from tests.fakes.backend import ScriptedBackend
 from tests.inbound.ends import (
+    CHAT,
     HOST,
     STREAM,
     Client,
@@ -48,6 +50,7 @@ class Entrance:
 
     front: Front
     house: House
+    bounds: Bounds
     port: int
     sockets: AsyncExitStack
     closed: trio.Event = attrs.field(factory=trio.Event)
@@ -59,9 +62,9 @@ class Entrance:
         await self.front.serve(listeners, task_status=task_status)
         self.closed.set()
 
-    async def connect(self) -> Client:
-        """A new client."""
-        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+    async def connect(self, source: str = "127.0.0.1") -> Client:
+        """A new client, of that address."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port, local_address=source)
         self.sockets.callback(stream.socket.close)
         return Client(stream)
 
@@ -74,7 +77,11 @@ class Entrance:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, *backends: ScriptedBackend, gate: Gate | None = None, **settings: Any
+        cls,
+        *backends: ScriptedBackend,
+        gate: Gate | None = None,
+        bounds: Bounds | None = None,
+        **settings: Any,
     ) -> AsyncIterator[Self]:
         """Open one, for as long as a test may take."""
         given = FrontSettings(**settings)
@@ -84,10 +91,12 @@ class Entrance:
                 trio.open_nursery() as workers,
                 trio.open_nursery() as doors,
             ):
-                house = open_house(workers, *(backends or (scripted().say("{}"),)))
+                bounds = bounds or Bounds()
+                served = backends or (scripted().say("{}"),)
+                house = open_house(workers, *served, bounds=bounds)
                 head_s = given.limits.head_timeout_s
                 guarded = GuardedServer(
-                    house.app, GuardedLimits(head_timeout_s=head_s, linger_s=0.05)
+                    house.app, GuardedLimits(head_timeout_s=head_s, linger_s=0.05), bounds=bounds
                 )
                 front = Front(
                     house.dispatcher,
@@ -95,11 +104,12 @@ class Entrance:
                     guarded,
                     given,
                     {SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher)},
+                    bounds=bounds,
                 )
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 for listener in listeners:
                     sockets.callback(listener.socket.close)
-                entrance = cls(front, house, listeners[0].socket.getsockname()[1], sockets)
+                entrance = cls(front, house, bounds, listeners[0].socket.getsockname()[1], sockets)
                 await doors.start(guarded.run)
                 await doors.start(entrance.serve, listeners)
                 yield entrance
@@ -214,6 +224,15 @@ class TestWays:
         assert 408 == answer.status
 
 
+# what follows the first line and the host, seconds that then pass, the answer, the bound
+REACHED = {
+    "long head": (b"x-a: " + b"x" * 40_000, 0.0, 431, Bound.HEAD_BYTES),
+    "slow head": (b"x-a: ", LIMITS.head_timeout_s, 408, Bound.HEAD_TIME),
+    "large body": (b"content-length: 999999999\r\n\r\n", 0.0, 413, Bound.BODY_BYTES),
+    "slow body": (b"content-length: 9\r\n\r\n{", LIMITS.body_timeout_s, 408, Bound.BODY_TIME),
+}
+
+
 class Stumbling(Gate):
     """A gate with a fault of its own."""
 
@@ -256,19 +275,89 @@ class TestConnections:
             await entrance.assert_serves_on()
 
     async def test_there_are_only_so_many(self) -> None:
-        """One more is closed at once; when one ends, there is place for another."""
+        """One more is told so and closed at once; when one ends, there is place for another."""
         async with Entrance.open(max_connections=2) as entrance:
             first, second = await entrance.connect(), await entrance.connect()
             await first.ask(post())
             await second.ask(GET)
             third = await entrance.connect()
 
+            answer = await third.read()
+            assert (503, "queue_full") == (answer.status, answer.json["error"]["code"])
+            assert "1" == answer.header("retry-after")
             assert await third.is_let_go()
             assert 2 == entrance.front.connections
+            assert {Bound.CONNECTIONS: 1} == entrance.bounds.reached
             first.leave()
             await becomes(lambda: entrance.front.connections == 1)
             fourth = await entrance.connect()
             assert 200 == (await fourth.ask(post())).status
+
+    async def test_one_address_has_only_so_many(self) -> None:
+        """Its own are counted, and not after they have ended; another's place is not taken."""
+        async with Entrance.open(max_connections_per_peer=1) as entrance:
+            first = await entrance.connect()
+            await first.ask(post())
+            second = await entrance.connect()
+            assert 503 == (await second.read()).status
+            assert await second.is_let_go()
+
+            other = await entrance.connect(source="127.0.0.2")
+            assert 200 == (await other.ask(post())).status
+            first.leave()
+            await becomes(lambda: entrance.front.connections == 1)
+            third = await entrance.connect()
+            assert 200 == (await third.ask(post())).status
+            assert {Bound.CONNECTIONS_PER_PEER: 1} == entrance.bounds.reached
+
+    @pytest.mark.parametrize("path", [CHAT, "/efficiency"], ids=["lane", "app"])
+    @pytest.mark.parametrize("case", REACHED)
+    async def test_each_bound_that_is_reached_is_counted(
+        self, mock_clock: MockClock, path: str, case: str
+    ) -> None:
+        """On both ways, under one name, with the error that it has."""
+        tail, seconds, status, bound = REACHED[case]
+        async with Entrance.open(limits=LIMITS) as entrance:
+            client = await entrance.connect()
+            await client.send(f"POST {path} HTTP/1.1\r\nhost: {HOST}\r\n".encode() + tail)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(seconds)
+            assert status == (await client.read()).status
+            assert bound in entrance.bounds.reached
+
+    async def test_all_bodies_together_are_bounded(self) -> None:
+        """What one client has sent leaves another no room, on either way; until it has left."""
+        bounds = Bounds(max_bytes=100_000)
+        async with Entrance.open(bounds=bounds) as entrance:
+            first = await entrance.connect()
+            whole = post(body=b"x" * 90_000)
+            await first.send(whole[:-1])
+            await becomes(lambda: bounds.held > 80_000)
+            held = bounds.held
+            big = b'"' + b"x" * 50_000 + b'"'
+            for request in (post(body=big), post("/efficiency", body=big)):
+                client = await entrance.connect()
+                answer = await client.ask(request)
+                assert (503, "queue_full") == (answer.status, answer.json["error"]["code"])
+                assert "1" == answer.header("retry-after")
+            await becomes(lambda: bounds.held == held)
+            first.leave()
+            await becomes(lambda: bounds.held == 0)
+            client = await entrance.connect()
+            assert 200 == (await client.ask(post())).status
+            await becomes(lambda: bounds.held == 0)
+            assert {Bound.BUFFERED_BYTES: 2} == bounds.reached
+
+    async def test_what_was_announced_and_not_sent_is_nobodys_room(self) -> None:
+        """Else a few lengths would keep all others out."""
+        bounds = Bounds(max_bytes=100_000)
+        async with Entrance.open(bounds=bounds) as entrance:
+            first = await entrance.connect()
+            await first.send(post(body=b"x" * 90_000)[:200])
+            await wait_all_tasks_blocked()
+            second = await entrance.connect()
+            answer = await second.ask(post(body=b'"' + b"x" * 50_000 + b'"'))
+            assert 400 == answer.status
 
     async def test_cancelling_closes_them_all(self) -> None:
         """Busy and idle ones, on either way."""

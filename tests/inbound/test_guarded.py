@@ -33,6 +33,7 @@ from wsproto.connection import ConnectionState as WebSocketState
 from wsproto.events import CloseConnection
 
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer, refusal
+from tests.inbound.ends import read_to_end
 from tests.inbound.killers import HANDSHAKE, KILLERS, Pieces, websocket_frame
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -386,8 +387,7 @@ async def test_a_client_that_does_not_read_is_cut() -> None:
         await seen.cancelled.wait()
         await door.wait_empty()
         with pytest.raises(trio.BrokenResourceError):
-            while await client.stream.receive_some():
-                continue
+            await read_to_end(client.stream)
 
 
 async def test_cancellation_does_not_wait_for_a_client_that_does_not_read() -> None:

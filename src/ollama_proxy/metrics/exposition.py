@@ -1,6 +1,6 @@
 """The page that is scraped, in either of Prometheus's two forms."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
@@ -10,13 +10,20 @@ from prometheus_client.registry import Collector
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.ledger import Fact
+from ollama_proxy.metrics import doors as at_doors
+from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.requests import Requests
 from ollama_proxy.metrics.state import state
 from ollama_proxy.policy.refusal import Code
 
 
 class Metrics(Collector):
-    """All metrics of one router."""
+    """All metrics of one router.
+
+    Attributes:
+        doors: tells how the doors are, by name.
+        lost_lines: tells how many lines of the log were left out.
+    """
 
     def __init__(
         self,
@@ -37,6 +44,8 @@ class Metrics(Collector):
         self._dispatcher = dispatcher
         self._climate = climate
         self._version = version
+        self.doors: Callable[[], Mapping[str, DoorState]] = dict
+        self.lost_lines: Callable[[], int] = int
         self._requests = Requests(dispatcher.stations, statuses)
 
     def record(self, fact: Fact) -> None:
@@ -47,6 +56,7 @@ class Metrics(Collector):
         """All of them, as they are now; for the library."""
         yield from state(self._dispatcher, self._climate, self._version)
         yield from self._requests.families()
+        yield from at_doors.families(self.doors(), self.lost_lines())
 
     def page(self, is_openmetrics: bool) -> bytes:  # noqa: FBT001 - the one thing that a scraper chooses
         """What a scraper is to have."""

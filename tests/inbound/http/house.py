@@ -15,6 +15,7 @@ from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.metrics.exposition import Metrics
@@ -38,7 +39,10 @@ class House:
 
 
 def open_house(
-    nursery: trio.Nursery, *backends: ScriptedBackend, models: frozenset[str] | None = None
+    nursery: trio.Nursery,
+    *backends: ScriptedBackend,
+    models: frozenset[str] | None = None,
+    bounds: Bounds | None = None,
 ) -> House:
     """Put every backend to work; all are well and have `models` (by default the fleet's)."""
     ledger = Ledger()
@@ -67,5 +71,6 @@ def open_house(
         gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,
+        bounds=bounds or Bounds(),
     )
     return House(create_app(services), dispatcher, facts)

@@ -32,7 +32,7 @@ from ollama_proxy.inbound.websocket.socket import (
     Socket,
     SocketLimits,
 )
-from tests.inbound.ends import loopback_pair
+from tests.inbound.ends import loopback_pair, read_to_end
 
 GATE = Gate(bound_host="127.0.0.1")
 LONG = b"x" * (PENDING_MAX_BYTES + 1)
@@ -390,5 +390,4 @@ async def test_who_takes_nothing_is_reset(mock_clock: MockClock) -> None:
         mock_clock.jump(SocketLimits().write_timeout_s)
         await wait_all_tasks_blocked()  # what is read before that makes room to write
         with pytest.raises(trio.BrokenResourceError):
-            while await near.receive_some():
-                continue
+            await read_to_end(near)

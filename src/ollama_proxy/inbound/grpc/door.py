@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import attrs
 import trio
 
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.grpc.connection import Connection, Patience, Terms
 from ollama_proxy.inbound.grpc.messages import Budget
@@ -26,14 +27,22 @@ class GrpcSettings:
     limits: WireLimits = attrs.field(factory=WireLimits)
     patience: Patience = attrs.field(factory=Patience)
     max_connections: int = 4096
+    max_connections_per_peer: int = 2048
     unread_bytes: int = 256 << 20
 
 
 class GrpcDoor:
     """One port, and everybody who is connected to it."""
 
-    def __init__(self, methods: Iterable[Method], gate: Gate, settings: GrpcSettings) -> None:
-        """Make ready; `serve` opens the door."""
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        gate: Gate,
+        settings: GrpcSettings,
+        *,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Make ready; `serve` opens the door. `bounds`: are told what was reached."""
         self._terms = Terms(
             methods={method.path: method for method in methods},
             gate=gate,
@@ -43,7 +52,12 @@ class GrpcDoor:
         )
         self._settings = settings
         self._connections: set[Connection] = set()
-        self._open = Connections(settings.max_connections, log)
+        self._open = Connections(
+            settings.max_connections,
+            log,
+            most_per_peer=settings.max_connections_per_peer,
+            bounds=bounds,
+        )
         self._accepting = trio.CancelScope()
         self._draining: trio.Nursery | None = None
         self.is_draining = False

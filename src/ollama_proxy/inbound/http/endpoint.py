@@ -8,6 +8,7 @@ from quart import Response
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.trust import Gate
 
 JSON = "application/json"
@@ -26,6 +27,7 @@ class Services:
         version: of the router.
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
+        bounds: of all bodies together.
     """
 
     dispatcher: Dispatcher
@@ -35,6 +37,7 @@ class Services:
     version: str
     max_body_bytes: int
     body_timeout_s: float = 60.0
+    bounds: Bounds = attrs.field(factory=Bounds)
 
     @property
     def enabled_stations(self) -> list[Station]:
