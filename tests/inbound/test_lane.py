@@ -201,6 +201,14 @@ class TestAnswers:
             answer.header("x-accel-buffering"),
         )
 
+    async def test_space_after_a_value_is_no_part_of_it(self) -> None:
+        """As RFC 9110, 5.5 has it, and as other servers read the same request."""
+        async with Door.open() as door:
+            connection = await door.connect()
+            answer = await connection.ask(post(extra=b"x-request-id: \t mine \t \r\n"))
+
+            assert (200, "mine") == (answer.status, answer.header("x-request-id"))
+
     async def test_a_query_is_let_pass(self) -> None:
         """Anthropic's clients add one."""
         async with Door.open() as door:

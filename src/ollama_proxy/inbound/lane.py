@@ -110,7 +110,8 @@ class _Head:
         del self._parser  # which knows this object: neither shall wait for the collector
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # llhttp leaves the space that may stand behind it (RFC 9110, 5.5).
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.keeps_alive = self._parser.should_keep_alive()
