@@ -10,6 +10,8 @@ import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Request, TextMessage
 
 from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.front import Front, FrontSettings
@@ -32,10 +34,21 @@ from tests.inbound.ends import (
 )
 from tests.inbound.http.house import House, open_house
 from tests.inbound.killers import KILLERS
+from tests.inbound.websocket.echo import Echo
 
 LIMITS = LaneLimits()
 SOCKET_PATH = "/v1/stream/ws"
 GET = f"GET /healthz HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode()
+
+
+class Stumble(Echo):
+    """A dialogue with a fault of its own."""
+
+    async def hear(self, message: str) -> None:
+        """Stumble over one word."""
+        if message == "stumble":
+            raise ZeroDivisionError(message)
+        await super().hear(message)
 
 
 @attrs.define(eq=False)
@@ -103,7 +116,10 @@ class Entrance:
                     gate or Gate(bound_host="127.0.0.1"),
                     guarded,
                     given,
-                    {SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher)},
+                    {
+                        SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher),
+                        "/stumble": Stumble,
+                    },
                     bounds=bounds,
                 )
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -258,6 +274,26 @@ class TestConnections:
             await entrance.assert_serves_on()
 
         assert ["connection dropped: ZeroDivisionError"] == caplog.messages
+
+    async def test_a_fault_on_a_websocket_ends_it_alone(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Another that was open before goes on, and the doors take more."""
+        async with Entrance.open() as entrance:
+            wires = [WSConnection(ConnectionType.CLIENT) for _ in range(2)]
+            clients = [await entrance.connect() for _ in wires]
+            for wire, client in zip(wires, clients, strict=True):
+                await client.send(wire.send(Request(host=HOST, target="/stumble")))
+                wire.receive_data(await client.read_to(b"\r\n\r\n"))
+                assert [AcceptConnection] == [type(event) for event in wire.events()]
+            with caplog.at_level(logging.ERROR):
+                await clients[0].send(wires[0].send(TextMessage(data="stumble")))
+                assert await clients[0].is_let_go()
+            await clients[1].send(wires[1].send(TextMessage(data="still here")))
+            assert b"still here" in await clients[1].read_to(b"here")
+            await entrance.assert_serves_on()
+
+        assert ["connection dropped: ExceptionGroup"] == caplog.messages
 
     async def test_what_once_killed_a_server_does_not(self) -> None:
         """Inputs of one connection, in their pieces."""
