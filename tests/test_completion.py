@@ -52,7 +52,7 @@ def test_bash_completes(tmp_path: Path, words: list[str], offered: list[str]) ->
     """Commands, flags, known values and files; and nothing where a value is anybody's guess."""
     found = run(tmp_path, "bash", "--norc", "-c", ASK_BASH, "bash", *words)
 
-    flags = {"-h", "--help", "--json", "--url"} if words[0] == "mode" else set()
+    flags = {"-h", "--help", "--json", "--url", "--api-key-file"} if words[0] == "mode" else set()
     assert offered == sorted({each for each in found if each} - flags)
 
 

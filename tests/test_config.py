@@ -41,7 +41,12 @@ BACKEND = {"id": "a", "hardware": "cpu", "endpoint": "http://127.0.0.1:1"}
 
 
 def read(toml: str = "", *, environ: dict[str, str] | None = None, **overrides: Any) -> Loaded:
-    return interpret(tomllib.loads(toml), environ=environ or {}, overrides=Overrides(**overrides))
+    return interpret(
+        tomllib.loads(toml),
+        environ=environ or {},
+        overrides=Overrides(**overrides),
+        opens_doors=True,
+    )
 
 
 def faults(toml: str = "", *, environ: dict[str, str] | None = None, **overrides: Any) -> list[str]:
@@ -590,7 +595,6 @@ class TestFaults:
         )
 
         assert [
-            "[server.auth]",
             "server.drain_s",
             "server.http_prot",
             "backends[0].id",
@@ -599,8 +603,8 @@ class TestFaults:
             "backends[1].characteristics.power_watts",
             "backends[1].characteristics.avg_latency_ms",
             "observability.log_level",
-            "server.host",
             "backends[1].endpoint",
+            "server.auth.api_keys[0]",
         ] == [fault.partition(": ")[0] for fault in found]
 
     def test_of_an_open_door_say_what_to_do(self) -> None:
@@ -608,8 +612,9 @@ class TestFaults:
         (found,) = faults('[server]\nhost = "::"')
 
         assert (
-            'server.host: "::" can be reached from other machines, and this version asks nobody for'
-            " a key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
+            'server.host: "::" can be reached from other machines, and nobody is asked for a key; use'
+            " 127.0.0.1, or name keys in server.auth.api_keys, or set server.insecure = true if"
+            " whoever reaches it may use it"
         ) == found
 
     def test_are_one_line_if_there_is_one(self) -> None:
@@ -631,11 +636,8 @@ class TestLaterVersions:
     @pytest.mark.parametrize(
         ("toml", "note"),
         [
-            ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
-            ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
             ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
-            ("[observability]\ndashboard = true", "observability.dashboard"),
         ],
     )
     def test_are_noted(self, toml: str, note: str) -> None:
@@ -647,8 +649,6 @@ class TestLaterVersions:
     @pytest.mark.parametrize(
         ("toml", "name"),
         [
-            ('[server.auth]\napi_keys = ["sha256:00"]', "[server.auth]"),
-            ('[server.auth]\napi_key = "misspelt"', "[server.auth]"),
             ('[server.tls]\ncert_file = "c.pem"', "[server.tls]"),
             ("[server]\ntls = true", "server.tls"),
         ],
@@ -663,18 +663,6 @@ class TestLaterVersions:
                 " asks for"
             )
         ] == found
-
-    def test_are_refused_in_the_environment_too(self) -> None:
-        """Keys in the environment ask for the same protection."""
-        (found,) = faults(environ={"OLLAMA_PROXY_API_KEYS": "k"})
-
-        assert found.startswith("OLLAMA_PROXY_API_KEYS: is not supported by this version")
-
-    def test_empty_keys_in_the_environment_ask_for_nothing(self) -> None:
-        """An empty variable is the same as an absent one."""
-        loaded = read(environ={"OLLAMA_PROXY_API_KEYS": ""})
-
-        assert Config() == loaded.config
 
     def test_a_key_variable_that_is_not_set_is_noted(self) -> None:
         """A backend that will answer 401 is foretold."""
@@ -914,3 +902,87 @@ class TestAnything:
         )
 
         assert [] == [fault for fault in found if not fault.startswith("OLLAMA_PROXY_")]
+
+
+class TestKeys:
+    """Who is asked for a key, and for which."""
+
+    ENTRY = "sha256:" + "ab" * 32
+
+    def test_keys_are_read(self) -> None:
+        """From the file, for whoever opens doors; their entries stay in no text of the configuration."""
+        loaded = read(f'server.auth.api_keys = ["{self.ENTRY} read name=phone"]')
+
+        assert [("phone", bytes.fromhex("ab" * 32))] == [(k.name, k.digest) for k in loaded.keys]
+        assert "abab" not in repr(loaded)
+
+    def test_who_only_asks_need_not_read_them(self) -> None:
+        """`ollama-proxy status` finds the router though the file of keys is another user's."""
+        tables = tomllib.loads('server.auth.api_keys = ["file:/nowhere/keys"]')
+
+        loaded = interpret(tables, environ={}, overrides=Overrides())
+
+        assert () == loaded.keys
+
+    def test_a_variable_takes_the_place_of_the_file(self) -> None:
+        """With keys themselves, too."""
+        environ = {"OLLAMA_PROXY_API_KEYS": f"a-key-of-16-bytes-or-more,{self.ENTRY}"}
+
+        loaded = read('server.auth.api_keys = ["file:/nowhere/keys"]', environ=environ)
+
+        assert 2 == len(loaded.keys)
+        assert "a-key-of-16" not in repr(loaded)
+
+    @pytest.mark.parametrize("value", [",", " , ", "short", "sha256:00"])
+    def test_a_variable_without_a_key_is_a_fault(self, value: str) -> None:
+        """Nobody who sets it means to ask for none."""
+        (found,) = faults(environ={"OLLAMA_PROXY_API_KEYS": value})
+
+        assert found.startswith("OLLAMA_PROXY_API_KEYS[0]: must be")
+        assert "short" not in found
+
+    def test_an_empty_variable_asks_for_nothing(self) -> None:
+        """It is the same as an absent one."""
+        loaded = read(environ={"OLLAMA_PROXY_API_KEYS": ""})
+
+        assert (Config(), ()) == (loaded.config, loaded.keys)
+
+    @pytest.mark.parametrize(
+        "auth",
+        ['["pl4nted"]', '"pl4nted"', '[""]', "[7]", '{pl4nted = "x"}', '["file:/nowhere/keys"]'],
+    )
+    def test_what_is_none_is_a_fault(self, auth: str) -> None:
+        """That does not repeat what may be a key in the wrong place."""
+        found = faults(f"server.auth.api_keys = {auth}")
+
+        assert 1 == len(found)
+        assert found[0].startswith("server.auth.api_keys")
+        assert "pl4nted" not in found[0]
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "router.lan"])  # noqa: S104 - as it is
+    def test_an_open_door_needs_keys(self, host: str) -> None:
+        """Or the word that says that it needs none."""
+        door = f'[server]\nhost = "{host}"\n'
+
+        assert ["server.host"] == [fault.partition(":")[0] for fault in faults(door)]
+        assert ["server.host"] == [
+            fault.partition(":")[0] for fault in faults(door + "auth.api_keys = []")
+        ]
+        assert host == read(f'{door}auth.api_keys = ["{self.ENTRY}"]').config.server.host
+        assert host == read(door + "insecure = true").config.server.host
+
+    @pytest.mark.parametrize(
+        ("toml", "key"),
+        [
+            ("server.rate_limit.rate = -1", "server.rate_limit.rate"),
+            ("server.rate_limit.burst = 0", "server.rate_limit.burst"),
+            ('server.trusted_proxies = ["10.0.0.0/99"]', "server.trusted_proxies"),
+            ('server.trusted_proxies = ["proxy.lan"]', "server.trusted_proxies"),
+            ('server.auth.api_key = "misspelt"', "server.auth.api_key"),
+        ],
+    )
+    def test_rates_and_proxies_are_checked(self, toml: str, key: str) -> None:
+        """By themselves."""
+        (found,) = faults(toml)
+
+        assert found.startswith(key)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import cancels, dbus, metrics, schedules, senses, storm, weather
+from promising import cancels, dashboard, dbus, metrics, schedules, senses, storm, weather
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -62,6 +62,13 @@ def test_the_metrics_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     metrics.measure(requests=100, scrapes=1)
 
     assert "booking a request" in capsys.readouterr().out
+
+
+def test_the_dashboard_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Watched and not, under the same traffic; what it costs is not judged."""
+    dashboard.measure(turns=1, turn_s=0.5)
+
+    assert "what it adds" in capsys.readouterr().out
 
 
 def test_battery_and_heat(capsys: pytest.CaptureFixture[str]) -> None:

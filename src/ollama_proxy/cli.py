@@ -25,6 +25,7 @@ from ollama_proxy.config import (
     find_config,
     load,
 )
+from ollama_proxy.keyring import KeyFault, make_key
 from ollama_proxy.observe import set_up_logging
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
@@ -89,6 +90,11 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--only", metavar="NAMES", help="such as ours,fifo; default: all")
     command.set_defaults(run=_simulate)
 
+    command = commands.add_parser("make-key", help="make an API key, and its line for the file")
+    command.add_argument("permissions", nargs="*", metavar="read|infer|admin", help="default: all")
+    command.add_argument("--name", default="", metavar="NAME", help="whose it is, for the log")
+    command.set_defaults(run=_make_key)
+
     for name, run, about in (
         ("status", client.status, "is the router well?"),
         ("backends", client.backends, "what is known of each backend"),
@@ -99,6 +105,7 @@ def new_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
         command.add_argument("--json", action="store_true", help="print the raw answer")
+        _add_key(command)
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
@@ -111,6 +118,7 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--model", metavar="M", help="default: the first that the router lists")
     command.add_argument("--url", help="the router's; default: from the configuration")
     command.add_argument("--json", action="store_true", help="print text and figures as JSON")
+    _add_key(command)
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
@@ -118,6 +126,14 @@ def new_parser() -> argparse.ArgumentParser:
     _add_wishes(command)
     command.set_defaults(run=_say)
     return parser
+
+
+def _add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--api-key-file",
+        metavar="PATH",
+        help="whose first line is an API key; default: $OLLAMA_PROXY_API_KEY",
+    )
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
@@ -140,7 +156,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     def read() -> Loaded:
         path = find_config(arguments.config, os.environ, Path.cwd())
-        loaded = load(path, environ=os.environ, overrides=overrides)
+        loaded = load(path, environ=os.environ, overrides=overrides, opens_doors=True)
         if arguments.embedded:
             loaded = attrs.evolve(loaded, config=_with_embedded(loaded.config))
         return loaded
@@ -160,7 +176,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         log.warning("%s", note)
     refused: list[str] = []
     try:
-        trio.run(_serve_plan, loaded.config, read)
+        trio.run(_serve_plan, loaded, read)
     except* CannotServe as group:
         refused += [f"ollama-proxy: {error}" for error in group.exceptions]
     for line in refused:
@@ -168,11 +184,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     return BAD_CONFIG if refused else OK
 
 
-async def _serve_plan(config: Config, read: Callable[[], Loaded]) -> None:
+async def _serve_plan(loaded: Loaded, read: Callable[[], Loaded]) -> None:
     """Serve, with the defaults filled in where the configuration names no backend."""
+    config = loaded.config
     if not config.backends:
         config = attrs.evolve(config, backends=(await _default_backend(),))
-    await serve(Plan(config=config, reload=read, announce=_announce))
+    await serve(Plan(config=config, reload=read, announce=_announce, keys=loaded.keys))
 
 
 def _announce(line: str) -> None:
@@ -205,13 +222,24 @@ def _with_embedded(config: Config) -> Config:
 def _check_config(arguments: argparse.Namespace) -> int:
     try:
         path = find_config(arguments.path, os.environ, Path.cwd())
-        loaded = load(path, environ=os.environ, overrides=Overrides())
+        loaded = load(path, environ=os.environ, overrides=Overrides(), opens_doors=True)
     except ConfigFaults as faults:
         print(describe_faults(faults), file=sys.stderr)
         return BAD_CONFIG
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{path or 'built-in defaults'}: good, {len(loaded.config.backends)} backends")
+    return OK
+
+
+def _make_key(arguments: argparse.Namespace) -> int:
+    try:
+        secret, entry = make_key(arguments.name, arguments.permissions)
+    except KeyFault as fault:
+        print(f"ollama-proxy: {fault}", file=sys.stderr)
+        return BAD_CONFIG
+    print("The key, shown this once; then its line for server.auth.api_keys:", file=sys.stderr)
+    print(f"{secret}\n{entry}")
     return OK
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -24,6 +25,7 @@ WISHES = {
     "priority": "X-Priority",
     "media_type": "X-Media-Type",
 }
+KEY_VARIABLE = "OLLAMA_PROXY_API_KEY"
 NOT_OURS = "{} answers, but is no ollama-proxy"
 Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
 
@@ -59,6 +61,26 @@ def _server() -> tuple[Server, str]:
     return server, f"[{host}]" if ":" in host else host
 
 
+def key_headers(arguments: argparse.Namespace) -> dict[str, str]:
+    """The header that carries the API key, if there is one. Raises Unanswered.
+
+    No flag takes the key itself: every user of a machine sees the arguments of all programs.
+    """
+    given = os.environ.get(KEY_VARIABLE, "")
+    if arguments.api_key_file:
+        try:
+            given = Path(arguments.api_key_file).read_text(encoding="utf-8").partition("\n")[0]
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise Unanswered(f"{arguments.api_key_file} cannot be read: {why}") from None
+    key = given.strip()
+    if not key:
+        return {}
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise Unanswered("the API key has characters that no key has")
+    return {"Authorization": f"Bearer {key}"}
+
+
 def ask(
     arguments: argparse.Namespace,
     method: str,
@@ -70,7 +92,7 @@ def ask(
     """One call to a running router: status and decoded answer. Raises Unanswered."""
     url = router_url(arguments)
     try:
-        with httpx.Client(trust_env=False, timeout=10) as client:
+        with httpx.Client(trust_env=False, timeout=10, headers=key_headers(arguments)) as client:
             answer = client.request(method, url + path, json=body, headers=headers)
         return answer.status_code, answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -143,6 +165,9 @@ def status(arguments: argparse.Namespace) -> int:
     """Is the router well?"""
 
     def show(health: Answer) -> None:
+        if "backends" not in health:
+            print(f"{health['status']}; with an API key that may read, there is more to tell")
+            return
         print(f"{health['status']}: {health['healthy']} of {health['total']} backends healthy")
         print_table([("  " + name, state) for name, state in health["backends"].items()] or [("",)])
 
@@ -150,7 +175,9 @@ def status(arguments: argparse.Namespace) -> int:
         arguments,
         lambda: ask(arguments, "GET", "/health"),
         show,
-        is_ours=lambda health: isinstance(health, dict) and "backends" in health,
+        is_ours=lambda health: (
+            isinstance(health, dict) and ("backends" in health or health.keys() == {"status"})
+        ),
     )
 
 

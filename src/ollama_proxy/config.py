@@ -17,9 +17,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ollama_proxy.keyring import entries_of, read_keys
+from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Mode, parse_quiet_hours
+from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.tables import (
     ABOVE_0,
@@ -50,7 +53,8 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host to listen on is this machine's alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -80,8 +84,21 @@ def _is_endpoint(text: str) -> bool:
 _SECONDS = Check(f"> 0, at most {_DAY_S}", lambda value: 0 < value <= _DAY_S)
 _PORT = within(0, 65535)
 _HOST = Check("an address or a host name without a port", _is_host)
-_LOOPBACK = Check("a loopback address or localhost", _is_loopback)
+_LOOPBACK = Check("a loopback address or localhost", is_loopback)
 _HOSTS = attrs.evolve(_HOST, expected="addresses or host names without a port", each=True)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        parse_networks([text])
+    except ValueError:
+        return False
+    return True
+
+
+_NETWORKS = Check('addresses or networks such as "10.0.0.0/8"', _is_network, each=True)
+# Faults of keys are found where they are read, and name no entry.
+_KEY_ENTRIES = Check("texts that are not empty", bool, each=True, may_show=lambda _: False)
 _ORIGINS = Check(
     'origins such as "https://example.org"',
     lambda text: re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@*]+/?", text) is not None,
@@ -146,6 +163,21 @@ class LogFormat(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
+class Auth:
+    """The API keys that are asked for; none: nobody is."""
+
+    api_keys: tuple[str, ...] = attrs.field(default=(), validator=_KEY_ENTRIES, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class RateLimit:
+    """How often may be asked with one key, or from one address."""
+
+    rate: float = attrs.field(default=0.0, validator=within(0, 1_000_000))
+    burst: int = attrs.field(default=20, validator=within(1, 1_000_000))
+
+
+@attrs.frozen(kw_only=True)
 class Server:
     """The doors: where they are, whom they let in, what one client may take."""
 
@@ -168,6 +200,9 @@ class Server:
     max_headers: int = attrs.field(default=100, validator=within(8, 10_000))
     max_buffered_mib: int = attrs.field(default=512, validator=within(1, 1 << 20))
     lane: bool = True
+    trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=_NETWORKS)
+    auth: Auth = attrs.field(factory=Auth)
+    rate_limit: RateLimit = attrs.field(factory=RateLimit)
 
 
 @attrs.frozen(kw_only=True)
@@ -352,6 +387,7 @@ class Observability:
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
     log_lines_per_s: int = attrs.field(default=1000, validator=within(1, 1_000_000))
+    dashboard: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -389,9 +425,11 @@ class Loaded:
         config: it.
         notes: one line for each thing in it that is accepted and does nothing.
         path: the file it came from, if there is one.
+        keys: that `server.auth` names.
     """
 
     config: Config
+    keys: tuple[Key, ...] = ()
     notes: tuple[str, ...] = ()
     path: Path | None = None
 
@@ -403,11 +441,13 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
     """Faults between keys; a key that is wrong by itself is left to its own fault."""
     server = _table_at(raw, "server")
     host = server.get("host", Server().host)
-    is_open = isinstance(host, str) and _is_host(host) and not _is_loopback(host)
-    if is_open and server.get("insecure", False) is False:
+    is_open = isinstance(host, str) and _is_host(host) and not is_loopback(host)
+    asks = bool(_table_at(server, "auth").get("api_keys"))
+    if is_open and not asks and server.get("insecure", False) is False:
         message = (
-            f"{shown(host)} can be reached from other machines, and this version asks nobody for a"
-            " key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
+            f"{shown(host)} can be reached from other machines, and nobody is asked for a key; use"
+            " 127.0.0.1, or name keys in server.auth.api_keys, or set server.insecure = true if"
+            " whoever reaches it may use it"
         )
         yield ("server", "host"), message
     wyoming = _table_at(raw, "wyoming")
@@ -481,12 +521,9 @@ def _table_at(raw: Table, key: str) -> Table:
 
 _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "tls"),
-    ("server", "auth"),
-    ("server", "rate_limit"),
     ("observability", "otlp_endpoint"),
-    ("observability", "dashboard"),
 )
-_PROTECTIONS = {("server", "tls"), ("server", "auth")}
+_PROTECTIONS = {("server", "tls")}
 _UNPROTECTED = (
     "is not supported by this version; refusing to run without the protection it asks for"
 )
@@ -536,6 +573,11 @@ def _override(
             value = int(given)
         table[name] = value
         yield (section, name), variable if flag is None else "--" + key.replace("_", "-")
+    server, variable = raw.setdefault("server", {}), "OLLAMA_PROXY_API_KEYS"
+    if environ.get(variable) and isinstance(server, dict):
+        # A variable of commas alone is none that was left out: it asks for keys, and has none.
+        server["auth"] = {"api_keys": entries_of(environ[variable]) or [variable]}
+        yield ("server", "auth", "api_keys"), variable
 
 
 def interpret(
@@ -544,6 +586,7 @@ def interpret(
     environ: Mapping[str, str],
     overrides: Overrides,
     path: Path | None = None,
+    opens_doors: bool = False,
 ) -> Loaded:
     """Make a configuration of what a TOML file holds.
 
@@ -552,6 +595,7 @@ def interpret(
         environ: the environment.
         overrides: what flags say.
         path: the file, for the report.
+        opens_doors: whether what the doors need is looked at too: others may not read it.
 
     Raises:
         ConfigFaults: with every fault there is.
@@ -571,14 +615,22 @@ def interpret(
             notes.append(f"{name}: {_NO_EFFECT}")
         else:
             faults.append(f"{name}: {_UNPROTECTED}")
-    if environ.get("OLLAMA_PROXY_API_KEYS"):
-        faults.append(f"OLLAMA_PROXY_API_KEYS: {_UNPROTECTED}")
     sources = dict(_override(raw, environ, overrides))
 
     config, found = structure(raw, Config, others=_LATER)
     for where, message in itertools.chain(found, _contradictions(raw)):
         spelt = (router, *where[1:]) if where[:1] == ("router",) else where
-        faults.append(f"{sources.get(where) or dotted(spelt)}: {message}")
+        # What is no list of entries may be a key.
+        told = message.partition(" (got ")[0] if where[:2] == ("server", "auth") else message
+        faults.append(f"{sources.get(where) or dotted(spelt)}: {told}")
+    keys: list[Key] = []
+    if opens_doors:
+        keys, wrong = read_keys(
+            _key_entries(raw, sources.get(("server", "auth", "api_keys"))),
+            environ=environ,
+            directory=Path() if path is None else path.parent,
+        )
+        faults += [f"{place}: {message}" for place, message in wrong]
     if faults or config is None:
         raise ConfigFaults(tuple(faults), path)
     for index, backend in enumerate(config.backends):
@@ -587,7 +639,19 @@ def interpret(
                 f"backends[{index}].api_key_env: {backend.api_key_env} is not set, so requests go"
                 " without a key"
             )
-    return Loaded(config=config, notes=tuple(notes), path=path)
+    return Loaded(config=config, keys=tuple(keys), notes=tuple(notes), path=path)
+
+
+def _key_entries(raw: Table, source: str | None) -> list[tuple[str, str]]:
+    """Each entry that is a text, with its place; what is none is a fault of its own."""
+    given = _table_at(_table_at(raw, "server"), "auth").get("api_keys")
+    entries = given if isinstance(given, list) else []
+    place = source or "server.auth.api_keys"
+    return [
+        (f"{place}[{at}]", entry)
+        for at, entry in enumerate(entries)
+        if isinstance(entry, str) and entry
+    ]
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -622,11 +686,19 @@ def find_config(flag: str | None, environ: Mapping[str, str], cwd: Path) -> Path
     return next((place for place in places if os.path.lexists(place)), None)
 
 
-def load(path: Path | None, *, environ: Mapping[str, str], overrides: Overrides) -> Loaded:
-    """Read a configuration file; without one, the defaults, overridden as ever.
+def load(
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Overrides,
+    opens_doors: bool = False,
+) -> Loaded:
+    """Read a configuration file; without one, the defaults, overridden as ever. As `interpret`.
 
     Raises:
         ConfigFaults: with every fault there is.
     """
     tables = {} if path is None else parse(path)
-    return interpret(tables, environ=environ, overrides=overrides, path=path)
+    return interpret(
+        tables, environ=environ, overrides=overrides, path=path, opens_doors=opens_doors
+    )

@@ -102,16 +102,17 @@ def set_up_logging(*, level: str, log_format: str, lines_per_s: float) -> None:
     out.addFilter(Ration(lines_per_s, out))
     root = logging.getLogger()
     root.handlers[:] = [out]
-    root.setLevel(level.upper())
-    # These tell of every connection and probe.
-    for chatty in ("httpx", "httpcore", "hypercorn.access"):
-        logging.getLogger(chatty).setLevel("WARNING")
+    # Of libraries only what is wrong: they tell of every connection, and of every header that they
+    # have decoded, keys among them.
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    logging.getLogger("ollama_proxy").setLevel(level.upper())
+    logging.getLogger("hypercorn.access").setLevel("WARNING")
 
 
 _LINE = (
     "{door} {call} {model} -> {backend} ({reason}) {outcome}"
     " queue={queue_ms} first={first_ms} whole={whole_ms}"
-    " tokens={tokens} energy={energy_j} priority={priority} id={request_id}"
+    " tokens={tokens} energy={energy_j} priority={priority} key={key_name} id={request_id}"
 )
 
 
@@ -153,6 +154,7 @@ def log_fact(fact: Fact) -> None:
         "energy_source": None if energy is None else energy.grade.value,
         "priority": fact.priority.label,
         "request_id": fact.request_id,
+        "key_name": fact.key_name or None,
     }
     access.info("%s", _in_words(facts), extra={"facts": facts})
 

@@ -29,6 +29,7 @@ from ollama_proxy.client import (
     WISHES,
     Unanswered,
     ask,
+    key_headers,
     read_fault,
     router_url,
     wish_headers,
@@ -140,6 +141,7 @@ class Asked:
     text: str
     wishes: argparse.Namespace
     by_socket: bool
+    key: Mapping[str, str] = attrs.field(factory=dict, repr=False)
 
 
 def say(arguments: argparse.Namespace) -> int:
@@ -151,6 +153,7 @@ def say(arguments: argparse.Namespace) -> int:
             text=arguments.text,
             wishes=arguments,
             by_socket=arguments.ws,
+            key=key_headers(arguments),
         )
     except Unanswered as error:
         return _fail(str(error))
@@ -231,7 +234,7 @@ async def _by_http(asked: Asked, heard: Heard, scope: trio.CancelScope) -> None:
                 "POST",
                 asked.url + "/v1/chat/completions",
                 json=body,
-                headers=wish_headers(asked.wishes),
+                headers={**wish_headers(asked.wishes), **asked.key},
             ) as answer,
         ):
             await _hear_events(answer, asked, heard, scope)
@@ -300,7 +303,11 @@ async def _by_socket(
     try:
         message = json.dumps(_request(asked))
         url = "ws" + asked.url.removeprefix("http") + "/v1/stream/ws"
-        async with open_websocket_url(url, connect_timeout=CONNECT_S) as socket:
+        async with open_websocket_url(
+            url,
+            connect_timeout=CONNECT_S,
+            extra_headers=[(n.encode(), v.encode()) for n, v in asked.key.items()],
+        ) as socket:
             await socket.send_message(message)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel, socket, interrupted)
@@ -308,8 +315,10 @@ async def _by_socket(
                 nursery.cancel_scope.cancel()
     except* _Malformed as wrong:
         heard.fault = str(_first(wrong))
-    except* ConnectionRejected:
-        heard.fault = NOT_OURS.format(asked.url)
+    except* ConnectionRejected as group:
+        rejected = _first(group)
+        assert isinstance(rejected, ConnectionRejected)  # noqa: S101 - as the clause says
+        heard.fault = _fault_of(rejected.body) if rejected.body else NOT_OURS.format(asked.url)
     except* (HandshakeError, ConnectionClosed, OSError, ValueError) as group:
         error = _first(group)
         what = "the answer broke off" if heard.backend else f"no router answers on {asked.url}"

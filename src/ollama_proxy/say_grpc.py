@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ollama_proxy.client import WISHES, Unanswered, grpc_target
+from ollama_proxy.client import WISHES, Unanswered, grpc_target, key_headers
 from ollama_proxy.inbound.grpc.pb import ollama_proxy_pb2 as pb
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ async def hear_over_grpc(
         return
     try:
         target, annotations = grpc_target(arguments), _annotations(arguments)
+        key = [(name.lower(), value) for name, value in key_headers(arguments).items()]
     except Unanswered as error:
         heard.fault = str(error)
         return
@@ -51,7 +52,7 @@ async def hear_over_grpc(
 
         def ask() -> None:
             try:
-                for message in _answers(channel, arguments, annotations, calls):
+                for message in _answers(channel, arguments, annotations, key, calls):
                     trio.from_thread.run_sync(_take, heard, message, scope)
             except grpc.RpcError as error:
                 heard.fault = error.details() or str(error.code())
@@ -67,6 +68,7 @@ def _answers(
     channel: Any,  # noqa: ANN401 - grpcio has no types
     arguments: argparse.Namespace,
     annotations: pb.Annotations,
+    key: list[tuple[str, str]],
     calls: list[Any],
 ) -> Iterator[pb.GenerateResponse]:
     model = arguments.model
@@ -76,13 +78,16 @@ def _answers(
             request_serializer=pb.ListModelsRequest.SerializeToString,
             response_deserializer=pb.ListModelsResponse.FromString,
         )
-        models = listing(pb.ListModelsRequest()).models
+        models = listing(pb.ListModelsRequest(), metadata=key).models
         model = models[0].name if models else ""
     call = channel.unary_stream(
         f"{_SERVICE}/GenerateStream",
         request_serializer=pb.GenerateRequest.SerializeToString,
         response_deserializer=pb.GenerateResponse.FromString,
-    )(pb.GenerateRequest(prompt=arguments.text, model=model, annotations=annotations))
+    )(
+        pb.GenerateRequest(prompt=arguments.text, model=model, annotations=annotations),
+        metadata=key,
+    )
     calls.append(call)
     yield from call
 

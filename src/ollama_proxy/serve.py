@@ -38,7 +38,10 @@ from ollama_proxy.config import (
     Config,
     Loaded,
     Scheduler,
+    is_loopback,
 )
+from ollama_proxy.config import Server as DoorsConfig
+from ollama_proxy.dashboard import read_assets
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -47,6 +50,7 @@ from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.dbus.door import BusDoor
@@ -57,7 +61,10 @@ from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
 from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
+from ollama_proxy.inbound.http.endpoint import Dashboard
 from ollama_proxy.inbound.lane import LaneLimits
+from ollama_proxy.inbound.live.audience import Audience
+from ollama_proxy.inbound.live.picture import Picture
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
@@ -67,8 +74,10 @@ from ollama_proxy.inbound.wyoming.door import WyomingDoor
 from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import lost_lines, observe
+from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.modes import Mode
+from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.service_manager import ServiceManager
@@ -288,6 +297,19 @@ def _lane_limits(config: Config) -> LaneLimits:
     )
 
 
+def _rules(config: Config, keys: Sequence[Key]) -> Rules:
+    """Who is let in. Raises CannotServe: nobody would be asked for a key, and somebody should."""
+    server = config.server
+    if server.auth.api_keys and not keys:
+        raise CannotServe("server.auth.api_keys asks for keys, and none was read")
+    return Rules(
+        keys=tuple(keys),
+        rate=server.rate_limit.rate,
+        burst=server.rate_limit.burst,
+        trusted_proxies=parse_networks(server.trusted_proxies),
+    )
+
+
 def _dialects(dispatcher: Dispatcher) -> Mapping[str, Callable[[Socket], Dialogue]]:
     """What is spoken on WebSockets."""
     return {
@@ -344,11 +366,13 @@ class Plan:
         config: the configuration, complete.
         reload: reads the configuration anew; raises ConfigFaults.
         announce: is told one line once every door is open.
+        keys: that are asked for; none: nobody is.
     """
 
     config: Config
     reload: Callable[[], Loaded]
     announce: Callable[[str], None]
+    keys: Sequence[Key] = ()
 
 
 async def serve(  # noqa: PLR0915 - the tree, once
@@ -370,12 +394,20 @@ async def serve(  # noqa: PLR0915 - the tree, once
         bound_host=config.server.host,
         allowed_hosts=config.server.allowed_hosts,
         allowed_origins=config.server.allowed_origins,
+        admission=Admission(_rules(config, plan.keys)),
     )
     limits = _lane_limits(config)
     bounds = Bounds(config.server.max_buffered_mib << 20)
     grpc_bounds = Bounds()
-    metrics = Metrics(dispatcher, climate, statuses=STATUS, version=ollama_proxy.__version__)
+    metrics = Metrics(
+        dispatcher,
+        climate,
+        statuses=STATUS,
+        version=ollama_proxy.__version__,
+        turned_away=gate.admission.turned_away,
+    )
     ledger.read_by(metrics.record)
+    dashboard = _new_dashboard(config, dispatcher, climate, ledger, news)
     app = create_app(
         Services(
             dispatcher=dispatcher,
@@ -386,6 +418,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
             max_body_bytes=limits.max_body_bytes,
             body_timeout_s=limits.body_timeout_s,
             bounds=bounds,
+            dashboard=dashboard,
         )
     )
     guarded = GuardedServer(
@@ -430,7 +463,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         fleet = Fleet(dispatcher, pump, workers)
         await senses.start(run_senses, config, dispatcher, climate, news, name="senses")
         ending = _Ending()
-        reload = functools.partial(_tell_and_reload, plan, fleet, climate, manager)
+        reload = functools.partial(_tell_and_reload, plan, fleet, climate, gate, manager)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as doors:
                 doors.start_soon(_heed, signals, ending, reload, name="signals")
@@ -439,6 +472,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
                     climate.look()
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
+                    if dashboard is not None:
+                        doors.start_soon(dashboard.audience.run, name="dashboard")
                     await doors.start(front.serve, listeners)
                     if grpc is not None:
                         await doors.start(grpc.serve, grpc_listeners)
@@ -460,6 +495,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
+                if dashboard is not None:
+                    dashboard.audience.dismiss()  # its answers would never end by themselves
                 await bus_door.leave()
                 open_doors: list[_Door] = [front, wyoming]
                 open_doors += [grpc] if grpc is not None else []
@@ -478,6 +515,19 @@ async def _open_bus_door(door: BusDoor, config: Config, doors: trio.Nursery) -> 
         await door.opened.wait()
         return BUS_NAME
     return "off"
+
+
+def _new_dashboard(
+    config: Config, dispatcher: Dispatcher, climate: Climate, ledger: Ledger, news: News
+) -> Dashboard | None:
+    """The page and who watches it; None where its owner does not want it."""
+    if not config.observability.dashboard:
+        return None
+    picture = Picture(dispatcher, climate, ollama_proxy.__version__)
+    ledger.read_by(picture.book)
+    news.followed_by(picture.routed)
+    climate.watched_by(picture.look)
+    return Dashboard(read_assets(), Audience(picture))
 
 
 def _new_grpc_door(
@@ -568,11 +618,11 @@ async def _heed(
 
 
 async def _tell_and_reload(
-    plan: Plan, fleet: Fleet, climate: Climate, manager: ServiceManager
+    plan: Plan, fleet: Fleet, climate: Climate, gate: Gate, manager: ServiceManager
 ) -> None:
     """Reload, and let the service manager know from when to when."""
     manager.reloading()
-    await _reload(plan, fleet, climate)
+    await _reload(plan, fleet, climate, gate)
     manager.reloaded(_in_short(fleet.dispatcher, climate))
 
 
@@ -586,23 +636,41 @@ def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
     )
 
 
-async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
+async def _reload(plan: Plan, fleet: Fleet, climate: Climate, gate: Gate) -> None:
     """Apply the file anew: all of it, or, if it has a fault, nothing."""
     try:
         loaded = plan.reload()
     except ConfigFaults as faults:
         log.error("the configuration was not reloaded:\n%s", describe_faults(faults))  # noqa: TRY400 - the faults say it all
         return
-    config = loaded.config
+    config, bound = loaded.config, plan.config.server
+    if not (loaded.keys or bound.insecure or is_loopback(bound.host)):
+        # The new file may be good for another host; it is this one that is bound.
+        log.error("the configuration was not reloaded: it would open %s to everybody", bound.host)
+        return
+    gate.admission.follow(_rules(config, loaded.keys))
     if not config.backends:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
     climate.judge_by(climate_settings(config), config.efficiency.mode)
-    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
-        if getattr(config, section) != getattr(plan.config, section):
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
+        if _once(getattr(config, section)) != _once(getattr(plan.config, section)):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))
+
+
+def _once(section: object) -> object:
+    """A section without what is heeded when it is read again."""
+    if not isinstance(section, DoorsConfig):
+        return section
+    plain = DoorsConfig()
+    return attrs.evolve(
+        section,
+        auth=plain.auth,
+        rate_limit=plain.rate_limit,
+        trusted_proxies=plain.trusted_proxies,
+    )
 
 
 class _Door(Protocol):

@@ -770,6 +770,7 @@ class Dispatcher:
                 failovers=tuple(job.failovers),
                 deadline=deadline,
                 energy=spent(job.paid, is_final=False) if job.paid else None,
+                key_name=job.key_name,
             )
         )
         job.caller.done(job)

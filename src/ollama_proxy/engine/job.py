@@ -67,6 +67,7 @@ class Job:
         door: which door it came through, for the books.
         arrived: when its last byte was read; all its times count from here.
         client: who asks; those of one client share its turns in line.
+        key_name: of the API key that it came with, for the books; empty: it came with none.
         stall_timeout_s: how long backend and caller may keep each other waiting.
         decision: the latest choice of a backend.
         promised_s: the forecast that it was admitted on; None if it was not.
@@ -100,6 +101,7 @@ class Job:
     door: str
     arrived: float
     client: str = ""
+    key_name: str = ""
     stall_timeout_s: float = math.inf
     decision: Decision | None = None
     promised_s: float | None = None

@@ -46,6 +46,7 @@ class Fact:
         put_back: how often a more urgent one took its slot, and it waited again.
         failovers: from which backend to which it went because the former failed it.
         deadline: None: it had none.
+        key_name: of the API key that it came with; empty: it came with none.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class Fact:
     failovers: Sequence[tuple[str, str]] = ()
     deadline: Deadline | None = None
     energy: Spent | None = None
+    key_name: str = ""
 
 
 @attrs.define

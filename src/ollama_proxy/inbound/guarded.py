@@ -670,8 +670,9 @@ class _Protocol(H11Protocol):
         if (
             isinstance(event, hypercorn.Response)
             and event.status_code != HTTPStatus.SWITCHING_PROTOCOLS
-            and self.exchange.must_close
+            and (self.exchange.must_close or not self.is_fed)
         ):
+            # Also where an answer does not wait for the body: what is left of it makes it the last.
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 

@@ -19,6 +19,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Head, Job, Tap
+from ollama_proxy.inbound.admission import peer_of
 from ollama_proxy.inbound.answers import (
     REASON_PHRASES,
     STATUS,
@@ -31,7 +32,7 @@ from ollama_proxy.inbound.answers import (
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
-from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -241,6 +242,7 @@ class Lane:
         self._is_draining = is_draining
         self._bounds = bounds or Bounds()
         self._held = 0  # bytes of the present request's body
+        self._peer = peer_of(stream)
         self._plain = not isinstance(stream, trio.SSLStream)
         self.descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._buffer = bytearray()
@@ -378,9 +380,12 @@ class Lane:
         headers = RoutingHeaders(head.headers)
         self._request_id = headers.request_id
         framing = _read_framing(head.headers, http10=self._http10)
-        refusal = self._gate.judge(framing.host, framing.origin)
+        refusal = self._gate.judge(framing.host, framing.origin) or judge_page("POST", head.headers)
         if refusal is not None:
             raise _Fault(refusal)
+        visitor = self._gate.admission.admit(f"POST {call.path}", head.headers, self._peer)
+        if isinstance(visitor, Refusal):
+            raise _Fault(visitor)
         if framing.length > self._limits.max_body_bytes:
             raise self._too_large()
         del self._buffer[:end]
@@ -390,7 +395,15 @@ class Lane:
         body = await self._read_body(framing)
         if body is None:
             return None
-        return read_job(call, headers, body, caller=self, door="http", arrived=trio.current_time())
+        return read_job(
+            call,
+            headers,
+            body,
+            caller=self,
+            door="http",
+            arrived=trio.current_time(),
+            key_name=visitor.name,
+        )
 
     async def _read_body(self, framing: _Framing) -> bytes | bytearray | None:
         """Read a body whole. None: the client closed instead."""

@@ -179,6 +179,7 @@ class Sender:
         door: which door it came through.
         arrived: when it was read, in seconds.
         client: whose turns in line it takes.
+        key_name: of the API key that they came with.
         wishes: by the names of `policy.ask.WISH_NAMES`, as text.
     """
 
@@ -186,6 +187,7 @@ class Sender:
     door: str
     arrived: float
     client: str = ""
+    key_name: str = ""
     wishes: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -233,6 +235,7 @@ def _job(call: Call, body: Mapping[str, object], sender: Sender, caller: Caller)
         door=sender.door,
         arrived=sender.arrived,
         client=sender.client,
+        key_name=sender.key_name,
     )
 
 

@@ -1,6 +1,7 @@
 """The page that is scraped, in either of Prometheus's two forms."""
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
@@ -13,8 +14,10 @@ from ollama_proxy.engine.ledger import Fact
 from ollama_proxy.metrics import doors as at_doors
 from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.requests import Requests
-from ollama_proxy.metrics.state import state
+from ollama_proxy.metrics.state import state, turned_away
 from ollama_proxy.policy.refusal import Code
+
+_NOBODY: Mapping[Code, int] = MappingProxyType({})
 
 
 class Metrics(Collector):
@@ -32,6 +35,7 @@ class Metrics(Collector):
         *,
         statuses: Mapping[Code, int],
         version: str,
+        turned_away: Mapping[Code, int] = _NOBODY,
     ) -> None:
         """Begin at 0.
 
@@ -40,12 +44,14 @@ class Metrics(Collector):
             climate: the same.
             statuses: HTTP's for each refusal.
             version: of the router.
+            turned_away: how many were not let in, by why; read at each scrape.
         """
         self._dispatcher = dispatcher
         self._climate = climate
         self._version = version
         self.doors: Callable[[], Mapping[str, DoorState]] = dict
         self.lost_lines: Callable[[], int] = int
+        self._turned_away = turned_away
         self._requests = Requests(dispatcher.stations, statuses)
 
     def record(self, fact: Fact) -> None:
@@ -57,6 +63,7 @@ class Metrics(Collector):
         yield from state(self._dispatcher, self._climate, self._version)
         yield from self._requests.families()
         yield from at_doors.families(self.doors(), self.lost_lines())
+        yield turned_away(self._turned_away)
 
     def page(self, is_openmetrics: bool) -> bytes:  # noqa: FBT001 - the one thing that a scraper chooses
         """What a scraper is to have."""

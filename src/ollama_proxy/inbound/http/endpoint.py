@@ -5,14 +5,25 @@ from collections.abc import Awaitable, Callable
 import attrs
 from quart import Response
 
+from ollama_proxy.dashboard import Assets
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.bounds import Bounds
+from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.trust import Gate
 
+_PLAIN = str.maketrans("{}", "<>")
 JSON = "application/json"
 TEXT = "text/plain"
+
+
+@attrs.frozen
+class Dashboard:
+    """The page that shows the router: its files, and who watches."""
+
+    assets: Assets
+    audience: Audience
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +39,7 @@ class Services:
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
         bounds: of all bodies together.
+        dashboard: the page; None where its owner does not want it.
     """
 
     dispatcher: Dispatcher
@@ -38,6 +50,7 @@ class Services:
     max_body_bytes: int
     body_timeout_s: float = 60.0
     bounds: Bounds = attrs.field(factory=Bounds)
+    dashboard: Dashboard | None = None
 
     @property
     def enabled_stations(self) -> list[Station]:
@@ -79,4 +92,4 @@ class Endpoint:
     @property
     def rule(self) -> str:
         """The path as Quart's router writes it; a model's name may hold slashes."""
-        return self.path.replace("{model}", "<path:model>").replace("{digest}", "<digest>")
+        return self.path.replace("{model}", "<path:model>").translate(_PLAIN)

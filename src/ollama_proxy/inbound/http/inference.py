@@ -11,7 +11,7 @@ from quart import Response, request
 from ollama_proxy.engine.job import Head, Job, Tap
 from ollama_proxy.inbound.answers import error_piece, routing_headers
 from ollama_proxy.inbound.http.endpoint import JSON, Endpoint, Services
-from ollama_proxy.inbound.http.exchange import holding, raw_headers
+from ollama_proxy.inbound.http.exchange import holding, raw_headers, visitor
 from ollama_proxy.inbound.http.openapi import ROUTING_HEADERS
 from ollama_proxy.inbound.http.pipe import Pipe, piped_reply
 from ollama_proxy.inbound.http.replies import refusal_reply
@@ -59,7 +59,15 @@ async def infer(services: Services, *, call: Call) -> Response:
     headers = RoutingHeaders(raw_headers())
     caller = ChannelCaller()
     try:
-        job = read_job(call, headers, body, caller=caller, door="http", arrived=trio.current_time())
+        job = read_job(
+            call,
+            headers,
+            body,
+            caller=caller,
+            door="http",
+            arrived=trio.current_time(),
+            key_name=visitor().name,
+        )
     except RequestRefused as refused:
         return refusal_reply(refused.refusal, [(b"x-request-id", headers.request_id.encode())])
     return await _answer(services, job, caller.pipe)

@@ -338,6 +338,7 @@ class RealtimeTalk:
             raise RequestRefused(STOPPING)
         if self._running is not None:
             raise refused(f"The response {self._running[0].id} is not over yet.")
+        self.socket.readmit()
         response = _Response(self, asked)
         job = make_job(self._wanted(asked), self._sender(response), response)
         self._running = response, job
@@ -374,6 +375,7 @@ class RealtimeTalk:
             door=DOOR,
             arrived=trio.current_time(),
             client=self._headers.client,
+            key_name=self.socket.visitor.name,
             wishes={"media_type": "realtime"} | self._headers.given,
         )
 

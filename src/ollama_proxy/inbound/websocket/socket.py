@@ -32,11 +32,13 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Dialect
-from ollama_proxy.policy.refusal import Code, Refusal
+from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 HEAD_MAX_BYTES = 32 << 10
 FAREWELL_S = 1.0
@@ -114,6 +116,7 @@ class Socket:
     Attributes:
         headers: of the handshake, lower-case names.
         target: the path and query that were asked for.
+        visitor: who was let in.
     """
 
     def __init__(
@@ -122,6 +125,8 @@ class Socket:
         """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = ""
+        self.visitor: Visitor = ANYBODY
+        self._admission: Admission | None = None
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._limits = limits
@@ -218,6 +223,18 @@ class Socket:
         if self.is_draining:
             self.drain()
 
+    def readmit(self) -> None:
+        """Let the client ask for something once more.
+
+        Raises:
+            RequestRefused: not so soon. A client whose key is good no longer is parted with.
+        """
+        refusal = None if self._admission is None else self._admission.readmit(self.visitor)
+        if refusal is not None and refusal.code is Code.INVALID_API_KEY:
+            raise _Closing(CloseReason.POLICY_VIOLATION, "the API key is good no longer")
+        if refusal is not None:
+            raise RequestRefused(refusal)
+
     @property
     def is_draining(self) -> bool:
         """Whether the router takes nothing new: what runs is finished, what is asked is refused."""
@@ -262,7 +279,10 @@ class Socket:
         host = request.host.encode("latin-1", "replace")
         # Two origins are none that is allowed.
         refusal = gate.judge(host, b", ".join(origins) if origins else None)
-        dialect = dialects.get(request.target.partition("?")[0])
+        path = request.target.partition("?")[0]
+        dialect = dialects.get(path)
+        if refusal is None:
+            refusal = self._admit(request, path if dialect is not None else "", gate.admission)
         if refusal is None and dialect is None:
             refusal = Refusal(Code.NOT_FOUND, f"There is nothing at {request.target}.")
         if refusal is None and self.is_draining:
@@ -274,6 +294,20 @@ class Socket:
         chosen = "realtime" if "realtime" in request.subprotocols else None
         self._post_event(AcceptConnection(subprotocol=chosen))
         return dialect(self)
+
+    def _admit(self, request: Request, path: str, admission: Admission) -> Refusal | None:
+        # A page cannot set a header; what it can is name the key as if it were a protocol.
+        keys = [
+            p.removeprefix(KEY_PROTOCOL) for p in request.subprotocols if p.startswith(KEY_PROTOCOL)
+        ]
+        given = [(b"x-api-key", key.encode()) for key in keys]
+        admitted = admission.admit(
+            f"GET {path}" if path else NOTHING, [*self.headers, *given], peer_of(self._stream)
+        )
+        if isinstance(admitted, Refusal):
+            return admitted
+        self.visitor, self._admission = admitted, admission
+        return None
 
     def _reject(self, refusal: Refusal, hint: object = None) -> None:
         """Say in HTTP why there is no socket. `hint`: what wsproto would say."""

@@ -246,6 +246,7 @@ class StreamTalk:
             )
             return
         try:
+            self.socket.readmit()
             job = make_job(
                 Wanted(
                     model=asked.model,
@@ -258,6 +259,7 @@ class StreamTalk:
                     request_id=request_id,
                     door=DOOR,
                     arrived=trio.current_time(),
+                    key_name=self.socket.visitor.name,
                     wishes=wishes_of(asked),
                 ),
                 turn,

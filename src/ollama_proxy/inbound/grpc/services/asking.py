@@ -52,6 +52,7 @@ def sender_of(rpc: Rpc, wishes: Mapping[str, str], request_id: str = "") -> Send
         door=DOOR,
         arrived=rpc.arrived,
         client=headers.client,
+        key_name=rpc.visitor.name,
         wishes=given,
     )
 
