@@ -35,6 +35,7 @@ from ollama_proxy.config import (
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.tables import Check, ConfigFaults, describe_faults
+from tests.papers import Papers
 
 REFERENCE = Path(__file__).parent.parent / "config.toml"
 BACKEND = {"id": "a", "hardware": "cpu", "endpoint": "http://127.0.0.1:1"}
@@ -630,39 +631,8 @@ class TestFaults:
         assert "c.toml: 2 faults\na: b\nc: d" == described
 
 
-class TestLaterVersions:
-    """Keys of the contract that this version does not heed."""
-
-    @pytest.mark.parametrize(
-        ("toml", "note"),
-        [
-            ("[server.tls]", "[server.tls]"),
-            ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
-        ],
-    )
-    def test_are_noted(self, toml: str, note: str) -> None:
-        """A file written for a later version runs, and its owner is told what does nothing."""
-        loaded = read(toml)
-
-        assert (f"{note}: has no effect in this version",) == loaded.notes
-
-    @pytest.mark.parametrize(
-        ("toml", "name"),
-        [
-            ('[server.tls]\ncert_file = "c.pem"', "[server.tls]"),
-            ("[server]\ntls = true", "server.tls"),
-        ],
-    )
-    def test_are_refused_where_ignoring_is_unsafe(self, toml: str, name: str) -> None:
-        """Nobody runs unprotected who asked for protection."""
-        found = faults(toml)
-
-        assert [
-            (
-                f"{name}: is not supported by this version; refusing to run without the protection it"
-                " asks for"
-            )
-        ] == found
+class TestNotes:
+    """What its owner is told of a file that is good."""
 
     def test_a_key_variable_that_is_not_set_is_noted(self) -> None:
         """A backend that will answer 401 is foretold."""
@@ -670,6 +640,66 @@ class TestLaterVersions:
 
         assert (
             "backends[0].api_key_env: NO_SUCH_KEY is not set, so requests go without a key",
+        ) == loaded.notes
+
+
+class TestCertificates:
+    """What the doors encrypt with."""
+
+    @staticmethod
+    def write(directory: Path, toml: str, **keys: str) -> Path:
+        """A file with [server.tls] last."""
+        lines = [f'{key} = "{value}"' for key, value in keys.items()]
+        path = directory / "c.toml"
+        path.write_text("\n".join([toml, "[server.tls]", *lines]))
+        return path
+
+    def test_paths_start_where_the_configuration_is(self, tmp_path: Path) -> None:
+        """Whoever reads it, from wherever."""
+        path = self.write(tmp_path, "", cert_file="a.pem", key_file="/b.pem")
+        tls = load(path, environ={}, overrides=Overrides()).config.server.tls
+
+        assert (str(tmp_path / "a.pem"), "/b.pem", "") == attrs.astuple(tls)
+
+    def test_their_faults_are_told_with_all_others(self, tmp_path: Path) -> None:
+        """By whom the router is started; who only asks it need not be able to read them."""
+        path = self.write(tmp_path, "[server]\nhttp_port = -1", cert_file="a", key_file="b")
+        with pytest.raises(ConfigFaults) as caught:
+            load(path, environ={}, overrides=Overrides(), opens_doors=True)
+        with pytest.raises(ConfigFaults) as asked:
+            load(path, environ={}, overrides=Overrides())
+
+        assert [
+            "server.http_port: must be 0 to 65535 (got -1)",
+            f"server.tls.cert_file: cannot read {tmp_path / 'a'}: No such file or directory",
+            f"server.tls.key_file: cannot read {tmp_path / 'b'}: No such file or directory",
+        ] == list(caught.value.faults)
+        assert caught.value.faults[:1] == asked.value.faults
+
+    @pytest.mark.parametrize(
+        ("key", "missing"),
+        [
+            ("cert_file", ["key_file"]),
+            ("key_file", ["cert_file"]),
+            ("client_ca_file", ["cert_file", "key_file"]),
+        ],
+    )
+    def test_one_without_the_others_is_a_fault(self, key: str, missing: list[str]) -> None:
+        """Nobody runs in plain text who has named a certificate."""
+        message = "is required where another file of [server.tls] is named"
+
+        assert [f"server.tls.{each}: {message}" for each in missing] == faults(
+            f'[server.tls]\n{key} = "it.pem"'
+        )
+
+    def test_what_clients_will_mind_is_noted(self, tmp_path: Path) -> None:
+        """The router runs all the same."""
+        stale = Papers(tmp_path / "papers").issue("stale", days=(-2, -1))
+        path = self.write(tmp_path, "", cert_file=stale.cert_file, key_file=stale.key_file)
+        loaded = load(path, environ={}, overrides=Overrides(), opens_doors=True)
+
+        assert (
+            f"server.tls.cert_file: {stale.cert_file} has expired; clients will refuse it",
         ) == loaded.notes
 
 

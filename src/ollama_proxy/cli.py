@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def new_parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - each command, once
     """The command line, from which the shells' completions are made, too."""
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",
@@ -94,6 +94,12 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("permissions", nargs="*", metavar="read|infer|admin", help="default: all")
     command.add_argument("--name", default="", metavar="NAME", help="whose it is, for the log")
     command.set_defaults(run=_make_key)
+    command = commands.add_parser("replay", help="decide a recorded decision log again")
+    command.add_argument("file", metavar="FILE", help="see observability.decision_log")
+    command.add_argument("--mode", metavar="MODE", help="what would this mode have changed?")
+    command.add_argument("--config", metavar="PATH", help="what would this configuration?")
+    command.add_argument("--json", action="store_true", help="print all figures")
+    command.set_defaults(run=_replay)
 
     for name, run, about in (
         ("status", client.status, "is the router well?"),
@@ -106,6 +112,7 @@ def new_parser() -> argparse.ArgumentParser:
         command.add_argument("--url", help="the router's; default: from the configuration")
         command.add_argument("--json", action="store_true", help="print the raw answer")
         _add_key(command)
+        _add_papers(command)
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
@@ -122,7 +129,10 @@ def new_parser() -> argparse.ArgumentParser:
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
-    way.add_argument("--grpc", action="store_true", help="over gRPC; --url is then HOST:PORT")
+    way.add_argument(
+        "--grpc", action="store_true", help="over gRPC; --url is then [https://]HOST:PORT"
+    )
+    _add_papers(command)
     _add_wishes(command)
     command.set_defaults(run=_say)
     return parser
@@ -133,6 +143,19 @@ def _add_key(command: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="PATH",
         help="whose first line is an API key; default: $OLLAMA_PROXY_API_KEY",
+    )
+
+
+def _add_papers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ca-file",
+        metavar="PATH",
+        help=f"who signed the router's certificate; default: ${client.CA_VARIABLE}, else the system's",
+    )
+    command.add_argument(
+        "--cert-file",
+        metavar="PATH",
+        help=f"our certificate and its key, in one PEM; default: ${client.CERT_VARIABLE}",
     )
 
 
@@ -251,6 +274,16 @@ def _say(arguments: argparse.Namespace) -> int:
     from ollama_proxy.say import say  # noqa: PLC0415 - as above
 
     return say(arguments)
+
+
+# -- replay ----------------------------------------------------------------------------------------
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.decisions.command import replay  # noqa: PLC0415 - as above
+
+    return replay(arguments)
 
 
 # -- simulate --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import ipaddress
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ollama_proxy.certificates import (
+    BadCertificate,
+    CertificateFiles,
+    server_contexts,
+    worries,
+)
 from ollama_proxy.keyring import entries_of, read_keys
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
@@ -24,6 +31,7 @@ from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Mode, parse_quiet_hours
 from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,
@@ -114,11 +122,21 @@ _BUS = Check(
     'session, system, an address such as "unix:path=/run/bus", or "" for none',
     lambda text: text in {"", "session", "system"} or ":" in text,
 )
+_FILE = Check(
+    'the absolute path of a file, or "" for none',
+    lambda text: text == "" or re.fullmatch(r"/.*[^/\0]", text, re.DOTALL) is not None,
+)
 _ROOT = Check("the absolute path of a directory", lambda text: text.startswith("/"))
 _ENDPOINT = Check(
     "http:// or https:// with a host, or unix:/path, without user, query or fragment"
     ' (for example "http://127.0.0.1:11434")',
     lambda text: text == "" or _is_endpoint(text),
+    may_show=lambda text: "@" not in text and "?" not in text,
+)
+_COLLECTOR = Check(
+    'the http:// or https:// URL of an OTLP collector, without user, query or fragment, or "" for none'
+    ' (for example "http://127.0.0.1:4318")',
+    lambda text: text == "" or (not text.startswith("unix:") and _is_endpoint(text)),
     may_show=lambda text: "@" not in text and "?" not in text,
 )
 _VARIABLE = Check(
@@ -178,6 +196,27 @@ class RateLimit:
 
 
 @attrs.frozen(kw_only=True)
+class Tls:
+    """What the doors encrypt with; paths that are not absolute start where the configuration is."""
+
+    cert_file: str = attrs.field(default="", validator=_PRINTABLE)
+    key_file: str = attrs.field(default="", validator=_PRINTABLE)
+    client_ca_file: str = attrs.field(default="", validator=_PRINTABLE)
+
+    @property
+    def files(self) -> CertificateFiles | None:
+        """What is to be read; None where nothing is encrypted."""
+        if not (self.cert_file and self.key_file):
+            return None
+        return CertificateFiles(self.cert_file, self.key_file, self.client_ca_file)
+
+    def starting_at(self, directory: Path) -> "Tls":
+        """The same with absolute paths."""
+        paths = {key: str(directory / path) for key, path in attrs.asdict(self).items() if path}
+        return attrs.evolve(self, **paths)
+
+
+@attrs.frozen(kw_only=True)
 class Server:
     """The doors: where they are, whom they let in, what one client may take."""
 
@@ -203,6 +242,7 @@ class Server:
     trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=_NETWORKS)
     auth: Auth = attrs.field(factory=Auth)
     rate_limit: RateLimit = attrs.field(factory=RateLimit)
+    tls: Tls = attrs.field(factory=Tls)
 
 
 @attrs.frozen(kw_only=True)
@@ -387,6 +427,10 @@ class Observability:
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
     log_lines_per_s: int = attrs.field(default=1000, validator=within(1, 1_000_000))
+    otlp_endpoint: str = attrs.field(default="", validator=_COLLECTOR)
+    decision_log: str = attrs.field(default="", validator=_FILE)
+    decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
+    decision_log_files: int = attrs.field(default=4, validator=within(1, 1000))
     dashboard: bool = True
 
 
@@ -405,6 +449,16 @@ class Config:
     notifications: Notifications = attrs.field(factory=Notifications)
     wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
+
+    @property
+    def route_settings(self) -> RouteSettings:
+        """What bears on each choice, in the words of the policy; the mode is not in it."""
+        return RouteSettings(
+            power_aware=self.router.power_aware,
+            auto_optimize=self.router.auto_optimize,
+            default_backend=self.router.default_backend,
+            power_budget_watts=self.efficiency.power_budget_watts or None,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -450,6 +504,10 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
             " whoever reaches it may use it"
         )
         yield ("server", "host"), message
+    tls = _table_at(server, "tls")
+    for key in ("cert_file", "key_file"):
+        if any(tls.values()) and tls.get(key, "") == "":
+            yield ("server", "tls", key), "is required where another file of [server.tls] is named"
     wyoming = _table_at(raw, "wyoming")
     if wyoming.get("enabled") is True and wyoming.get("model", "") == "":
         yield ("wyoming", "model"), "is required where the door is enabled: the model that answers"
@@ -512,38 +570,26 @@ def _backend_contradictions(backend: Table) -> Iterator[tuple[str, str]]:
             yield "model_path", 'must be left out unless type = "embedded"'
 
 
+def _tls_of(raw: Table, path: Path | None) -> Tls:
+    """What is encrypted with, as far as it makes sense, whatever else does not."""
+    tls, _ = structure(_table_at(_table_at(raw, "server"), "tls"), Tls)
+    return (tls or Tls()).starting_at(Path.cwd() if path is None else path.absolute().parent)
+
+
+def _certificate_faults(files: CertificateFiles) -> list[Fault]:
+    try:
+        server_contexts(files)
+    except BadCertificate as bad:
+        return [(("server", "tls", key), message) for key, message in bad.faults]
+    return []
+
+
 def _table_at(raw: Table, key: str) -> Table:
     found = raw.get(key)
     return found if isinstance(found, dict) else {}
 
 
 # -- keys of other versions, other names, other sources --------------------------------------------
-
-_LATER: tuple[tuple[str, ...], ...] = (
-    ("server", "tls"),
-    ("observability", "otlp_endpoint"),
-)
-_PROTECTIONS = {("server", "tls")}
-_UNPROTECTED = (
-    "is not supported by this version; refusing to run without the protection it asks for"
-)
-_NO_EFFECT = "has no effect in this version"
-
-
-def _asks_for_something(value: object) -> bool:
-    return any(value.values()) if isinstance(value, dict) else bool(value)
-
-
-def _set_later_keys_aside(raw: Table) -> Iterator[tuple[str, bool]]:
-    """Take what only later versions heed out of `raw`: its name, and whether that is harmless."""
-    for path in _LATER:
-        table = raw if len(path) == 1 else _table_at(raw, path[0])
-        if path[-1] in table:
-            value = table.pop(path[-1])
-            name = ".".join(path)
-            harmless = path not in _PROTECTIONS or not _asks_for_something(value)
-            yield f"[{name}]" if isinstance(value, dict) else name, harmless
-
 
 _OVERRIDABLE = {
     "host": ("server", "host"),
@@ -594,7 +640,7 @@ def interpret(
         tables: the file's content; left as it is.
         environ: the environment.
         overrides: what flags say.
-        path: the file, for the report.
+        path: the file, for the report, and for paths that start where it is.
         opens_doors: whether what the doors need is looked at too: others may not read it.
 
     Raises:
@@ -610,15 +656,13 @@ def interpret(
         routing = raw.pop("routing")
         router = "router" if "router" in raw else "routing"
         raw.setdefault("router", routing)
-    for name, harmless in _set_later_keys_aside(raw):
-        if harmless:
-            notes.append(f"{name}: {_NO_EFFECT}")
-        else:
-            faults.append(f"{name}: {_UNPROTECTED}")
     sources = dict(_override(raw, environ, overrides))
 
-    config, found = structure(raw, Config, others=_LATER)
-    for where, message in itertools.chain(found, _contradictions(raw)):
+    config, found = structure(raw, Config)
+    tls = _tls_of(raw, path)
+    files = tls.files if opens_doors else None
+    unusable = [] if files is None else _certificate_faults(files)
+    for where, message in itertools.chain(found, _contradictions(raw), unusable):
         spelt = (router, *where[1:]) if where[:1] == ("router",) else where
         # What is no list of entries may be a key.
         told = message.partition(" (got ")[0] if where[:2] == ("server", "auth") else message
@@ -633,6 +677,9 @@ def interpret(
         faults += [f"{place}: {message}" for place, message in wrong]
     if faults or config is None:
         raise ConfigFaults(tuple(faults), path)
+    config = attrs.evolve(config, server=attrs.evolve(config.server, tls=tls))
+    if files is not None:
+        notes += [f"server.tls.{key}: {worry}" for key, worry in worries(files, time.time())]
     for index, backend in enumerate(config.backends):
         if backend.api_key_env and not environ.get(backend.api_key_env):
             notes.append(
@@ -694,6 +741,12 @@ def load(
     opens_doors: bool = False,
 ) -> Loaded:
     """Read a configuration file; without one, the defaults, overridden as ever. As `interpret`.
+
+    Args:
+        path: the file.
+        environ: the environment.
+        overrides: what flags say.
+        opens_doors: as `interpret` has it.
 
     Raises:
         ConfigFaults: with every fault there is.

@@ -14,6 +14,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request, TextMessage
 
 from ollama_proxy.inbound.bounds import Bound, Bounds
+from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.lane import LaneLimits
@@ -75,11 +76,15 @@ class Entrance:
         await self.front.serve(listeners, task_status=task_status)
         self.closed.set()
 
-    async def connect(self, source: str = "127.0.0.1") -> Client:
-        """A new client, of that address."""
+    async def dial(self, source: str = "127.0.0.1") -> trio.SocketStream:
+        """A connection to it, of that address."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port, local_address=source)
         self.sockets.callback(stream.socket.close)
-        return Client(stream)
+        return stream
+
+    async def connect(self, source: str = "127.0.0.1") -> Client:
+        """A new client, of that address."""
+        return Client(await self.dial(source))
 
     async def assert_serves_on(self) -> None:
         """Who comes now is served, on both ways."""
@@ -94,6 +99,7 @@ class Entrance:
         *backends: ScriptedBackend,
         gate: Gate | None = None,
         bounds: Bounds | None = None,
+        encryption: Encryption | None = None,
         **settings: Any,
     ) -> AsyncIterator[Self]:
         """Open one, for as long as a test may take."""
@@ -121,6 +127,7 @@ class Entrance:
                         "/stumble": Stumble,
                     },
                     bounds=bounds,
+                    encryption=encryption,
                 )
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 for listener in listeners:

@@ -166,6 +166,15 @@ class TestOrigins:
         assert refusal is not None
         assert (Code.FORBIDDEN, "Origin") == (refusal.code, refusal.param)
 
+    @pytest.mark.parametrize(("scheme", "is_ours"), [("https", True), ("http", False)])
+    def test_under_tls_a_plain_page_is_another(self, scheme: str, is_ours: bool) -> None:
+        """Whoever is on the way may have written it."""
+        gate = Gate(bound_host="127.0.0.1", is_encrypted=True)
+
+        assert is_ours == (
+            gate.judge(b"localhost:8443", f"{scheme}://localhost:8443".encode()) is None
+        )
+
     def test_a_page_that_rebinds_its_name_is_not_its_own_origin(self) -> None:
         """The host is judged before what is the same as it."""
         refusal = GATE.judge(b"evil.example:8080", b"http://evil.example:8080")

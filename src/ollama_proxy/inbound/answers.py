@@ -5,6 +5,7 @@ import math
 import msgspec
 
 from ollama_proxy.engine.job import Job
+from ollama_proxy.engine.ledger import TurnedAway
 from ollama_proxy.policy.ask import Dialect, Framing
 from ollama_proxy.policy.refusal import Code, Refusal
 
@@ -68,6 +69,13 @@ _ANTHROPIC_TYPES = {
 CALLER_FAULT_BELOW = 500
 
 Headers = list[tuple[bytes, bytes]]
+
+
+def turned_away(door: str, path: str, refusal: Refusal, request_id: str = "") -> TurnedAway:
+    """A request that becomes no job, for the books."""
+    return TurnedAway(
+        request_id=request_id, door=door, path=path, code=refusal.code, status=STATUS[refusal.code]
+    )
 
 
 def error_object(dialect: Dialect, refusal: Refusal) -> object:

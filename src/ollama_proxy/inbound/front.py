@@ -13,10 +13,12 @@ from typing import NoReturn
 import attrs
 import trio
 
+from ollama_proxy.certificates import HTTP1
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
 from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.connections import Connections
+from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.guarded import GuardedServer
 from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
 from ollama_proxy.inbound.trust import Gate
@@ -62,6 +64,7 @@ class Front:
         dialects: Mapping[str, Callable[[Socket], Dialogue]] | None = None,
         *,
         bounds: Bounds | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         """Make ready; `serve` opens the door.
 
@@ -72,6 +75,7 @@ class Front:
             settings: limits.
             dialects: what is spoken on WebSockets, by path.
             bounds: of all connections together.
+            encryption: with it, the door is for TLS alone.
         """
         dialects = dialects or {}
         self._socket_lines = tuple(
@@ -91,7 +95,10 @@ class Front:
             log,
             most_per_peer=settings.max_connections_per_peer,
             bounds=self._bounds,
-            farewell=_too_many(),
+            farewell=b"" if encryption is not None else _too_many(),
+        )
+        self._handshakes = Handshakes(
+            encryption, protocol=HTTP1, timeout_s=settings.limits.head_timeout_s
         )
         self._accepting = trio.CancelScope()
         self.is_draining = False
@@ -121,6 +128,7 @@ class Front:
         """Take no more connections, and close each as soon as it owes no answer."""
         self.is_draining = True
         self._accepting.cancel()
+        self._handshakes.drain()
         self._guarded.drain()
         for lane in list(self._lanes):
             lane.close_when_idle()
@@ -147,8 +155,11 @@ class Front:
             serve = functools.partial(self._serve_connection, stream)
             connections.start_soon(self._open.keep, stream, serve, name="connection")
 
-    async def _serve_connection(self, stream: ByteStream) -> None:
-        received = None if self.is_draining else await self._read_first(stream)
+    async def _serve_connection(self, connected: trio.SocketStream) -> None:
+        stream = None if self.is_draining else await self._handshakes.shake(connected)
+        if stream is None or self.is_draining:
+            return
+        received = await self._read_first(stream)
         while received and not self.is_draining:
             if self._settings.lane and is_inference(received):
                 received = await self._serve_lane(stream, received)

@@ -57,6 +57,7 @@ from wsproto.frame_protocol import CloseReason
 from ollama_proxy.inbound.answers import error_body
 from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal
 
@@ -355,13 +356,7 @@ class _Wire:
 
     async def part(self) -> None:
         """Close so that the client can read our last answer: unread bytes would make it a reset."""
-        with trio.move_on_after(self._limits.linger_s):
-            if isinstance(self._stream, trio.SSLStream):
-                await self._stream.aclose()
-            else:
-                await self._stream.send_eof()
-                while await self.receive():
-                    continue
+        await part(self._stream, self._limits.linger_s)
 
     def cut(self) -> None:
         """Close at once. Whoever waits on the socket gets `trio.ClosedResourceError`."""

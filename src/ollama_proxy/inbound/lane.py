@@ -28,9 +28,11 @@ from ollama_proxy.inbound.answers import (
     error_headers,
     error_piece,
     routing_headers,
+    turned_away,
 )
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
 from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
@@ -254,11 +256,12 @@ class Lane:
         self._http10 = False
         self._chunked = False
         self._sized = False
-        self._torn = False  # a write was begun, and is not known to have been finished
+        self._torn = False  # a write was begun that is not known to be finished, or never will be
         self._last_chunk = b""
         self._is_last = False  # the client was told, or can see, that no other follows
         self._dialect = Dialect.OPENAI
         self._request_id = ""
+        self._path = ""
         self._head_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
@@ -283,9 +286,10 @@ class Lane:
                     await self._serve_one(call)
             except _Fault as fault:
                 self._closing = True
+                self._turn_away(fault.refusal)
                 await self._send(self._error(fault.refusal, self._identity()))
-            if self._is_last:
-                await self._part()
+            if self._is_last or self._owes_farewell():
+                await part(self._stream, LINGER_S)
         except (OSError, trio.BrokenResourceError, CallerLeft):
             self._closing = True  # the client reset the connection, or takes nothing
         finally:
@@ -297,14 +301,23 @@ class Lane:
             self.descriptor = -1
         return None
 
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Book a request that becomes no job."""
+        self._request_id = self._request_id or make_request_id()
+        self._dispatcher.ledger.turn_away(
+            turned_away("http", self._path, refusal, self._request_id)
+        )
+
     async def _serve_one(self, call: Call) -> None:
         """Serve one request, and wait for the next one's first bytes."""
         self._dialect = call.dialect
+        self._path = call.path
         try:
             job = await self._read_request(call)
         except RequestRefused as refused:
             # The request was read whole, so the connection may serve another.
             self._free()
+            self._turn_away(refused.refusal)
             await self._send(self._error(refused.refusal, self._identity()))
         else:
             if job is None:
@@ -317,6 +330,7 @@ class Lane:
 
     async def _read_first_line(self) -> bytes | None:
         """Read until the request line is whole. None: the client closed instead."""
+        self._request_id = self._path = ""
         self._head_until = trio.current_time() + self._limits.head_timeout_s
         while True:
             self._skip_empty_lines()
@@ -365,7 +379,6 @@ class Lane:
         Raises:
             RequestRefused: it was read whole, and cannot be understood.
         """
-        self._request_id = ""
         while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
             if not await self._read_more():
                 return None
@@ -553,7 +566,9 @@ class Lane:
             self._closing = True
             self._is_last = False
             if not (self._sized or self._chunked):
-                # Where the connection's end is the answer's, only a reset is another end.
+                # Where the connection's end is the answer's, only a reset is another end. Under TLS
+                # the missing farewell is one, too, but many clients do not mind that.
+                self._torn = True
                 reset_when_closed(self._stream)
             return
         self._outbox += data
@@ -614,6 +629,9 @@ class Lane:
                 raise CallerLeft from error
             if sent == len(data):
                 return
+        if not sent:
+            # Whoever was cancelled before has torn nothing.
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._torn = True
         try:
             with trio.move_on_after(self._limits.write_timeout_s) as patience:
@@ -656,14 +674,6 @@ class Lane:
         """What an answer tells of a request that became no job."""
         return [(b"x-request-id", (self._request_id or make_request_id()).encode())]
 
-    async def _part(self) -> None:
-        """Let the client read the last answer: bytes of it that stay unread would reset it."""
-        if isinstance(self._stream, trio.SocketStream):
-            with trio.move_on_after(LINGER_S):
-                await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_BYTES):
-                    continue
-
     # -- bounds ------------------------------------------------------------------------------------
 
     def _hold(self, size: int) -> None:
@@ -674,6 +684,10 @@ class Lane:
     def _free(self) -> None:
         self._bounds.free(self._held)
         self._held = 0
+
+    def _owes_farewell(self) -> bool:
+        """Whether TLS's own is to be said, though no answer's end depends on it."""
+        return not (self._plain or self._torn or self._job is not None)
 
     def _head_too_slow(self) -> _Fault:
         self._bounds.reach(Bound.HEAD_TIME)

@@ -44,9 +44,15 @@ class Gate:
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
         admission: Admission | None = None,
+        is_encrypted: bool = False,
     ) -> None:
-        """Allow loopback names, the bound address, and what the owner lists."""
+        """Allow loopback names, the bound address, and what the owner lists.
+
+        A page is of the same origin by its scheme, too, where we know ours: in plain text somebody
+        on the way may have written it. Without encryption of our own a proxy may add it.
+        """
         self.admission = admission or Admission()
+        self._schemes = ("https",) if is_encrypted else ("http", "https")
         self._hosts = {h.lower() for h in allowed_hosts}
         if bound_host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared with, not bound to
             self._hosts.add(bound_host.lower())
@@ -76,7 +82,8 @@ class Gate:
             return None
         given = origin.decode("latin-1").lower().rstrip("/")
         authority = host.decode("latin-1").lower()
-        if given in {f"http://{authority}", f"https://{authority}"} or given in self._origins:
+        ours = {f"{scheme}://{authority}" for scheme in self._schemes}
+        if given in ours or given in self._origins:
             return None
         return Refusal(
             Code.FORBIDDEN,

@@ -309,9 +309,13 @@ class Connection:
 
     async def _linger(self) -> None:
         """Let the peer read our last words: closed with bytes unread, a socket takes them back."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+        stream = self._stream
+        if isinstance(stream, trio.SSLStream):
+            # TLS has a farewell, too, but GOAWAY says more, and the reader is still at its work.
+            stream = stream.transport_stream
+        if isinstance(stream, trio.abc.HalfCloseableStream):
             with trio.move_on_after(self._terms.patience.linger_s):
-                await self._stream.send_eof()
+                await stream.send_eof()
                 await self._was_read.wait()
 
     async def _watch(self) -> None:

@@ -9,6 +9,7 @@ from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter
 
 from ollama_proxy.inbound.admission import Visitor
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound
 from ollama_proxy.inbound.http import (
     control,
@@ -25,6 +26,7 @@ from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
 from ollama_proxy.inbound.trust import judge_page
 from ollama_proxy.policy.access import NOTHING
+from ollama_proxy.policy.ask import CALLS_BY_PATH
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
@@ -105,6 +107,7 @@ def create_app(services: Services) -> QuartTrio:
     async def judge() -> Response | None:
         judged = _judged(services)
         if isinstance(judged, Refusal):
+            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, judged))
             return refusal_reply(judged)
         g.visitor = judged
         return None
@@ -117,7 +120,10 @@ def create_app(services: Services) -> QuartTrio:
     async def explain(error: HTTPException) -> Response:
         allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
         more = [(b"allow", ", ".join(allowed).encode())] if allowed else []
-        return refusal_reply(_refusal_of(error, services), more)
+        refusal = _refusal_of(error, services)
+        if asked().path in CALLS_BY_PATH:
+            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
+        return refusal_reply(refusal, more)
 
     return app
 

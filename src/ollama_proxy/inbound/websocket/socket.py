@@ -35,6 +35,7 @@ from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
 from ollama_proxy.inbound.connections import reset_when_closed
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Dialect
@@ -201,12 +202,9 @@ class Socket:
         self._pings.cancel()
         # An answer may be among it, which is long: each piece of it has the time of any other.
         await self._flushed()
-        with trio.move_on_after(FAREWELL_S):
-            if isinstance(self._stream, trio.SocketStream):
-                # Browsers leave it to the server to close first (RFC 6455, 7.1.1).
-                await self._stream.send_eof()
-            while await self._stream.receive_some(_READ_BYTES):
-                continue
+        self._is_gone = True  # for whoever would say something still
+        # Browsers leave it to the server to close first (RFC 6455, 7.1.1).
+        await part(self._stream, FAREWELL_S)
 
     def drain(self) -> None:
         """The router takes nothing new: part as soon as nothing is owed.
