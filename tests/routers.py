@@ -107,7 +107,9 @@ class Owner:
 
 
 @asynccontextmanager
-async def running(config: Config, keys: Sequence[Key] = ()) -> AsyncIterator[Owner]:
+async def running(
+    config: Config, keys: Sequence[Key] = (), *, limit_s: float = LIMIT_S
+) -> AsyncIterator[Owner]:
     """A router from its readiness to its orderly end, which leaves nothing open."""
     owner = Owner(config, tuple(keys))
 
@@ -120,7 +122,7 @@ async def running(config: Config, keys: Sequence[Key] = ()) -> AsyncIterator[Own
 
     gc.collect()
     before = psutil.Process().num_fds()
-    with trio.fail_after(LIMIT_S):
+    with trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
             owner.url = "http://" + await nursery.start(run)
             yield owner

@@ -196,7 +196,7 @@ def test_only_a_stderr_that_leads_there_is_replaced(
         found = []
         for stream in ("8:1", f"{status.st_dev}:{status.st_ino}"):
             monkeypatch.setenv("JOURNAL_STREAM", stream)
-            set_up_logging(level="info", log_format=log_format)
+            set_up_logging(level="info", log_format=log_format, lines_per_s=100)
             found.append(type(root.handlers[0]))
         root.handlers[0].close()
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def new_parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - each command, once
     """The command line, from which the shells' completions are made, too."""
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",
@@ -223,7 +223,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         print(describe_faults(faults), file=sys.stderr)
         return BAD_CONFIG
     observability = loaded.config.observability
-    set_up_logging(level=observability.log_level, log_format=observability.log_format)
+    set_up_logging(
+        level=observability.log_level,
+        log_format=observability.log_format,
+        lines_per_s=observability.log_lines_per_s,
+    )
     for note in loaded.notes:
         log.warning("%s", note)
     refused: list[str] = []

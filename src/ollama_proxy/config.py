@@ -234,6 +234,10 @@ class Server:
     idle_timeout_s: float = attrs.field(default=75.0, validator=_SECONDS)
     write_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
     max_connections: int = attrs.field(default=4096, validator=within(1, 1_000_000))
+    max_connections_per_peer: int = attrs.field(default=2048, validator=within(1, 1_000_000))
+    max_head_kib: int = attrs.field(default=32, validator=within(1, 1024))
+    max_headers: int = attrs.field(default=100, validator=within(8, 10_000))
+    max_buffered_mib: int = attrs.field(default=512, validator=within(1, 1 << 20))
     lane: bool = True
     trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=_NETWORKS)
     auth: Auth = attrs.field(factory=Auth)
@@ -422,6 +426,7 @@ class Observability:
     access_log: bool = True
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+    log_lines_per_s: int = attrs.field(default=1000, validator=within(1, 1_000_000))
     otlp_endpoint: str = attrs.field(default="", validator=_COLLECTOR)
     decision_log: str = attrs.field(default="", validator=_FILE)
     decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))

@@ -82,12 +82,61 @@ def _for_people(*, in_colour: bool) -> logging.Formatter:
     )
 
 
-def set_up_logging(*, level: str, log_format: str) -> None:
+class Ration(logging.Filter):
+    """So many lines a second in the long run, and as many at once; how many were left out is said.
+
+    Without it who makes the router complain, or asks for nonsense as fast as it can, fills the disk.
+
+    Attributes:
+        lost: lines that were left out, from the beginning.
+    """
+
+    def __init__(self, lines_per_s: float, out: logging.Handler) -> None:
+        """Begin with all of it to spend.
+
+        Args:
+            lines_per_s: how many.
+            out: where it is said how many lines were left out.
+        """
+        super().__init__()
+        self.lost = 0
+        self._unsaid = 0
+        self._per_s = self._left = lines_per_s
+        self._at = 0.0
+        self._out = out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is written. Time is what the lines say it is: it may jump, and go back."""
+        passed_s = max(0.0, record.created - self._at)
+        self._at = record.created
+        self._left = min(self._per_s, self._left + passed_s * self._per_s)
+        if self._left < 1:
+            self.lost += 1
+            self._unsaid += 1
+            return False
+        self._left -= 1
+        if self._unsaid:
+            message = f"{self._unsaid} lines of the log were left out (log_lines_per_s)"
+            self._unsaid = 0
+            self._out.emit(
+                logging.LogRecord(record.name, logging.WARNING, "", 0, message, None, None)
+            )
+        return True
+
+
+def lost_lines() -> int:
+    """How many lines of this process's log were left out."""
+    filters = [each for out in logging.getLogger().handlers for each in out.filters]
+    return sum(each.lost for each in filters if isinstance(each, Ration))
+
+
+def set_up_logging(*, level: str, log_format: str, lines_per_s: float) -> None:
     """Write log lines to stderr, or, where that is systemd's journal, to the journal itself.
 
     Args:
         level: debug, info, warning or error.
         log_format: `console` for people, `json` for machines.
+        lines_per_s: how many at most, in the long run.
     """
     out: logging.Handler = logging.StreamHandler(sys.stderr)
     if log_format == "json":
@@ -99,6 +148,7 @@ def set_up_logging(*, level: str, log_format: str) -> None:
         if log_format != "json":
             form = logging.Formatter("%(message)s")  # the journal knows when, and how grave
     out.setFormatter(form)
+    out.addFilter(Ration(lines_per_s, out))
     root = logging.getLogger()
     root.handlers[:] = [out]
     # Of libraries only what is wrong: they tell of every connection, and of every header that they

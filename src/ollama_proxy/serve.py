@@ -56,6 +56,7 @@ from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
 from ollama_proxy.inbound.encryption import Encryption
@@ -75,8 +76,9 @@ from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
 from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.inbound.wyoming.connection import WyomingSettings
 from ollama_proxy.inbound.wyoming.door import WyomingDoor
+from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.exposition import Metrics
-from ollama_proxy.observe import observe
+from ollama_proxy.observe import lost_lines, observe
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.modes import Mode
@@ -325,6 +327,8 @@ def _lane_limits(config: Config) -> LaneLimits:
         idle_timeout_s=server.idle_timeout_s,
         write_timeout_s=server.write_timeout_s,
         max_body_bytes=server.max_body_mib << 20,
+        head_bytes=server.max_head_kib << 10,
+        headers=server.max_headers,
     )
 
 
@@ -450,6 +454,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
         is_encrypted=encryption is not None,
     )
     limits = _lane_limits(config)
+    bounds = Bounds(config.server.max_buffered_mib << 20)
+    grpc_bounds = Bounds()
     metrics = Metrics(
         dispatcher,
         climate,
@@ -468,6 +474,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
             version=ollama_proxy.__version__,
             max_body_bytes=limits.max_body_bytes,
             body_timeout_s=limits.body_timeout_s,
+            bounds=bounds,
             dashboard=dashboard,
         )
     )
@@ -477,13 +484,31 @@ async def serve(  # noqa: PLR0915 - the tree, once
             write_timeout_s=limits.write_timeout_s,
             keep_alive_s=limits.idle_timeout_s,
             head_timeout_s=limits.head_timeout_s,
+            head_bytes=limits.head_bytes,
+            headers=limits.headers,
         ),
+        bounds=bounds,
     )
     settings = FrontSettings(
-        limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
+        limits=limits,
+        max_connections=config.server.max_connections,
+        max_connections_per_peer=config.server.max_connections_per_peer,
+        lane=config.server.lane,
     )
-    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher), encryption=encryption)
-    grpc = _new_grpc_door(config, dispatcher, climate, news, gate, encryption=encryption)
+    metrics.lost_lines = lost_lines
+    front = Front(
+        dispatcher,
+        gate,
+        guarded,
+        settings,
+        _dialects(dispatcher),
+        bounds=bounds,
+        encryption=encryption,
+    )
+    grpc = _new_grpc_door(
+        config, dispatcher, climate, news, gate, bounds=grpc_bounds, encryption=encryption
+    )
+    metrics.doors = _doors(front, grpc, bounds, grpc_bounds)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
     host = config.server.host
@@ -586,6 +611,7 @@ def _new_grpc_door(
     news: News,
     gate: Gate,
     *,
+    bounds: Bounds,
     encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
@@ -596,9 +622,33 @@ def _new_grpc_door(
             greeting_s=config.server.head_timeout_s, unread_s=config.server.write_timeout_s
         ),
         max_connections=config.server.max_connections,
+        max_connections_per_peer=config.server.max_connections_per_peer,
+        unread_bytes=config.server.max_buffered_mib << 20,
     )
     methods = all_methods(dispatcher, climate, news)
-    return GrpcDoor(methods, gate, settings, encryption=encryption)
+    return GrpcDoor(methods, gate, settings, bounds=bounds, encryption=encryption)
+
+
+def _doors(
+    front: Front, grpc: GrpcDoor | None, bounds: Bounds, grpc_bounds: Bounds
+) -> Callable[[], dict[str, DoorState]]:
+    """What the metrics ask of the doors."""
+
+    def look() -> dict[str, DoorState]:
+        found = {"http": _door_state(front.connections, bounds.held, bounds)}
+        if grpc is not None:
+            found["grpc"] = _door_state(grpc.connections, grpc.unread_bytes, grpc_bounds)
+        return found
+
+    return look
+
+
+def _door_state(connections: int, held: int, bounds: Bounds) -> DoorState:
+    return DoorState(
+        connections=connections,
+        held_bytes=held,
+        reached={bound.value: count for bound, count in bounds.reached.items()},
+    )
 
 
 @contextlib.asynccontextmanager

@@ -180,6 +180,12 @@ class Client:
         self.stream.socket.close()
 
 
+async def read_to_end(stream: trio.SocketStream) -> None:
+    """Read all there is, and drop it. Raises trio.BrokenResourceError where the end is a reset."""
+    while await stream.receive_some(65536):
+        continue
+
+
 def patience() -> AbstractContextManager[trio.CancelScope]:
     """For as long as a test may take: no limit where it is the test that moves the clock."""
     is_real = not isinstance(trio.lowlevel.current_clock(), MockClock)

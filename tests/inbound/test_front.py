@@ -10,7 +10,10 @@ import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Request, TextMessage
 
+from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
@@ -20,6 +23,7 @@ from ollama_proxy.inbound.websocket.stream import StreamTalk
 from ollama_proxy.policy.refusal import Refusal
 from tests.fakes.backend import ScriptedBackend
 from tests.inbound.ends import (
+    CHAT,
     HOST,
     STREAM,
     Client,
@@ -31,10 +35,21 @@ from tests.inbound.ends import (
 )
 from tests.inbound.http.house import House, open_house
 from tests.inbound.killers import KILLERS
+from tests.inbound.websocket.echo import Echo
 
 LIMITS = LaneLimits()
 SOCKET_PATH = "/v1/stream/ws"
 GET = f"GET /healthz HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode()
+
+
+class Stumble(Echo):
+    """A dialogue with a fault of its own."""
+
+    async def hear(self, message: str) -> None:
+        """Stumble over one word."""
+        if message == "stumble":
+            raise ZeroDivisionError(message)
+        await super().hear(message)
 
 
 @attrs.define(eq=False)
@@ -49,6 +64,7 @@ class Entrance:
 
     front: Front
     house: House
+    bounds: Bounds
     port: int
     sockets: AsyncExitStack
     closed: trio.Event = attrs.field(factory=trio.Event)
@@ -60,15 +76,15 @@ class Entrance:
         await self.front.serve(listeners, task_status=task_status)
         self.closed.set()
 
-    async def dial(self) -> trio.SocketStream:
-        """A connection to it."""
-        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+    async def dial(self, source: str = "127.0.0.1") -> trio.SocketStream:
+        """A connection to it, of that address."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port, local_address=source)
         self.sockets.callback(stream.socket.close)
         return stream
 
-    async def connect(self) -> Client:
-        """A new client."""
-        return Client(await self.dial())
+    async def connect(self, source: str = "127.0.0.1") -> Client:
+        """A new client, of that address."""
+        return Client(await self.dial(source))
 
     async def assert_serves_on(self) -> None:
         """Who comes now is served, on both ways."""
@@ -82,6 +98,7 @@ class Entrance:
         cls,
         *backends: ScriptedBackend,
         gate: Gate | None = None,
+        bounds: Bounds | None = None,
         encryption: Encryption | None = None,
         **settings: Any,
     ) -> AsyncIterator[Self]:
@@ -93,23 +110,29 @@ class Entrance:
                 trio.open_nursery() as workers,
                 trio.open_nursery() as doors,
             ):
-                house = open_house(workers, *(backends or (scripted().say("{}"),)))
+                bounds = bounds or Bounds()
+                served = backends or (scripted().say("{}"),)
+                house = open_house(workers, *served, bounds=bounds)
                 head_s = given.limits.head_timeout_s
                 guarded = GuardedServer(
-                    house.app, GuardedLimits(head_timeout_s=head_s, linger_s=0.05)
+                    house.app, GuardedLimits(head_timeout_s=head_s, linger_s=0.05), bounds=bounds
                 )
                 front = Front(
                     house.dispatcher,
                     gate or Gate(bound_host="127.0.0.1"),
                     guarded,
                     given,
-                    {SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher)},
+                    {
+                        SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher),
+                        "/stumble": Stumble,
+                    },
+                    bounds=bounds,
                     encryption=encryption,
                 )
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 for listener in listeners:
                     sockets.callback(listener.socket.close)
-                entrance = cls(front, house, listeners[0].socket.getsockname()[1], sockets)
+                entrance = cls(front, house, bounds, listeners[0].socket.getsockname()[1], sockets)
                 await doors.start(guarded.run)
                 await doors.start(entrance.serve, listeners)
                 yield entrance
@@ -224,6 +247,15 @@ class TestWays:
         assert 408 == answer.status
 
 
+# what follows the first line and the host, seconds that then pass, the answer, the bound
+REACHED = {
+    "long head": (b"x-a: " + b"x" * 40_000, 0.0, 431, Bound.HEAD_BYTES),
+    "slow head": (b"x-a: ", LIMITS.head_timeout_s, 408, Bound.HEAD_TIME),
+    "large body": (b"content-length: 999999999\r\n\r\n", 0.0, 413, Bound.BODY_BYTES),
+    "slow body": (b"content-length: 9\r\n\r\n{", LIMITS.body_timeout_s, 408, Bound.BODY_TIME),
+}
+
+
 class Stumbling(Gate):
     """A gate with a fault of its own."""
 
@@ -250,6 +282,26 @@ class TestConnections:
 
         assert ["connection dropped: ZeroDivisionError"] == caplog.messages
 
+    async def test_a_fault_on_a_websocket_ends_it_alone(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Another that was open before goes on, and the doors take more."""
+        async with Entrance.open() as entrance:
+            wires = [WSConnection(ConnectionType.CLIENT) for _ in range(2)]
+            clients = [await entrance.connect() for _ in wires]
+            for wire, client in zip(wires, clients, strict=True):
+                await client.send(wire.send(Request(host=HOST, target="/stumble")))
+                wire.receive_data(await client.read_to(b"\r\n\r\n"))
+                assert [AcceptConnection] == [type(event) for event in wire.events()]
+            with caplog.at_level(logging.ERROR):
+                await clients[0].send(wires[0].send(TextMessage(data="stumble")))
+                assert await clients[0].is_let_go()
+            await clients[1].send(wires[1].send(TextMessage(data="still here")))
+            assert b"still here" in await clients[1].read_to(b"here")
+            await entrance.assert_serves_on()
+
+        assert ["connection dropped: ExceptionGroup"] == caplog.messages
+
     async def test_what_once_killed_a_server_does_not(self) -> None:
         """Inputs of one connection, in their pieces."""
         async with Entrance.open() as entrance:
@@ -266,19 +318,89 @@ class TestConnections:
             await entrance.assert_serves_on()
 
     async def test_there_are_only_so_many(self) -> None:
-        """One more is closed at once; when one ends, there is place for another."""
+        """One more is told so and closed at once; when one ends, there is place for another."""
         async with Entrance.open(max_connections=2) as entrance:
             first, second = await entrance.connect(), await entrance.connect()
             await first.ask(post())
             await second.ask(GET)
             third = await entrance.connect()
 
+            answer = await third.read()
+            assert (503, "queue_full") == (answer.status, answer.json["error"]["code"])
+            assert "1" == answer.header("retry-after")
             assert await third.is_let_go()
             assert 2 == entrance.front.connections
+            assert {Bound.CONNECTIONS: 1} == entrance.bounds.reached
             first.leave()
             await becomes(lambda: entrance.front.connections == 1)
             fourth = await entrance.connect()
             assert 200 == (await fourth.ask(post())).status
+
+    async def test_one_address_has_only_so_many(self) -> None:
+        """Its own are counted, and not after they have ended; another's place is not taken."""
+        async with Entrance.open(max_connections_per_peer=1) as entrance:
+            first = await entrance.connect()
+            await first.ask(post())
+            second = await entrance.connect()
+            assert 503 == (await second.read()).status
+            assert await second.is_let_go()
+
+            other = await entrance.connect(source="127.0.0.2")
+            assert 200 == (await other.ask(post())).status
+            first.leave()
+            await becomes(lambda: entrance.front.connections == 1)
+            third = await entrance.connect()
+            assert 200 == (await third.ask(post())).status
+            assert {Bound.CONNECTIONS_PER_PEER: 1} == entrance.bounds.reached
+
+    @pytest.mark.parametrize("path", [CHAT, "/efficiency"], ids=["lane", "app"])
+    @pytest.mark.parametrize("case", REACHED)
+    async def test_each_bound_that_is_reached_is_counted(
+        self, mock_clock: MockClock, path: str, case: str
+    ) -> None:
+        """On both ways, under one name, with the error that it has."""
+        tail, seconds, status, bound = REACHED[case]
+        async with Entrance.open(limits=LIMITS) as entrance:
+            client = await entrance.connect()
+            await client.send(f"POST {path} HTTP/1.1\r\nhost: {HOST}\r\n".encode() + tail)
+            await wait_all_tasks_blocked()
+            mock_clock.jump(seconds)
+            assert status == (await client.read()).status
+            assert bound in entrance.bounds.reached
+
+    async def test_all_bodies_together_are_bounded(self) -> None:
+        """What one client has sent leaves another no room, on either way; until it has left."""
+        bounds = Bounds(max_bytes=100_000)
+        async with Entrance.open(bounds=bounds) as entrance:
+            first = await entrance.connect()
+            whole = post(body=b"x" * 90_000)
+            await first.send(whole[:-1])
+            await becomes(lambda: bounds.held > 80_000)
+            held = bounds.held
+            big = b'"' + b"x" * 50_000 + b'"'
+            for request in (post(body=big), post("/efficiency", body=big)):
+                client = await entrance.connect()
+                answer = await client.ask(request)
+                assert (503, "queue_full") == (answer.status, answer.json["error"]["code"])
+                assert "1" == answer.header("retry-after")
+            await becomes(lambda: bounds.held == held)
+            first.leave()
+            await becomes(lambda: bounds.held == 0)
+            client = await entrance.connect()
+            assert 200 == (await client.ask(post())).status
+            await becomes(lambda: bounds.held == 0)
+            assert {Bound.BUFFERED_BYTES: 2} == bounds.reached
+
+    async def test_what_was_announced_and_not_sent_is_nobodys_room(self) -> None:
+        """Else a few lengths would keep all others out."""
+        bounds = Bounds(max_bytes=100_000)
+        async with Entrance.open(bounds=bounds) as entrance:
+            first = await entrance.connect()
+            await first.send(post(body=b"x" * 90_000)[:200])
+            await wait_all_tasks_blocked()
+            second = await entrance.connect()
+            answer = await second.ask(post(body=b'"' + b"x" * 50_000 + b'"'))
+            assert 400 == answer.status
 
     async def test_cancelling_closes_them_all(self) -> None:
         """Busy and idle ones, on either way."""

@@ -33,6 +33,7 @@ from wsproto.connection import ConnectionState as WebSocketState
 from wsproto.events import CloseConnection
 
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer, refusal
+from tests.inbound.ends import read_to_end
 from tests.inbound.killers import HANDSHAKE, KILLERS, Pieces, websocket_frame
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -379,12 +380,14 @@ async def test_websocket_is_not_compressed() -> None:
 
 
 async def test_a_client_that_does_not_read_is_cut() -> None:
-    """After `write_timeout_s` without progress the application is cancelled."""
+    """After `write_timeout_s` without progress the application is cancelled, the connection reset."""
     seen = Witness()
     async with opened(seen) as door, door.client(receive_buffer=4096) as client:
         await client.stream.send_all(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
         await seen.cancelled.wait()
         await door.wait_empty()
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(client.stream)
 
 
 async def test_cancellation_does_not_wait_for_a_client_that_does_not_read() -> None:

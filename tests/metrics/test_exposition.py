@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.energy import Grade
 from ollama_proxy.policy.hardware import PACKAGE
@@ -54,6 +55,10 @@ MORE = {
     "forecasts_total": {"backend"},
     "turned_away_total": {"code"},
     "backend_deadline_total": {"backend", "outcome"},
+    "connections": {"door"},
+    "buffered_bytes": {"door"},
+    "bounds_reached_total": {"door", "bound"},
+    "log_lines_lost_total": set(),
 }
 
 
@@ -83,6 +88,9 @@ def machine(mock_clock: MockClock) -> Machine:
         ),
     )
     made.climate.look()
+    made.metrics.doors = lambda: {
+        "http": DoorState(connections=3, held_bytes=5, reached={"head_time": 2})
+    }
     made.metrics.record(
         Fact(
             request_id="1",
@@ -113,6 +121,15 @@ async def test_every_name_has_exactly_its_labels(machine: Machine, is_openmetric
     told = read(machine.metrics.page(is_openmetrics), is_openmetrics=is_openmetrics)
 
     assert NAMES | MORE == told.labels
+
+
+async def test_doors_tell_what_is_open_held_and_reached(machine: Machine) -> None:
+    """By door, and by bound."""
+    told = machine.scrape()
+
+    assert {("http",): 3} == told.by("connections")
+    assert {("http",): 5} == told.by("buffered_bytes")
+    assert {("head_time", "http"): 2} == told.by("bounds_reached_total")
 
 
 async def test_every_name_is_there_before_anything_happened(mock_clock: MockClock) -> None:

@@ -15,12 +15,16 @@ import trio
 
 from ollama_proxy.certificates import HTTP1
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.guarded import GuardedServer
 from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket, SocketLimits
+from ollama_proxy.policy.ask import Dialect
+from ollama_proxy.policy.refusal import Code, Refusal
 
 log = logging.getLogger("ollama_proxy.http")
 _READ_BYTES = 65536
@@ -32,7 +36,20 @@ class FrontSettings:
 
     limits: LaneLimits = attrs.field(factory=LaneLimits)
     max_connections: int = 4096
+    max_connections_per_peer: int = 2048
     lane: bool = True
+
+
+def _too_many() -> bytes:
+    """What one connection too many is told, before it has said what it wants: in OpenAI's words."""
+    refusal = Refusal(
+        Code.QUEUE_FULL, "Too many connections are open; close some and try again.", retry_after_s=1
+    )
+    body = error_body(Dialect.OPENAI, refusal)
+    headers = [*error_headers(refusal), (b"connection", b"close")]
+    lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+    status = b"HTTP/1.1 %d Service Unavailable\r\n" % STATUS[refusal.code]
+    return status + lines + b"content-length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class Front:
@@ -46,6 +63,7 @@ class Front:
         settings: FrontSettings,
         dialects: Mapping[str, Callable[[Socket], Dialogue]] | None = None,
         *,
+        bounds: Bounds | None = None,
         encryption: Encryption | None = None,
     ) -> None:
         """Make ready; `serve` opens the door.
@@ -56,6 +74,7 @@ class Front:
             guarded: serves what is neither inference nor a WebSocket.
             settings: limits.
             dialects: what is spoken on WebSockets, by path.
+            bounds: of all connections together.
             encryption: with it, the door is for TLS alone.
         """
         dialects = dialects or {}
@@ -70,7 +89,14 @@ class Front:
         self._lanes: set[Lane] = set()
         self._sockets: set[Socket] = set()
         self._waiting: set[trio.CancelScope] = set()
-        self._open = Connections(settings.max_connections, log)
+        self._bounds = bounds or Bounds()
+        self._open = Connections(
+            settings.max_connections,
+            log,
+            most_per_peer=settings.max_connections_per_peer,
+            bounds=self._bounds,
+            farewell=b"" if encryption is not None else _too_many(),
+        )
         self._handshakes = Handshakes(
             encryption, protocol=HTTP1, timeout_s=settings.limits.head_timeout_s
         )
@@ -160,6 +186,8 @@ class Front:
                         break
             finally:
                 self._waiting.discard(scope)
+        if scope.cancelled_caught and not self.is_draining:
+            self._bounds.reach(Bound.HEAD_TIME)
         return received or None
 
     def _may_be_ours(self, received: bytes) -> bool:
@@ -194,6 +222,7 @@ class Front:
             self._gate,
             self._settings.limits,
             is_draining=lambda: self.is_draining,
+            bounds=self._bounds,
         )
         self._lanes.add(lane)
         try:

@@ -55,6 +55,8 @@ from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason
 
 from ollama_proxy.inbound.answers import error_body
+from ollama_proxy.inbound.bounds import Bound, Bounds
+from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal
@@ -189,8 +191,15 @@ def refusal(buffer: bytes, limits: GuardedLimits) -> HTTPStatus | None:
 class GuardedServer:
     """One application, and what its connections share."""
 
-    def __init__(self, app: ASGIFramework, limits: GuardedLimits | None = None) -> None:
-        """Make ready to serve `app`, a Quart-Trio application."""
+    def __init__(
+        self,
+        app: ASGIFramework,
+        limits: GuardedLimits | None = None,
+        *,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Make ready to serve `app`, a Quart-Trio application. `bounds`: are told what was reached."""
+        self.bounds = bounds or Bounds()
         self.limits = limits or GuardedLimits()
         self.is_draining = False
         self._idle: set[trio.CancelScope] = set()
@@ -257,7 +266,7 @@ class GuardedServer:
         Raises:
             Nothing but `trio.Cancelled`, after which the connection is closed.
         """
-        wire = _Wire(stream, self.limits)
+        wire = _Wire(stream, self.limits, self.bounds)
         taken: bytes | None = None
         try:
             taken = await _Connection(self, wire, received, takes_back).serve()
@@ -307,8 +316,9 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 class _Wire:
     """One connection's socket; every write on it is bounded, and it is broken after one that failed."""
 
-    def __init__(self, stream: Stream, limits: GuardedLimits) -> None:
+    def __init__(self, stream: Stream, limits: GuardedLimits, bounds: Bounds) -> None:
         self._stream = stream
+        self._bounds = bounds
         self._limits = limits
         self._turn = trio.Lock()
         self._is_broken = False
@@ -338,6 +348,8 @@ class _Wire:
         with trio.move_on_after(self._limits.write_timeout_s) as patience:
             await self._stream.send_all(piece)
         if patience.cancelled_caught:
+            self._bounds.reach(Bound.WRITE_TIME)
+            reset_when_closed(self._stream)
             self.cut()
             raise trio.BrokenResourceError
         self._is_broken = False
@@ -383,6 +395,8 @@ class _Connection:
                 status: HTTPStatus | None = HTTPStatus.REQUEST_TIMEOUT
             else:
                 status = refusal(self._buffer, self._limits)
+            if status in _BOUNDS:
+                self._server.bounds.reach(_BOUNDS[status])
             if status is not None:
                 await self._wire.send(_answer(status, is_head=self._buffer.startswith(b"HEAD ")))
                 break
@@ -398,12 +412,14 @@ class _Connection:
         self._buffer = self._buffer.lstrip(b"\r\n")
         if self._buffer:
             return True
-        with self._waiting(self._limits.keep_alive_s):
+        with self._waiting(self._limits.keep_alive_s) as patience:
             while not self._buffer:
                 data = await self._wire.receive()
                 if not data:
                     return False
                 self._buffer = data.lstrip(b"\r\n")
+        if patience.cancelled_caught and not self._server.is_draining:
+            self._server.bounds.reach(Bound.IDLE_TIME)
         return bool(self._buffer)
 
     @contextlib.contextmanager
@@ -433,6 +449,10 @@ class _Connection:
             self._buffer += data
 
 
+_BOUNDS: Final[dict[HTTPStatus | None, Bound]] = {
+    HTTPStatus.REQUEST_TIMEOUT: Bound.HEAD_TIME,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: Bound.HEAD_BYTES,
+}
 _REFUSALS: Final = {
     HTTPStatus.REQUEST_TIMEOUT: (Code.REQUEST_TIMEOUT, "The request's head took too long."),
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: (
@@ -551,6 +571,7 @@ class _Exchange:
         """Keep what comes too early; too much of it is read all the same, to see the client leave."""
         if len(self._early) + len(data) > self.limits.early_bytes:
             self._is_flooded = True
+            self.server.bounds.reach(Bound.EARLY_BYTES)
             self._early = b""
         elif not self._is_flooded:
             self._early += data
@@ -681,6 +702,7 @@ class _Protocol(H11Protocol):
             self._chunk_bytes += len(event.data)
             is_dust = self._chunk_bytes < self._chunks * _SMALL_CHUNK_BYTES
             if is_dust and self._chunks > self.exchange.limits.small_chunks:
+                self.exchange.server.bounds.reach(Bound.SMALL_CHUNKS)
                 raise h11.RemoteProtocolError("too many small chunks")
 
     async def _create_stream(self, request: h11.Request) -> None:

@@ -11,8 +11,6 @@ Rule 3: after an answer that could not be given whole, the connection closes.
 
 import contextlib
 import os
-import socket
-import struct
 from collections.abc import Callable
 
 import attrs
@@ -32,14 +30,14 @@ from ollama_proxy.inbound.answers import (
     routing_headers,
     turned_away,
 )
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound, Bounds
+from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
 from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
-HEAD_MAX_BYTES = 32 << 10
-HEADERS_MAX = 100
 PIPELINE_MAX_BYTES = 1 << 20
 LINGER_S = 1.0
 _READ_BYTES = 65536
@@ -59,6 +57,8 @@ class LaneLimits:
     idle_timeout_s: float = 75.0
     write_timeout_s: float = 30.0
     max_body_bytes: int = 64 << 20
+    head_bytes: int = 32 << 10
+    headers: int = 100
 
 
 def call_of(first_line: bytes) -> Call | None:
@@ -113,7 +113,8 @@ class _Head:
         del self._parser  # which knows this object: neither shall wait for the collector
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # llhttp leaves the space that may stand behind it (RFC 9110, 5.5).
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         self.keeps_alive = self._parser.should_keep_alive()
@@ -233,6 +234,7 @@ class Lane:
         limits: LaneLimits,
         *,
         is_draining: Callable[[], bool],
+        bounds: Bounds | None = None,
     ) -> None:
         """Take over a connection; `serve` does the rest."""
         self._stream = stream
@@ -240,6 +242,8 @@ class Lane:
         self._gate = gate
         self._limits = limits
         self._is_draining = is_draining
+        self._bounds = bounds or Bounds()
+        self._held = 0  # bytes of the present request's body
         self._peer = peer_of(stream)
         self._plain = not isinstance(stream, trio.SSLStream)
         self.descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -291,6 +295,7 @@ class Lane:
         finally:
             if self._job is not None:
                 self._dispatcher.withdraw(self._job)
+            self._free()
             # The number may soon be another client's: a worker on its way to its next checkpoint
             # must not write to it.
             self.descriptor = -1
@@ -311,6 +316,7 @@ class Lane:
             job = await self._read_request(call)
         except RequestRefused as refused:
             # The request was read whole, so the connection may serve another.
+            self._free()
             self._turn_away(refused.refusal)
             await self._send(self._error(refused.refusal, self._identity()))
         else:
@@ -343,7 +349,7 @@ class Lane:
         """Read more of the head; False at the connection's end, or that of the router."""
         if self._closing:
             return False
-        if len(self._buffer) > HEAD_MAX_BYTES:
+        if len(self._buffer) > self._limits.head_bytes:
             raise self._head_too_large()
         # Only where there is something to wait for: nearly every request comes in one piece.
         with trio.move_on_at(self._head_until) as self._wake:
@@ -376,13 +382,13 @@ class Lane:
         while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
             if not await self._read_more():
                 return None
-        if end > HEAD_MAX_BYTES:
+        if end > self._limits.head_bytes:
             raise self._head_too_large()
         head = _Head(bytes(self._buffer[:end]))
-        if len(head.headers) > HEADERS_MAX:
-            raise _Fault(
-                Refusal(Code.HEADERS_TOO_LARGE, f"More than {HEADERS_MAX} headers were sent.")
-            )
+        most = self._limits.headers
+        if len(head.headers) > most:
+            self._bounds.reach(Bound.HEADERS)
+            raise _Fault(Refusal(Code.HEADERS_TOO_LARGE, f"More than {most} headers were sent."))
         self._http10 = head.http10
         headers = RoutingHeaders(head.headers)
         self._request_id = headers.request_id
@@ -415,6 +421,7 @@ class Lane:
     async def _read_body(self, framing: _Framing) -> bytes | bytearray | None:
         """Read a body whole. None: the client closed instead."""
         if not framing.chunked and len(self._buffer) >= framing.length:
+            self._hold(framing.length)
             body = bytes(self._buffer[: framing.length])
             del self._buffer[: framing.length]
             return body
@@ -424,12 +431,14 @@ class Lane:
             if framing.chunked:
                 return await self._read_chunked()
             return await self._read_sized(framing.length)
+        self._bounds.reach(Bound.BODY_TIME)
         raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
 
     async def _read_sized(self, length: int) -> bytearray | None:
         """Read a body of known length, around the parser: each byte is copied once."""
         whole = bytearray(length)
         have = len(self._buffer)
+        self._hold(have)
         whole[:have] = self._buffer
         self._buffer.clear()
         view = memoryview(whole)
@@ -442,6 +451,7 @@ class Lane:
                 view[have : have + got] = data
             if not got:
                 return None
+            self._hold(got)
             have += got
         view.release()
         return whole
@@ -452,14 +462,17 @@ class Lane:
         self._buffer = bytearray()
         fed = 0
         while True:
+            before = len(body.data)
             body.feed(data)
             fed += len(data)
             size = len(body.data)
+            self._hold(size - before)
             if size > self._limits.max_body_bytes:
                 raise self._too_large()
             # Each chunk costs a callback and some six bytes of framing: no client means a long
             # body in small ones.
             if fed > size + size // 8 + (64 << 10):
+                self._bounds.reach(Bound.SMALL_CHUNKS)
                 raise _bad_request("The body's chunks are too small.")
             if body.complete:
                 return body.take()
@@ -496,9 +509,13 @@ class Lane:
                 data = await self._receive()
             if self._wake.cancelled_caught:
                 if self._job is None and trio.current_time() >= self._wake.deadline:
+                    self._bounds.reach(Bound.IDLE_TIME)
                     self._closing = True
                 continue
-            if not data or len(self._buffer) > PIPELINE_MAX_BYTES:
+            is_flooded = len(self._buffer) > PIPELINE_MAX_BYTES
+            if is_flooded:
+                self._bounds.reach(Bound.EARLY_BYTES)
+            if not data or is_flooded:
                 self._closing = True
                 self._is_last = False
                 if self._job is not None:
@@ -549,7 +566,10 @@ class Lane:
             self._closing = True
             self._is_last = False
             if not (self._sized or self._chunked):
-                self._reset_when_closed()
+                # Where the connection's end is the answer's, only a reset is another end. Under TLS
+                # the missing farewell is one, too, but many clients do not mind that.
+                self._torn = True
+                reset_when_closed(self._stream)
             return
         self._outbox += data
         self._flush_outbox()
@@ -558,6 +578,7 @@ class Lane:
         """See `Caller`."""
         if job is self._job:
             self._job = None
+            self._free()
         if self._is_draining():
             self._closing = True
         if self._wake is not None:
@@ -619,6 +640,8 @@ class Lane:
             raise CallerLeft from error
         if patience.cancelled_caught:
             self._closing = True
+            self._bounds.reach(Bound.WRITE_TIME)
+            reset_when_closed(self._stream)
             raise CallerLeft
         self._torn = False
 
@@ -651,33 +674,37 @@ class Lane:
         """What an answer tells of a request that became no job."""
         return [(b"x-request-id", (self._request_id or make_request_id()).encode())]
 
-    def _reset_when_closed(self) -> None:
-        """Where the connection's end is the answer's, only a reset is another end.
+    # -- bounds ------------------------------------------------------------------------------------
 
-        Under TLS the missing farewell is one, too, but many clients do not mind that.
-        """
-        self._torn = True
-        stream = self._stream
-        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    def _hold(self, size: int) -> None:
+        if not self._bounds.hold(size):
+            raise _Fault(TOO_MUCH_HELD)
+        self._held += size
+
+    def _free(self) -> None:
+        self._bounds.free(self._held)
+        self._held = 0
 
     def _owes_farewell(self) -> bool:
         """Whether TLS's own is to be said, though no answer's end depends on it."""
         return not (self._plain or self._torn or self._job is not None)
 
     def _head_too_slow(self) -> _Fault:
+        self._bounds.reach(Bound.HEAD_TIME)
         limit_s = self._limits.head_timeout_s
         return _Fault(
             Refusal(Code.REQUEST_TIMEOUT, f"The request's head took longer than {limit_s:g} s.")
         )
 
     def _head_too_large(self) -> _Fault:
-        limit = HEAD_MAX_BYTES >> 10
+        self._bounds.reach(Bound.HEAD_BYTES)
+        limit = self._limits.head_bytes >> 10
         return _Fault(
             Refusal(Code.HEADERS_TOO_LARGE, f"The request's head is longer than {limit} KiB.")
         )
 
     def _too_large(self) -> _Fault:
+        self._bounds.reach(Bound.BODY_BYTES)
         limit = self._limits.max_body_bytes >> 20
         return _Fault(
             Refusal(Code.BODY_TOO_LARGE, f"The body is larger than {limit} MiB (max_body_mib).")

@@ -1,6 +1,6 @@
 """The page that is scraped, in either of Prometheus's two forms."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from prometheus_client.core import Metric
@@ -11,6 +11,8 @@ from prometheus_client.registry import Collector
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.ledger import Fact
+from ollama_proxy.metrics import doors as at_doors
+from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.requests import Requests
 from ollama_proxy.metrics.state import state, turned_away
 from ollama_proxy.policy.refusal import Code
@@ -19,7 +21,12 @@ _NOBODY: Mapping[Code, int] = MappingProxyType({})
 
 
 class Metrics(Collector):
-    """All metrics of one router."""
+    """All metrics of one router.
+
+    Attributes:
+        doors: tells how the doors are, by name.
+        lost_lines: tells how many lines of the log were left out.
+    """
 
     def __init__(
         self,
@@ -42,6 +49,8 @@ class Metrics(Collector):
         self._dispatcher = dispatcher
         self._climate = climate
         self._version = version
+        self.doors: Callable[[], Mapping[str, DoorState]] = dict
+        self.lost_lines: Callable[[], int] = int
         self._turned_away = turned_away
         self._requests = Requests(dispatcher.stations, statuses)
 
@@ -53,6 +62,7 @@ class Metrics(Collector):
         """All of them, as they are now; for the library."""
         yield from state(self._dispatcher, self._climate, self._version)
         yield from self._requests.families()
+        yield from at_doors.families(self.doors(), self.lost_lines())
         yield turned_away(self._turned_away)
 
     def page(self, is_openmetrics: bool) -> bytes:  # noqa: FBT001 - the one thing that a scraper chooses

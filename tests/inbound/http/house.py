@@ -16,6 +16,7 @@ from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.http.endpoint import Dashboard
 from ollama_proxy.inbound.live.audience import Audience
@@ -46,6 +47,7 @@ def open_house(
     nursery: trio.Nursery,
     *backends: ScriptedBackend,
     models: frozenset[str] | None = None,
+    bounds: Bounds | None = None,
     is_shown: bool = True,
 ) -> House:
     """Put every backend to work; all are well and have `models` (by default the fleet's); is there a dashboard?"""
@@ -88,6 +90,7 @@ def open_house(
         gate=gate,
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,
+        bounds=bounds or Bounds(),
         dashboard=Dashboard(read_assets(), audience) if is_shown else None,
     )
     return House(create_app(services), dispatcher, facts, audience)

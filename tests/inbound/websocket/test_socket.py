@@ -32,6 +32,7 @@ from ollama_proxy.inbound.websocket.socket import (
     Socket,
     SocketLimits,
 )
+from tests.inbound.ends import loopback_pair, read_to_end
 
 GATE = Gate(bound_host="127.0.0.1")
 LONG = b"x" * (PENDING_MAX_BYTES + 1)
@@ -368,3 +369,25 @@ async def test_what_the_kernel_holds_is_not_read_yet(autojump_clock: MockClock) 
         took = trio.current_time()
 
     assert 500.0 == pytest.approx(took)
+
+
+async def test_who_takes_nothing_is_reset(mock_clock: MockClock) -> None:
+    """The kernel keeps none of what it was sent and has not taken."""
+    async with loopback_pair() as (near, far), trio.open_nursery() as nursery:
+        socket = Socket(far, SocketLimits(), is_draining=lambda: False)
+
+        async def serve() -> None:
+            received = bytes(await far.receive_some())
+            await socket.serve(received, GATE, {"/": lambda socket: Talk(socket, lambda _: b"")})
+            far.socket.close()
+
+        nursery.start_soon(serve)
+        wire = WSConnection(ConnectionType.CLIENT)
+        await near.send_all(wire.send(Request(host="127.0.0.1", target="/")))
+        await near.receive_some()
+        socket.post(b"x" * (64 << 20))
+        await wait_all_tasks_blocked()
+        mock_clock.jump(SocketLimits().write_timeout_s)
+        await wait_all_tasks_blocked()  # what is read before that makes room to write
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(near)

@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from ollama_proxy.certificates import HTTP2
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.grpc.connection import Connection, Patience, Terms
@@ -26,6 +27,7 @@ class GrpcSettings:
     limits: WireLimits = attrs.field(factory=WireLimits)
     patience: Patience = attrs.field(factory=Patience)
     max_connections: int = 4096
+    max_connections_per_peer: int = 2048
     unread_bytes: int = 256 << 20
 
 
@@ -38,9 +40,13 @@ class GrpcDoor:
         gate: Gate,
         settings: GrpcSettings,
         *,
+        bounds: Bounds | None = None,
         encryption: Encryption | None = None,
     ) -> None:
-        """Make ready; `serve` opens the door. With `encryption`, it is for TLS alone."""
+        """Make ready; `serve` opens the door. With `encryption`, it is for TLS alone.
+
+        `bounds` are told what was reached.
+        """
         self._terms = Terms(
             methods={method.path: method for method in methods},
             gate=gate,
@@ -49,7 +55,12 @@ class GrpcDoor:
             patience=settings.patience,
         )
         self._connections: set[Connection] = set()
-        self._open = Connections(settings.max_connections, log)
+        self._open = Connections(
+            settings.max_connections,
+            log,
+            most_per_peer=settings.max_connections_per_peer,
+            bounds=bounds,
+        )
         self._handshakes = Handshakes(
             encryption, protocol=HTTP2, timeout_s=settings.patience.greeting_s
         )

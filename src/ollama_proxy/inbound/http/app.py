@@ -10,6 +10,7 @@ from werkzeug.routing import MapAdapter
 
 from ollama_proxy.inbound.admission import Visitor
 from ollama_proxy.inbound.answers import turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound
 from ollama_proxy.inbound.http import (
     control,
     inference,
@@ -20,7 +21,7 @@ from ollama_proxy.inbound.http import (
     watching,
 )
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
-from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
+from ollama_proxy.inbound.http.exchange import HoldingRequest, asked, bounded, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
 from ollama_proxy.inbound.trust import judge_page
@@ -35,6 +36,7 @@ _CODES = {
     405: Code.METHOD_NOT_ALLOWED,
     408: Code.REQUEST_TIMEOUT,
     413: Code.BODY_TOO_LARGE,
+    503: TOO_MUCH_HELD.code,
 }
 
 
@@ -81,7 +83,7 @@ def create_app(services: Services) -> QuartTrio:
         An ASGI app that any server on Trio can serve.
     """
     app = _App(__name__, static_folder=None)
-    app.asgi_http_class = Exchange
+    app.asgi_http_class = bounded(services.bounds)
     app.request_class = HoldingRequest
     # A path is one thing or another: neither a slash more nor two for one leads elsewhere.
     app.url_map.merge_slashes = False
@@ -157,10 +159,14 @@ def _refusal_of(error: HTTPException, services: Services) -> Refusal:
         case Code.METHOD_NOT_ALLOWED:
             message = f"{request.path} does not take {request.method}."
         case Code.REQUEST_TIMEOUT:
+            services.bounds.reach(Bound.BODY_TIME)
             message = "The request's body took too long."
         case Code.BODY_TOO_LARGE:
+            services.bounds.reach(Bound.BODY_BYTES)
             limit = services.max_body_bytes >> 20
             message = f"The body is larger than {limit} MiB (max_body_mib)."
+        case Code.QUEUE_FULL:
+            return TOO_MUCH_HELD
         case Code.INTERNAL:
             message = "The router made a mistake; its log says which."
         case _:

@@ -9,6 +9,7 @@ from ollama_proxy.dashboard import Assets
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.trust import Gate
 
@@ -37,6 +38,7 @@ class Services:
         version: of the router.
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
+        bounds: of all bodies together.
         dashboard: the page; None where its owner does not want it.
     """
 
@@ -47,6 +49,7 @@ class Services:
     version: str
     max_body_bytes: int
     body_timeout_s: float = 60.0
+    bounds: Bounds = attrs.field(factory=Bounds)
     dashboard: Dashboard | None = None
 
     @property

@@ -1,11 +1,12 @@
 """One request and its answer between the ASGI server and Quart, and what is held meanwhile.
 
-Quart-Trio's own exchange is replaced in three points:
+Quart-Trio's own exchange is replaced in four points:
 
 * it enters an answer's body only after the head was sent, so that a client that leaves in between
   would keep its backend: here a request holds a stack, which is left however the request ends;
 * it ends answers after `RESPONSE_TIMEOUT` without a word: here a job's own deadline is the only one;
-* it reads a body as fast as it comes: here one that is passed on is read as fast as it is taken.
+* it reads a body as fast as it comes: here one that is passed on is read as fast as it is taken;
+* it bounds each body by itself: here all of them together are bounded, too.
 """
 
 from contextlib import AsyncExitStack
@@ -18,8 +19,10 @@ from quart.wrappers import Request, Websocket
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
+from werkzeug.exceptions import ServiceUnavailable
 
 from ollama_proxy.inbound.admission import Visitor
+from ollama_proxy.inbound.bounds import Bounds
 
 UNBOUNDED_PATHS = "/api/blobs/"  # layers of models: gigabytes, passed on and never held
 
@@ -74,7 +77,17 @@ class PassingBody(TrioBody):
 
 
 class Exchange(TrioASGIHTTPConnection):
-    """One request's way through the app."""
+    """One request's way through the app; `bounded` makes one that can be used."""
+
+    _bounds: Bounds
+    _held = 0
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve the request, and hold nothing of it afterwards."""
+        try:
+            await super().__call__(receive, send)
+        finally:
+            self._bounds.free(self._held)
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
         asked = super()._create_request_from_scope(send)
@@ -91,12 +104,25 @@ class Exchange(TrioASGIHTTPConnection):
             if message["type"] == "http.disconnect":
                 break
             if message["type"] == "http.request":
-                request.body.append(message.get("body", b""))
+                data = message.get("body", b"")
+                self._hold(request, len(data))
+                request.body.append(data)
                 if not message.get("more_body", False):
                     request.body.set_complete()
                 if isinstance(request.body, PassingBody):
                     await request.body.wait_taken()
         nursery.cancel_scope.cancel()
+
+    def _hold(self, request: Request, size: int) -> None:
+        body = request.body
+        # A body that is refused keeps no more of what comes.
+        if isinstance(body, PassingBody) or body._must_raise is not None:  # noqa: SLF001 - Quart's way to refuse from here, as `append` does
+            return
+        if self._bounds.hold(size):
+            self._held += size
+        else:
+            body._must_raise = ServiceUnavailable()  # noqa: SLF001 - as above
+            body.set_complete()
 
     async def handle_request(  # type: ignore[override]  # as above
         self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
@@ -107,3 +133,12 @@ class Exchange(TrioASGIHTTPConnection):
             response = await self.app.handle_request(request)
             await self._send_response(send, response)
         nursery.cancel_scope.cancel()
+
+
+def bounded(bounds: Bounds) -> type[Exchange]:
+    """Exchanges, as Quart-Trio makes them, whose bodies have bounds in common."""
+
+    class Bounded(Exchange):
+        _bounds = bounds
+
+    return Bounded

@@ -34,6 +34,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.access import NOTHING
@@ -452,6 +453,7 @@ class Socket:
                         self._lose()
                         break
                 if patience.cancelled_caught:
+                    reset_when_closed(self._stream)
                     self._lose()
                     break
                 del self._pending[: len(data)]
