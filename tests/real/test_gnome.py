@@ -2,25 +2,20 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import trio
 
 from tests.fakes.desk import DeskRouter, desk_router, record
-from tests.fakes.machine import recorded
-from tests.real.buses import SOON_S, PrivateBus, eventually, program
+from tests.real.buses import SOON_S, PrivateBus, eventually
 from tests.real.gnome import Desktop, desktop, require_shell, suites
+from tests.real.laptop import real_router
 from tests.real.parts import require
-from tests.real.processes import ROOT
 from tests.routers import fakes
 
 ALL_DAY = "quiet-hours=true\nquiet-hours-begin=0\nquiet-hours-end=1439\n"
-LAPTOP = "framework16-amd-rx7700s"
 
 
 @pytest.fixture(params=suites())
@@ -31,52 +26,8 @@ def suite(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@asynccontextmanager
-async def real_router(
-    private: PrivateBus, urls: dict[str, str]
-) -> AsyncIterator[tuple[trio.Process, str]]:
-    """`ollama-proxy serve` on a recorded laptop, as a process of its own; and its URL."""
-    machine = private.directory / "machine"
-    if not machine.exists():
-        recorded(LAPTOP).unpack(machine)
-    written = private.directory / "config.toml"
-    written.write_text(
-        f"""
-[server]
-http_port = 0
-[dbus]
-bus = "{private.address}"
-[efficiency]
-quiet_hours = ""
-[sensors]
-sysfs_root = "{machine}/sys"
-procfs_root = "{machine}/proc"
-system_bus = ""
-"""
-        + "".join(
-            f"""
-[[backends]]
-id = "ollama-{name}"
-name = "Ollama {name.upper()}"
-type = "ollama"
-hardware = "{name}"
-endpoint = "{url}"
-"""
-            for name, url in urls.items()
-        )
-    )
-    command = (sys.executable, "-m", "ollama_proxy", "serve", "--config", str(written))
-    variables = {"PYTHONPATH": str(ROOT / "src"), "HOME": str(private.directory)}
-    async with program(*command, variables=variables, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        with trio.fail_after(SOON_S):
-            line = (await process.stdout.receive_some()).decode()
-        assert line.startswith("ready http="), line
-        yield process, "http://" + line.split()[1].removeprefix("http=")
-
-
 async def test_the_real_router_is_steered(suite: str, private: PrivateBus) -> None:
-    """A click on Quiet is what GET /efficiency tells; killed, the tile hides; back, it is there."""
+    """A click on Quiet is what GET /efficiency and the next request tell; killed, the tile hides."""
     async with fakes("npu", "cpu") as servers, desktop(suite, private) as shown:
         urls = {name: fake.url for name, fake in servers.items()}
         async with real_router(private, urls) as (process, url):
@@ -85,11 +36,23 @@ async def test_the_real_router_is_steered(suite: str, private: PrivateBus) -> No
             await shown.open_menu()
             await shown.until("tile._backendLines.length", 2)
             await shown.shoot("real")
-            await shown.click("tile._modeItems.get('quiet')")
-            await shown.until("tile.subtitle", "Quiet")
-            async with httpx.AsyncClient(trust_env=False, timeout=SOON_S) as client:
-                told = (await client.get(f"{url}/efficiency")).json()
+            ask = {"model": "fake:latest", "prompt": "hello", "stream": False}
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SOON_S) as client:
+                await client.post("/efficiency", json={"mode": "performance"})
+                before = (await client.post("/api/generate", json=ask)).headers
+                await shown.until("tile.subtitle", "Performance")
+                await shown.click("tile._modeItems.get('quiet')")
+                await shown.until("tile.subtitle", "Quiet")
+                told = (await client.get("/efficiency")).json()
+                after = (await client.post("/api/generate", json=ask)).headers
             assert ("quiet", "quiet") == (told["mode"], told["effective_mode"])
+            assert [("ollama-cpu", "mode-performance"), ("ollama-npu", "mode-quiet")] == [
+                (each["x-backend-used"], each["x-routing-reason"]) for each in (before, after)
+            ]
+            for fake in servers.values():
+                assert ["/api/generate"] == [
+                    each.path for each in fake.log if each.method == "POST"
+                ]
             process.send_signal(signal.SIGKILL)
             await shown.until("!tile.visible")
         async with real_router(private, urls):

@@ -31,6 +31,8 @@ END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 READ_BYTES = 16384
 SILENCE_MAX_S = 30.0
 
+# Servers allow some hundred calls at once; beyond that gRPC's clients take another connection.
+CALLS_PER_LINE = 100
 GRPC_METHOD = "/ollama_proxy.OllamaProxy/GenerateStream"
 # RFC 9113: a frame's head, the types that are met here, and their flags.
 FRAME_HEAD_BYTES = 9
@@ -42,7 +44,7 @@ WINDOW_BYTES = 2**16 - 1
 
 
 class Door(StrEnum):
-    """What the requests go over: HTTP/1.1, a WebSocket each, or one gRPC connection for all."""
+    """What the requests go over: HTTP/1.1, a WebSocket each, or gRPC connections that many calls share."""
 
     HTTP = auto()
     SOCKET = auto()
@@ -438,8 +440,8 @@ class Grpc:
 def exchanges(load: Load, counted: Yield) -> list[Exchange]:
     """As many as the load wants, connected."""
     if load.door is Door.GRPC:
-        shared = GrpcLine(load)
-        return [Grpc(shared, load, counted) for _ in range(load.streams)]
+        lines = [GrpcLine(load) for _ in range(0, load.streams, CALLS_PER_LINE)]
+        return [Grpc(lines[at // CALLS_PER_LINE], load, counted) for at in range(load.streams)]
     return [Textual(load, counted) for _ in range(load.streams)]
 
 
