@@ -25,6 +25,7 @@ from tests.real.processes import ROOT
 PATIENCE_S = 20.0
 GROWTH_MAX_BYTES = 24 << 20
 NAMES = ("npu", "cpu")
+SLOTS = 2  # of each
 FAKE = str(ROOT / "tools" / "fake-ollama")
 _SERVER = """\
 [server]
@@ -44,7 +45,7 @@ id = "{name}"
 hardware = "{name}"
 type = "{kind}"
 endpoint = "{url}"
-slots = 2
+slots = {slots}
 connect_timeout_s = 1.0
 [backends.characteristics]
 power_watts = {watts}
@@ -220,9 +221,16 @@ class House:
         )
 
     async def take_base(self) -> None:
-        """See what is alive while nothing is done; that which comes and goes is not counted."""
+        """See what is alive while nothing is done; that which comes and goes is not counted.
+
+        A worker is there from the first time that its slot is needed, so each is needed first.
+        """
         for name in self.backends:
-            await self.serves(name)
+            await self.script(name, tokens=TOKENS, first_token_s=0.2)
+            async with trio.open_nursery() as nursery:
+                for _ in range(SLOTS):
+                    nursery.start_soon(self.serves, name)
+            await self.script(name, tokens=TOKENS)
         seen = [await self.state() for _ in range(5)]
         self._seen = seen[-1].ended
         self.asked = self.answered = 0
@@ -262,8 +270,7 @@ class House:
                     break
                 await trio.sleep(0.05)
         assert not excess, (excess, self.router.log()[-2000:])
-        state = await self.state()
-        in_books = state.ended - self._seen
+        in_books = (await self.state()).ended - self._seen
         assert self.answered <= in_books <= self.asked, (self.answered, in_books, self.asked)
         for name in self.backends:
             await self.script(name, tokens=TOKENS)
@@ -292,7 +299,9 @@ async def _asking(url: str) -> AsyncIterator[httpx.AsyncClient]:
 def _config(backends: dict[str, Program], server: str, more: str, kinds: dict[str, str]) -> str:
     watts = {name: 3.0 * (at + 1) for at, name in enumerate(backends)}
     parts = [
-        _BACKEND.format(name=name, url=each.url, watts=watts[name], kind=kinds.get(name, "ollama"))
+        _BACKEND.format(
+            name=name, url=each.url, watts=watts[name], kind=kinds.get(name, "ollama"), slots=SLOTS
+        )
         for name, each in backends.items()
     ]
     return "\n".join([_SERVER.format(server=server), more or NUMB_TOML, *parts])

@@ -77,6 +77,13 @@ class Program:
         self.said = _first_line(self.process.stdout)
         assert self.said.startswith("ready http="), (self.said, self.log())
 
+    def start_again(self) -> None:
+        """Start it behind the door that it had, once it has been killed."""
+        port = str(self.door("http")[1])
+        given = list(self.command)
+        self.command = given if "--port" in given else [*given, "--port", port]
+        self.start()
+
     def log(self) -> str:
         """What it wrote on stderr."""
         return (self.directory / "stderr").read_text() if self.errors is None else ""
