@@ -96,7 +96,7 @@ class Program:
         """End it at once, and see it gone."""
         if self.process is not None:
             self.process.kill()
-            self._see_off()
+            self.see_off()
 
     def stop(self) -> int:
         """End it politely; returns its exit code.
@@ -107,9 +107,14 @@ class Program:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
-        return self._see_off()
+        return self.see_off()
 
-    def _see_off(self) -> int:
+    def see_off(self) -> int:
+        """Wait for its end; returns its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it does not end.
+        """
         assert self.process is not None
         assert self.process.stdout is not None
         try:

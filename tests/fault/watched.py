@@ -1,5 +1,6 @@
 """The command itself, with a window in it: on SIGUSR1 it writes down what is alive in the process.
 
+On SIGUSR2 its wall clock jumps, an hour ahead or back to where it was, as no test may set the machine's.
 Tasks and unfinished requests cannot be seen from outside, and a router that told them to anybody would
 pay for it every day. Everything but the window is `ollama_proxy.cli.main`.
 """
@@ -8,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -63,7 +65,25 @@ def _write(number: int, frame: FrameType | None) -> None:
     new.replace(path)
 
 
+class _WallClock:
+    """The machine's, and an hour ahead of it after every other signal."""
+
+    def __init__(self) -> None:
+        self._machines, self._ahead_s = time.time, 0.0
+
+    def jump(self, *_: object) -> None:
+        """By an hour."""
+        self._ahead_s = 0.0 if self._ahead_s else 3600.0
+
+    def time(self) -> float:
+        """In place of the library's."""
+        return self._machines() + self._ahead_s
+
+
 if __name__ == "__main__":
+    clock = _WallClock()
+    time.time = clock.time
+    signal.signal(signal.SIGUSR2, clock.jump)
     setattr(ollama_proxy.serve, "Dispatcher", _Seen)  # noqa: B010 - mypy would not have it otherwise
     signal.signal(signal.SIGUSR1, _write)
     sys.exit(main())

@@ -24,6 +24,7 @@ from tests.inbound.killers import websocket_frame
 from tests.routers import MODEL
 
 PATIENCE_S = 60.0
+UNREAD_S = 3.0
 SHARE_STREAMED = 0.7
 SHARE_LEFT = 0.2
 TARGETS = ("", "npu", "cpu")
@@ -230,8 +231,9 @@ async def stop_reading(house: House) -> None:
     async with house.connected(buffer_bytes=4096) as client:
         house.asked += 1
         await client.send(request(CHAT, stream=True, tokens=1_000_000))
-        await client.read_to(WORD.encode())
-        await trio.sleep(3.0)
+        with trio.move_on_after(UNREAD_S):
+            await client.read_to(WORD.encode())
+            await trio.sleep(UNREAD_S)
 
 
 async def say_half(house: House, chance: random.Random) -> None:
