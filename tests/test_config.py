@@ -635,7 +635,6 @@ class TestLaterVersions:
             ("[server.auth]\napi_keys = []", "[server.auth]"),
             ("[server.tls]", "[server.tls]"),
             ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
-            ("[observability]\ndashboard = true", "observability.dashboard"),
         ],
     )
     def test_are_noted(self, toml: str, note: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from promising import (
     cancels,
     crowd,
+    dashboard,
     dbus,
     drain,
     metrics,
@@ -92,6 +93,13 @@ def test_the_metrics_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     metrics.measure(requests=100, scrapes=1)
 
     assert "booking a request" in capsys.readouterr().out
+
+
+def test_the_dashboard_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Watched and not, under the same traffic; what it costs is not judged."""
+    dashboard.measure(turns=1, turn_s=0.5)
+
+    assert "what it adds" in capsys.readouterr().out
 
 
 def test_battery_and_heat(capsys: pytest.CaptureFixture[str]) -> None:

@@ -410,6 +410,20 @@ async def test_an_idle_connection_does_not_hold_up_the_end() -> None:
     assert owner.ended.is_set()
 
 
+async def test_who_watches_does_not_hold_up_the_end() -> None:
+    """The dashboard's stream ends with the router: it would never end by itself."""
+    async with (
+        one(LONG, drain_s=60.0) as (_, owner, client),
+        client.stream("GET", "/events") as watched,
+    ):
+        pieces = watched.aiter_raw()
+        assert b"event: snapshot" in await anext(pieces)
+        owner.signal(signal.SIGTERM)
+        async for _ in pieces:
+            continue
+        await owner.ended.wait()
+
+
 # -- reloading -------------------------------------------------------------------------------------
 
 

@@ -347,6 +347,7 @@ class Observability:
     access_log: bool = True
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+    dashboard: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -479,7 +480,6 @@ _LATER: tuple[tuple[str, ...], ...] = (
     ("server", "auth"),
     ("server", "rate_limit"),
     ("observability", "otlp_endpoint"),
-    ("observability", "dashboard"),
 )
 _PROTECTIONS = {("server", "tls"), ("server", "auth")}
 _UNPROTECTED = (

@@ -39,6 +39,7 @@ from ollama_proxy.config import (
     Loaded,
     Scheduler,
 )
+from ollama_proxy.dashboard import read_assets
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -56,7 +57,10 @@ from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
 from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.http.app import Services, create_app
+from ollama_proxy.inbound.http.endpoint import Dashboard
 from ollama_proxy.inbound.lane import LaneLimits
+from ollama_proxy.inbound.live.audience import Audience
+from ollama_proxy.inbound.live.picture import Picture
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
@@ -370,6 +374,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
     limits = _lane_limits(config)
     metrics = Metrics(dispatcher, climate, statuses=STATUS, version=ollama_proxy.__version__)
     ledger.read_by(metrics.record)
+    dashboard = _new_dashboard(config, dispatcher, climate, ledger, news)
     app = create_app(
         Services(
             dispatcher=dispatcher,
@@ -379,6 +384,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
             version=ollama_proxy.__version__,
             max_body_bytes=limits.max_body_bytes,
             body_timeout_s=limits.body_timeout_s,
+            dashboard=dashboard,
         )
     )
     guarded = GuardedServer(
@@ -424,6 +430,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
                     climate.look()
                     await fleet.wait_embedded()
                     await doors.start(guarded.run)
+                    if dashboard is not None:
+                        doors.start_soon(dashboard.audience.run, name="dashboard")
                     await doors.start(front.serve, listeners)
                     if grpc is not None:
                         await doors.start(grpc.serve, grpc_listeners)
@@ -445,6 +453,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
                 log.info("stopping: %d requests in flight", len(dispatcher.jobs))
                 # It may be cancelled already, by a second signal.
                 ending.drain.deadline = trio.current_time() + config.server.drain_s
+                if dashboard is not None:
+                    dashboard.audience.dismiss()  # its answers would never end by themselves
                 await bus_door.leave()
                 open_doors: list[_Door] = [front, wyoming]
                 open_doors += [grpc] if grpc is not None else []
@@ -463,6 +473,19 @@ async def _open_bus_door(door: BusDoor, config: Config, doors: trio.Nursery) -> 
         await door.opened.wait()
         return BUS_NAME
     return "off"
+
+
+def _new_dashboard(
+    config: Config, dispatcher: Dispatcher, climate: Climate, ledger: Ledger, news: News
+) -> Dashboard | None:
+    """The page and who watches it; None where its owner does not want it."""
+    if not config.observability.dashboard:
+        return None
+    picture = Picture(dispatcher, climate, ollama_proxy.__version__)
+    ledger.read_by(picture.book)
+    news.followed_by(picture.routed)
+    climate.watched_by(picture.look)
+    return Dashboard(read_assets(), Audience(picture))
 
 
 def _new_grpc_door(
@@ -554,7 +577,7 @@ async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
     fleet.dispatcher.settings = _dispatch_settings(config)
     await fleet.apply(config)
     climate.judge_by(climate_settings(config), config.efficiency.mode)
-    for section in ("server", "sensors", "dbus", "notifications", "wyoming"):
+    for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
         if getattr(config, section) != getattr(plan.config, section):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))

@@ -87,6 +87,10 @@ class Browser:
         params: dict[str, Any] = known["params"]
         return params
 
+    def told(self, session: str) -> list[dict[str, Any]]:
+        """The events of a page that nobody has asked for yet, the oldest first."""
+        return [each for each in self._events if each.get("sessionId") == session]
+
     def _read(self) -> dict[str, Any]:
         output = self.process.stdout
         assert output is not None

@@ -7,6 +7,7 @@ import trio
 from quart_trio import QuartTrio
 
 from ollama_proxy.backends.backend import Probe
+from ollama_proxy.dashboard import read_assets
 from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -16,6 +17,9 @@ from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.http.app import Services, create_app
+from ollama_proxy.inbound.http.endpoint import Dashboard
+from ollama_proxy.inbound.live.audience import Audience
+from ollama_proxy.inbound.live.picture import Picture
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.metrics.exposition import Metrics
 from tests.fakes.backend import ScriptedBackend
@@ -31,6 +35,7 @@ class House:
     app: QuartTrio
     dispatcher: Dispatcher
     facts: list[Fact]
+    audience: Audience
 
     def station(self, name: str = "npu") -> Station:
         """One of its stations."""
@@ -38,13 +43,17 @@ class House:
 
 
 def open_house(
-    nursery: trio.Nursery, *backends: ScriptedBackend, models: frozenset[str] | None = None
+    nursery: trio.Nursery,
+    *backends: ScriptedBackend,
+    models: frozenset[str] | None = None,
+    is_shown: bool = True,
 ) -> House:
-    """Put every backend to work; all are well and have `models` (by default the fleet's)."""
+    """Put every backend to work; all are well and have `models` (by default the fleet's); is there a dashboard?"""
     ledger = Ledger()
     facts: list[Fact] = []
     ledger.read_by(facts.append)
-    dispatcher = Dispatcher(DispatchSettings(), ledger)
+    news = News()
+    dispatcher = Dispatcher(DispatchSettings(), ledger, news=news)
     for backend in backends:
         station = Station(backend, queue_capacity=8)
         station.open(
@@ -57,9 +66,14 @@ def open_house(
         )
         dispatcher.add(station)
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
-    climate = Climate(dispatcher, ClimateSettings(), News(), minute_of_day=lambda: 0)
+    climate = Climate(dispatcher, ClimateSettings(), news, minute_of_day=lambda: 0)
     metrics = Metrics(dispatcher, climate, statuses=STATUS, version="1.2.3")
     ledger.read_by(metrics.record)
+    picture = Picture(dispatcher, climate, "1.2.3")
+    ledger.read_by(picture.book)
+    news.followed_by(picture.routed)
+    audience = Audience(picture)
+    nursery.start_soon(audience.run)
     services = Services(
         dispatcher=dispatcher,
         climate=climate,
@@ -67,5 +81,6 @@ def open_house(
         gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,
+        dashboard=Dashboard(read_assets(), audience) if is_shown else None,
     )
-    return House(create_app(services), dispatcher, facts)
+    return House(create_app(services), dispatcher, facts, audience)

@@ -6,7 +6,15 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from ollama_proxy.inbound.http import control, inference, listing, machine, managing, scraping
+from ollama_proxy.inbound.http import (
+    control,
+    inference,
+    listing,
+    machine,
+    managing,
+    scraping,
+    watching,
+)
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
@@ -35,6 +43,7 @@ ENDPOINTS = (
     *control.ENDPOINTS,
     *machine.ENDPOINTS,
     *scraping.ENDPOINTS,
+    *watching.ENDPOINTS,
     Endpoint(
         method="GET",
         path="/openapi.json",

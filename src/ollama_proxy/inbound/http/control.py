@@ -36,12 +36,6 @@ from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 from ollama_proxy.policy.route import Explanation
 
-
-async def greet(services: Services) -> Response:  # noqa: ARG001 - every view is given them
-    """Say what Ollama's own clients wait for."""
-    return text_reply("Ollama is running")
-
-
 # -- health ------------------------------------------------------------------------------------
 
 
@@ -168,15 +162,6 @@ async def route(services: Services) -> Response:
 
 _BOTH = (JSON, TEXT)
 ENDPOINTS = (
-    Endpoint(
-        method="GET",
-        path="/",
-        view=greet,
-        name="greet",
-        summary="Says that Ollama is running, as its clients ask first",
-        tag="control",
-        answers=(TEXT,),
-    ),
     Endpoint(
         method="GET",
         path="/health",

@@ -5,13 +5,24 @@ from collections.abc import Awaitable, Callable
 import attrs
 from quart import Response
 
+from ollama_proxy.dashboard import Assets
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
+from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.trust import Gate
 
+_PLAIN = str.maketrans("{}", "<>")
 JSON = "application/json"
 TEXT = "text/plain"
+
+
+@attrs.frozen
+class Dashboard:
+    """The page that shows the router: its files, and who watches."""
+
+    assets: Assets
+    audience: Audience
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +37,7 @@ class Services:
         version: of the router.
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
+        dashboard: the page; None where its owner does not want it.
     """
 
     dispatcher: Dispatcher
@@ -35,6 +47,7 @@ class Services:
     version: str
     max_body_bytes: int
     body_timeout_s: float = 60.0
+    dashboard: Dashboard | None = None
 
     @property
     def enabled_stations(self) -> list[Station]:
@@ -76,4 +89,4 @@ class Endpoint:
     @property
     def rule(self) -> str:
         """The path as Quart's router writes it; a model's name may hold slashes."""
-        return self.path.replace("{model}", "<path:model>").replace("{digest}", "<digest>")
+        return self.path.replace("{model}", "<path:model>").translate(_PLAIN)
