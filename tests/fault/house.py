@@ -64,6 +64,7 @@ class State:
         connections: of clients, and of those who ask for this.
         descriptors: without kept connections to backends, which their slots bound.
         memory_bytes: resident.
+        blocks: of the interpreter's own that are in use: what tells a leak from a scattered heap.
         ended: requests of which the books tell that they ended.
     """
 
@@ -74,6 +75,7 @@ class State:
     connections: int
     descriptors: int
     memory_bytes: int
+    blocks: int
     ended: int
 
     def excess_over(self, base: "State") -> dict[str, object]:
@@ -217,6 +219,7 @@ class House:
             connections=sum(bool(each.laddr) and each.laddr.port in doors for each in found),
             descriptors=process.num_fds() - kept,
             memory_bytes=process.memory_info().rss,
+            blocks=seen["blocks"],
             ended=ended,
         )
 

@@ -18,6 +18,7 @@ def looks(*memory_mib: float, minutes: float = 10.0, descriptors: int = 0) -> li
         Look(
             at=at * minutes * 60,
             memory_bytes=int(mib * MIB),
+            blocks=300_000,
             descriptors=20 + at * descriptors,
             tasks=30,
         )

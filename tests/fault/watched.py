@@ -5,6 +5,7 @@ Tasks and unfinished requests cannot be seen from outside, and a router that tol
 pay for it every day. Everything but the window is `ollama_proxy.cli.main`.
 """
 
+import gc
 import json
 import os
 import signal
@@ -61,7 +62,9 @@ def _write(number: int, frame: FrameType | None) -> None:
     jobs = sum(len(each.jobs) for each in _dispatchers)
     path = Path(os.environ[WINDOW])
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({"tasks": sorted(names), "jobs": jobs}))
+    gc.collect()
+    seen = {"tasks": sorted(names), "jobs": jobs, "blocks": sys.getallocatedblocks()}
+    new.write_text(json.dumps(seen))
     new.replace(path)
 
 

@@ -20,6 +20,7 @@ class Look:
 
     at: float
     memory_bytes: int
+    blocks: int
     descriptors: int
     tasks: int
 
@@ -36,9 +37,15 @@ def per_hour(points: Sequence[tuple[float, float]]) -> float:
 
 @attrs.frozen(kw_only=True)
 class Growth:
-    """Each an hour, and from how long a time that was learned."""
+    """Each an hour, and from how long a time that was learned.
+
+    Attributes:
+        blocks: of the interpreter's own, which are not judged: where they stay and memory does not,
+            it is the heap that scatters, and nothing that is kept.
+    """
 
     memory_bytes: float
+    blocks: float
     descriptors: float
     tasks: float
     seen_s: float
@@ -48,6 +55,7 @@ class Growth:
         """What the looks tell; there is at least one."""
         return cls(
             memory_bytes=per_hour([(each.at, each.memory_bytes) for each in looks]),
+            blocks=per_hour([(each.at, each.blocks) for each in looks]),
             descriptors=per_hour([(each.at, each.descriptors) for each in looks]),
             tasks=per_hour([(each.at, each.tasks) for each in looks]),
             seen_s=looks[-1].at - looks[0].at,
@@ -69,6 +77,6 @@ class Growth:
         """In a line."""
         return (
             f"growth an hour, from {self.seen_s / 60:.1f} minutes after warming up: memory"
-            f" {self.memory_bytes / 2**20:+.2f} MiB (at most +1), descriptors"
+            f" {self.memory_bytes / 2**20:+.2f} MiB (at most +1; {self.blocks:+.0f} blocks in use), descriptors"
             f" {self.descriptors:+.1f}, tasks {self.tasks:+.1f} (at most 0)"
         )
