@@ -3,7 +3,7 @@
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from ollama_proxy.config import (
     Router,
     Server,
 )
+from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.serve import Plan, serve
 from ollama_proxy.tables import ConfigFaults
@@ -66,12 +67,14 @@ class Owner:
 
     Attributes:
         config: what the file says now; None if it is faulty.
+        keys: what the files say that it names.
         said: what the router announced.
         ended: set when `serve` has returned, or failed.
         read: set when the file was read again.
     """
 
     config: Config | None
+    keys: tuple[Key, ...] = ()
     said: list[str] = attrs.field(factory=list)
     url: str = ""
     ended: trio.Event = attrs.field(factory=trio.Event)
@@ -82,25 +85,34 @@ class Owner:
         self.read.set()
         if self.config is None:
             raise ConfigFaults(("backends[0].slots: must be 1 to 1024 (got 0)",))
-        return Loaded(config=self.config)
+        return Loaded(config=self.config, keys=self.keys)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the router."""
         assert not self.ended.is_set(), "it would hit the tests instead"
         os.kill(os.getpid(), number)
 
-    def client(self) -> httpx.AsyncClient:
-        """Somebody who asks."""
-        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=LIMIT_S)
+    @property
+    def grpc_port(self) -> int:
+        """Where its gRPC door is."""
+        where = next(w for w in self.said[0].split() if w.startswith("grpc="))
+        return int(where.rpartition(":")[2])
+
+    def client(self, key: str = "") -> httpx.AsyncClient:
+        """Somebody who asks, with a key or without."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.AsyncClient(
+            base_url=self.url, trust_env=False, timeout=LIMIT_S, headers=headers
+        )
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Owner]:
+async def running(config: Config, keys: Sequence[Key] = ()) -> AsyncIterator[Owner]:
     """A router from its readiness to its orderly end, which leaves nothing open."""
-    owner = Owner(config)
+    owner = Owner(config, tuple(keys))
 
     async def run(*, task_status: trio.TaskStatus[str]) -> None:
-        plan = Plan(config=config, reload=owner.reload, announce=owner.said.append)
+        plan = Plan(config=config, reload=owner.reload, announce=owner.said.append, keys=keys)
         try:
             await serve(plan, task_status=task_status)
         finally:

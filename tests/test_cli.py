@@ -423,12 +423,12 @@ async def test_an_access_line(desk: Desk) -> None:
     assert re.search(
         r"http /v1/chat/completions fake:latest -> npu \([a-z-]+\) served"
         r" queue=[0-9.]+ms first=[0-9.]+ms whole=[0-9.]+ms tokens=[0-9]+ energy=[0-9.]+J"
-        r" priority=normal id=served$",
+        r" priority=normal key=- id=served$",
         served,
     )
     assert re.search(
         r"http /v1/chat/completions no\\nsuch -> - \(-\) refused:model_not_found"
-        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- energy=- priority=normal id=refused$",
+        r" queue=[0-9.]+ms first=- whole=[0-9.]+ms tokens=- energy=- priority=normal key=- id=refused$",
         refused,
     )
 
@@ -568,10 +568,10 @@ async def test_a_reader_that_has_seen_enough(desk: Desk) -> None:
 
 async def test_a_good_configuration(desk: Desk) -> None:
     """It is said to be good, and what of it has no effect is noted apart."""
-    desk.write(config_for("http://127.0.0.1:1", more="[server.rate_limit]\nrate = 1\n"))
+    desk.write(config_for("http://127.0.0.1:1", more='[observability]\notlp_endpoint = ""\n'))
     done = await desk.run("check-config")
 
-    assert (0, b"note: [server.rate_limit]: has no effect in this version\n") == (
+    assert (0, b"note: observability.otlp_endpoint: has no effect in this version\n") == (
         done.returncode,
         done.stderr,
     )
@@ -654,3 +654,71 @@ async def test_who_serves_does_not_pay_for_the_simulation(desk: Desk) -> None:
     done = await desk.run(program=program)
 
     assert 0 == done.returncode
+
+
+# -- API keys --------------------------------------------------------------------------------------
+
+
+async def ask_with_keys(desk: Desk, fake: Fake, *permissions: str) -> str:
+    """Make a key, and write it down for the router; where our own commands find it."""
+    made = await desk.run("make-key", *permissions, "--name", "phone")
+    secret, entry = made.stdout.decode().splitlines()
+    (desk.directory / "keys").write_text(entry + "\n")
+    (desk.directory / "keys").chmod(0o600)
+    (desk.directory / "mine").write_text(secret + "\n")
+    auth = '[server.auth]\napi_keys = ["file:keys"]\n[[backends]]'
+    text = config_for(fake).replace("grpc = false", "grpc_port = 0")
+    desk.write(text.replace("[[backends]]", auth, 1))
+    return secret
+
+
+async def test_a_key_from_its_making_to_its_use(desk: Desk) -> None:
+    """Made, written down, sent by our own commands on every way; the log has its name alone."""
+    async with open_fake(Script(tokens=3)) as fake:
+        secret = await ask_with_keys(desk, fake, "infer", "read")
+        async with desk.serving("--log-level", "info") as router:
+            to = ("--url", router.url, "--api-key-file", "mine")
+            grpc = ("--url", f"http://{router.grpc}", "--api-key-file", "mine")
+            done = [
+                await desk.run("say", "hi", *to),
+                await desk.run("say", "hi", *to, "--ws"),
+                await desk.run("say", "hi", *grpc, "--grpc"),
+            ]
+            desk.variables = {"OLLAMA_PROXY_API_KEY": secret}
+            done.append(await desk.run("backends", "--url", router.url))
+            denied = await desk.run("mode", "quiet", "--url", router.url)
+
+    assert [0] * 4 == [each.returncode for each in done], done
+    assert b"not for this: admin" in denied.stderr
+    assert 3 == router.err.count(b"key=phone")
+    assert secret.encode() not in router.err
+
+
+async def test_without_a_key_our_commands_say_so(desk: Desk) -> None:
+    """In the router's own words, whichever way they asked."""
+    async with open_fake() as fake:
+        await ask_with_keys(desk, fake)
+        async with desk.serving() as router:
+            to = ("--url", router.url)
+            brief = await desk.run("status", *to)
+            done = [
+                await desk.run("say", "hi", "--model", "fake", *to),
+                await desk.run("say", "hi", "--model", "fake", *to, "--ws"),
+                await desk.run("say", "hi", "--url", f"http://{router.grpc}", "--grpc"),
+            ]
+            unreadable = await desk.run("status", *to, "--api-key-file", "nowhere")
+
+    for each in done:
+        assert (1, b"") == (each.returncode, each.stdout)
+        assert b"API key is needed" in each.stderr, each.stderr
+    assert b"nowhere cannot be read" in unreadable.stderr
+    assert brief.stdout.startswith(b"ok; with an API key"), brief
+
+
+async def test_an_open_door_without_keys_is_not_opened(desk: Desk) -> None:
+    """The router does not start, and one line says what to do."""
+    desk.write(config_for("http://127.0.0.1:1"))
+    done = await desk.run("serve", "--host", "0.0.0.0")  # noqa: S104 - it is refused
+
+    assert (2, b"", 1) == (done.returncode, done.stdout, done.stderr.count(b"\n"))
+    assert b"server.auth.api_keys" in done.stderr

@@ -35,13 +35,19 @@ from ollama_proxy.config import (
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.tables import Check, ConfigFaults, describe_faults
+from tests.papers import Papers
 
 REFERENCE = Path(__file__).parent.parent / "config.toml"
 BACKEND = {"id": "a", "hardware": "cpu", "endpoint": "http://127.0.0.1:1"}
 
 
 def read(toml: str = "", *, environ: dict[str, str] | None = None, **overrides: Any) -> Loaded:
-    return interpret(tomllib.loads(toml), environ=environ or {}, overrides=Overrides(**overrides))
+    return interpret(
+        tomllib.loads(toml),
+        environ=environ or {},
+        overrides=Overrides(**overrides),
+        opens_doors=True,
+    )
 
 
 def faults(toml: str = "", *, environ: dict[str, str] | None = None, **overrides: Any) -> list[str]:
@@ -590,7 +596,6 @@ class TestFaults:
         )
 
         assert [
-            "[server.auth]",
             "server.drain_s",
             "server.http_prot",
             "backends[0].id",
@@ -599,8 +604,8 @@ class TestFaults:
             "backends[1].characteristics.power_watts",
             "backends[1].characteristics.avg_latency_ms",
             "observability.log_level",
-            "server.host",
             "backends[1].endpoint",
+            "server.auth.api_keys[0]",
         ] == [fault.partition(": ")[0] for fault in found]
 
     def test_of_an_open_door_say_what_to_do(self) -> None:
@@ -608,8 +613,9 @@ class TestFaults:
         (found,) = faults('[server]\nhost = "::"')
 
         assert (
-            'server.host: "::" can be reached from other machines, and this version asks nobody for'
-            " a key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
+            'server.host: "::" can be reached from other machines, and nobody is asked for a key; use'
+            " 127.0.0.1, or name keys in server.auth.api_keys, or set server.insecure = true if"
+            " whoever reaches it may use it"
         ) == found
 
     def test_are_one_line_if_there_is_one(self) -> None:
@@ -625,55 +631,8 @@ class TestFaults:
         assert "c.toml: 2 faults\na: b\nc: d" == described
 
 
-class TestLaterVersions:
-    """Keys of the contract that this version does not heed."""
-
-    @pytest.mark.parametrize(
-        ("toml", "note"),
-        [
-            ("[server.rate_limit]\nrate = 1", "[server.rate_limit]"),
-            ("[server.auth]\napi_keys = []", "[server.auth]"),
-            ("[server.tls]", "[server.tls]"),
-            ('[observability]\notlp_endpoint = ""', "observability.otlp_endpoint"),
-        ],
-    )
-    def test_are_noted(self, toml: str, note: str) -> None:
-        """A file written for a later version runs, and its owner is told what does nothing."""
-        loaded = read(toml)
-
-        assert (f"{note}: has no effect in this version",) == loaded.notes
-
-    @pytest.mark.parametrize(
-        ("toml", "name"),
-        [
-            ('[server.auth]\napi_keys = ["sha256:00"]', "[server.auth]"),
-            ('[server.auth]\napi_key = "misspelt"', "[server.auth]"),
-            ('[server.tls]\ncert_file = "c.pem"', "[server.tls]"),
-            ("[server]\ntls = true", "server.tls"),
-        ],
-    )
-    def test_are_refused_where_ignoring_is_unsafe(self, toml: str, name: str) -> None:
-        """Nobody runs unprotected who asked for protection."""
-        found = faults(toml)
-
-        assert [
-            (
-                f"{name}: is not supported by this version; refusing to run without the protection it"
-                " asks for"
-            )
-        ] == found
-
-    def test_are_refused_in_the_environment_too(self) -> None:
-        """Keys in the environment ask for the same protection."""
-        (found,) = faults(environ={"OLLAMA_PROXY_API_KEYS": "k"})
-
-        assert found.startswith("OLLAMA_PROXY_API_KEYS: is not supported by this version")
-
-    def test_empty_keys_in_the_environment_ask_for_nothing(self) -> None:
-        """An empty variable is the same as an absent one."""
-        loaded = read(environ={"OLLAMA_PROXY_API_KEYS": ""})
-
-        assert Config() == loaded.config
+class TestNotes:
+    """What its owner is told of a file that is good."""
 
     def test_a_key_variable_that_is_not_set_is_noted(self) -> None:
         """A backend that will answer 401 is foretold."""
@@ -681,6 +640,66 @@ class TestLaterVersions:
 
         assert (
             "backends[0].api_key_env: NO_SUCH_KEY is not set, so requests go without a key",
+        ) == loaded.notes
+
+
+class TestCertificates:
+    """What the doors encrypt with."""
+
+    @staticmethod
+    def write(directory: Path, toml: str, **keys: str) -> Path:
+        """A file with [server.tls] last."""
+        lines = [f'{key} = "{value}"' for key, value in keys.items()]
+        path = directory / "c.toml"
+        path.write_text("\n".join([toml, "[server.tls]", *lines]))
+        return path
+
+    def test_paths_start_where_the_configuration_is(self, tmp_path: Path) -> None:
+        """Whoever reads it, from wherever."""
+        path = self.write(tmp_path, "", cert_file="a.pem", key_file="/b.pem")
+        tls = load(path, environ={}, overrides=Overrides()).config.server.tls
+
+        assert (str(tmp_path / "a.pem"), "/b.pem", "") == attrs.astuple(tls)
+
+    def test_their_faults_are_told_with_all_others(self, tmp_path: Path) -> None:
+        """By whom the router is started; who only asks it need not be able to read them."""
+        path = self.write(tmp_path, "[server]\nhttp_port = -1", cert_file="a", key_file="b")
+        with pytest.raises(ConfigFaults) as caught:
+            load(path, environ={}, overrides=Overrides(), opens_doors=True)
+        with pytest.raises(ConfigFaults) as asked:
+            load(path, environ={}, overrides=Overrides())
+
+        assert [
+            "server.http_port: must be 0 to 65535 (got -1)",
+            f"server.tls.cert_file: cannot read {tmp_path / 'a'}: No such file or directory",
+            f"server.tls.key_file: cannot read {tmp_path / 'b'}: No such file or directory",
+        ] == list(caught.value.faults)
+        assert caught.value.faults[:1] == asked.value.faults
+
+    @pytest.mark.parametrize(
+        ("key", "missing"),
+        [
+            ("cert_file", ["key_file"]),
+            ("key_file", ["cert_file"]),
+            ("client_ca_file", ["cert_file", "key_file"]),
+        ],
+    )
+    def test_one_without_the_others_is_a_fault(self, key: str, missing: list[str]) -> None:
+        """Nobody runs in plain text who has named a certificate."""
+        message = "is required where another file of [server.tls] is named"
+
+        assert [f"server.tls.{each}: {message}" for each in missing] == faults(
+            f'[server.tls]\n{key} = "it.pem"'
+        )
+
+    def test_what_clients_will_mind_is_noted(self, tmp_path: Path) -> None:
+        """The router runs all the same."""
+        stale = Papers(tmp_path / "papers").issue("stale", days=(-2, -1))
+        path = self.write(tmp_path, "", cert_file=stale.cert_file, key_file=stale.key_file)
+        loaded = load(path, environ={}, overrides=Overrides(), opens_doors=True)
+
+        assert (
+            f"server.tls.cert_file: {stale.cert_file} has expired; clients will refuse it",
         ) == loaded.notes
 
 
@@ -913,3 +932,87 @@ class TestAnything:
         )
 
         assert [] == [fault for fault in found if not fault.startswith("OLLAMA_PROXY_")]
+
+
+class TestKeys:
+    """Who is asked for a key, and for which."""
+
+    ENTRY = "sha256:" + "ab" * 32
+
+    def test_keys_are_read(self) -> None:
+        """From the file, for whoever opens doors; their entries stay in no text of the configuration."""
+        loaded = read(f'server.auth.api_keys = ["{self.ENTRY} read name=phone"]')
+
+        assert [("phone", bytes.fromhex("ab" * 32))] == [(k.name, k.digest) for k in loaded.keys]
+        assert "abab" not in repr(loaded)
+
+    def test_who_only_asks_need_not_read_them(self) -> None:
+        """`ollama-proxy status` finds the router though the file of keys is another user's."""
+        tables = tomllib.loads('server.auth.api_keys = ["file:/nowhere/keys"]')
+
+        loaded = interpret(tables, environ={}, overrides=Overrides())
+
+        assert () == loaded.keys
+
+    def test_a_variable_takes_the_place_of_the_file(self) -> None:
+        """With keys themselves, too."""
+        environ = {"OLLAMA_PROXY_API_KEYS": f"a-key-of-16-bytes-or-more,{self.ENTRY}"}
+
+        loaded = read('server.auth.api_keys = ["file:/nowhere/keys"]', environ=environ)
+
+        assert 2 == len(loaded.keys)
+        assert "a-key-of-16" not in repr(loaded)
+
+    @pytest.mark.parametrize("value", [",", " , ", "short", "sha256:00"])
+    def test_a_variable_without_a_key_is_a_fault(self, value: str) -> None:
+        """Nobody who sets it means to ask for none."""
+        (found,) = faults(environ={"OLLAMA_PROXY_API_KEYS": value})
+
+        assert found.startswith("OLLAMA_PROXY_API_KEYS[0]: must be")
+        assert "short" not in found
+
+    def test_an_empty_variable_asks_for_nothing(self) -> None:
+        """It is the same as an absent one."""
+        loaded = read(environ={"OLLAMA_PROXY_API_KEYS": ""})
+
+        assert (Config(), ()) == (loaded.config, loaded.keys)
+
+    @pytest.mark.parametrize(
+        "auth",
+        ['["pl4nted"]', '"pl4nted"', '[""]', "[7]", '{pl4nted = "x"}', '["file:/nowhere/keys"]'],
+    )
+    def test_what_is_none_is_a_fault(self, auth: str) -> None:
+        """That does not repeat what may be a key in the wrong place."""
+        found = faults(f"server.auth.api_keys = {auth}")
+
+        assert 1 == len(found)
+        assert found[0].startswith("server.auth.api_keys")
+        assert "pl4nted" not in found[0]
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "router.lan"])  # noqa: S104 - as it is
+    def test_an_open_door_needs_keys(self, host: str) -> None:
+        """Or the word that says that it needs none."""
+        door = f'[server]\nhost = "{host}"\n'
+
+        assert ["server.host"] == [fault.partition(":")[0] for fault in faults(door)]
+        assert ["server.host"] == [
+            fault.partition(":")[0] for fault in faults(door + "auth.api_keys = []")
+        ]
+        assert host == read(f'{door}auth.api_keys = ["{self.ENTRY}"]').config.server.host
+        assert host == read(door + "insecure = true").config.server.host
+
+    @pytest.mark.parametrize(
+        ("toml", "key"),
+        [
+            ("server.rate_limit.rate = -1", "server.rate_limit.rate"),
+            ("server.rate_limit.burst = 0", "server.rate_limit.burst"),
+            ('server.trusted_proxies = ["10.0.0.0/99"]', "server.trusted_proxies"),
+            ('server.trusted_proxies = ["proxy.lan"]', "server.trusted_proxies"),
+            ('server.auth.api_key = "misspelt"', "server.auth.api_key"),
+        ],
+    )
+    def test_rates_and_proxies_are_checked(self, toml: str, key: str) -> None:
+        """By themselves."""
+        (found,) = faults(toml)
+
+        assert found.startswith(key)

@@ -18,6 +18,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     service_manager, journal   what systemd is told              nothing of ours
     starter    what is seen of a machine, as a configuration     policy, sensors
     desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors
+    keyring    API keys in files and variables, new ones         policy
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     client     commands that ask a running router; say is one    config, tables

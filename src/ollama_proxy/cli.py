@@ -25,6 +25,7 @@ from ollama_proxy.config import (
     find_config,
     load,
 )
+from ollama_proxy.keyring import KeyFault, make_key
 from ollama_proxy.observe import set_up_logging
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
@@ -62,7 +63,7 @@ def _flush_log() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def new_parser() -> argparse.ArgumentParser:
+def new_parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - one command after the other
     """The command line, from which the shells' completions are made, too."""
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",
@@ -98,6 +99,17 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--only", metavar="NAMES", help="such as ours,fifo; default: all")
     command.set_defaults(run=_simulate)
 
+    command = commands.add_parser("make-key", help="make an API key, and its line for the file")
+    command.add_argument("permissions", nargs="*", metavar="read|infer|admin", help="default: all")
+    command.add_argument("--name", default="", metavar="NAME", help="whose it is, for the log")
+    command.set_defaults(run=_make_key)
+    command = commands.add_parser("replay", help="decide a recorded decision log again")
+    command.add_argument("file", metavar="FILE", help="see observability.decision_log")
+    command.add_argument("--mode", metavar="MODE", help="what would this mode have changed?")
+    command.add_argument("--config", metavar="PATH", help="what would this configuration?")
+    command.add_argument("--json", action="store_true", help="print all figures")
+    command.set_defaults(run=_replay)
+
     for name, run, about in (
         ("status", client.status, "is the router well?"),
         ("backends", client.backends, "what is known of each backend"),
@@ -108,6 +120,8 @@ def new_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about)
         command.add_argument("--url", help="the router's; default: from the configuration")
         command.add_argument("--json", action="store_true", help="print the raw answer")
+        _add_key(command)
+        _add_papers(command)
         command.set_defaults(run=run)
         if name == "route":
             command.add_argument("--model", required=True, metavar="M")
@@ -120,13 +134,38 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--model", metavar="M", help="default: the first that the router lists")
     command.add_argument("--url", help="the router's; default: from the configuration")
     command.add_argument("--json", action="store_true", help="print text and figures as JSON")
+    _add_key(command)
     way = command.add_mutually_exclusive_group()
     way.add_argument("--http", action="store_true", help="by OpenAI's chat; the default")
     way.add_argument("--ws", action="store_true", help="by WebSocket")
-    way.add_argument("--grpc", action="store_true", help="over gRPC; --url is then HOST:PORT")
+    way.add_argument(
+        "--grpc", action="store_true", help="over gRPC; --url is then [https://]HOST:PORT"
+    )
+    _add_papers(command)
     _add_wishes(command)
     command.set_defaults(run=_say)
     return parser
+
+
+def _add_key(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--api-key-file",
+        metavar="PATH",
+        help="whose first line is an API key; default: $OLLAMA_PROXY_API_KEY",
+    )
+
+
+def _add_papers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ca-file",
+        metavar="PATH",
+        help=f"who signed the router's certificate; default: ${client.CA_VARIABLE}, else the system's",
+    )
+    command.add_argument(
+        "--cert-file",
+        metavar="PATH",
+        help=f"our certificate and its key, in one PEM; default: ${client.CERT_VARIABLE}",
+    )
 
 
 def _add_wishes(command: argparse.ArgumentParser) -> None:
@@ -149,7 +188,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     def read() -> Loaded:
         path = find_config(arguments.config, os.environ, Path.cwd())
-        loaded = load(path, environ=os.environ, overrides=overrides)
+        loaded = load(path, environ=os.environ, overrides=overrides, opens_doors=True)
         if arguments.embedded:
             loaded = attrs.evolve(loaded, config=_with_embedded(loaded.config))
         return loaded
@@ -165,7 +204,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         log.warning("%s", note)
     refused: list[str] = []
     try:
-        trio.run(_serve_plan, loaded.config, read)
+        trio.run(_serve_plan, loaded, read)
     except* CannotServe as group:
         refused += [f"ollama-proxy: {error}" for error in group.exceptions]
     for line in refused:
@@ -173,11 +212,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     return BAD_CONFIG if refused else OK
 
 
-async def _serve_plan(config: Config, read: Callable[[], Loaded]) -> None:
+async def _serve_plan(loaded: Loaded, read: Callable[[], Loaded]) -> None:
     """Serve, with the defaults filled in where the configuration names no backend."""
+    config = loaded.config
     if not config.backends:
         config = attrs.evolve(config, backends=(await _default_backend(),))
-    await serve(Plan(config=config, reload=read, announce=_announce))
+    await serve(Plan(config=config, reload=read, announce=_announce, keys=loaded.keys))
 
 
 def _announce(line: str) -> None:
@@ -210,13 +250,24 @@ def _with_embedded(config: Config) -> Config:
 def _check_config(arguments: argparse.Namespace) -> int:
     try:
         path = find_config(arguments.path, os.environ, Path.cwd())
-        loaded = load(path, environ=os.environ, overrides=Overrides())
+        loaded = load(path, environ=os.environ, overrides=Overrides(), opens_doors=True)
     except ConfigFaults as faults:
         print(describe_faults(faults), file=sys.stderr)
         return BAD_CONFIG
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{path or 'built-in defaults'}: good, {len(loaded.config.backends)} backends")
+    return OK
+
+
+def _make_key(arguments: argparse.Namespace) -> int:
+    try:
+        secret, entry = make_key(arguments.name, arguments.permissions)
+    except KeyFault as fault:
+        print(f"ollama-proxy: {fault}", file=sys.stderr)
+        return BAD_CONFIG
+    print("The key, shown this once; then its line for server.auth.api_keys:", file=sys.stderr)
+    print(f"{secret}\n{entry}")
     return OK
 
 
@@ -228,6 +279,16 @@ def _say(arguments: argparse.Namespace) -> int:
     from ollama_proxy.say import say  # noqa: PLC0415 - as above
 
     return say(arguments)
+
+
+# -- replay ----------------------------------------------------------------------------------------
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.decisions.command import replay  # noqa: PLC0415 - as above
+
+    return replay(arguments)
 
 
 # -- simulate --------------------------------------------------------------------------------------

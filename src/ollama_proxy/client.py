@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import re
+import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from ollama_proxy.certificates import BadCertificate, client_context
 from ollama_proxy.config import Overrides, Server, find_config, load
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
@@ -24,6 +27,9 @@ WISHES = {
     "priority": "X-Priority",
     "media_type": "X-Media-Type",
 }
+KEY_VARIABLE = "OLLAMA_PROXY_API_KEY"
+CA_VARIABLE = "OLLAMA_PROXY_CA_FILE"
+CERT_VARIABLE = "OLLAMA_PROXY_CERT_FILE"
 NOT_OURS = "{} answers, but is no ollama-proxy"
 Answer = Any  # decoded JSON, of the shape that the contract gives the endpoint
 
@@ -37,15 +43,48 @@ def router_url(arguments: argparse.Namespace) -> str:
     if arguments.url:
         return str(arguments.url).rstrip("/")
     server, host = _server()
-    return f"http://{host}:{server.http_port}"
+    return f"{'https' if server.tls.files else 'http'}://{host}:{server.http_port}"
 
 
-def grpc_target(arguments: argparse.Namespace) -> str:
-    """Where its gRPC door is, as `HOST:PORT`. Raises Unanswered."""
+def grpc_target(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """Where its gRPC door is, as `HOST:PORT`, and whether it is under TLS. Raises Unanswered."""
     if arguments.url:
-        return str(arguments.url).rpartition("//")[2].rstrip("/")
+        scheme, _, target = str(arguments.url).rpartition("//")
+        return target.rstrip("/"), scheme == "https:"
     server, host = _server()
-    return f"{host}:{server.grpc_port}"
+    return f"{host}:{server.grpc_port}", server.tls.files is not None
+
+
+def papers(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The files by which a client under TLS knows the router, and is known; "" where none is named."""
+    return (
+        arguments.ca_file or os.environ.get(CA_VARIABLE, ""),
+        arguments.cert_file or os.environ.get(CERT_VARIABLE, ""),
+    )
+
+
+def encryption(arguments: argparse.Namespace, url: str) -> ssl.SSLContext | None:
+    """What a client of `url` encrypts with; None where it speaks plain text. Raises Unanswered."""
+    if not url.startswith("https:"):
+        return None
+    try:
+        return client_context(*papers(arguments))
+    except BadCertificate as bad:
+        (_, fault), *_ = bad.faults
+        raise Unanswered(fault) from bad
+
+
+def unanswered(url: str, error: BaseException) -> str:
+    """Why a call came to nothing: nobody is there, or nobody whom one may trust."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"whoever answers on {url} is not to be trusted: {cause.verify_message}."
+                " Name who signed the router's certificate with --ca-file."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return f"no router answers on {url}: {str(error) or type(error).__name__}"
 
 
 def _server() -> tuple[Server, str]:
@@ -59,6 +98,26 @@ def _server() -> tuple[Server, str]:
     return server, f"[{host}]" if ":" in host else host
 
 
+def key_headers(arguments: argparse.Namespace) -> dict[str, str]:
+    """The header that carries the API key, if there is one. Raises Unanswered.
+
+    No flag takes the key itself: every user of a machine sees the arguments of all programs.
+    """
+    given = os.environ.get(KEY_VARIABLE, "")
+    if arguments.api_key_file:
+        try:
+            given = Path(arguments.api_key_file).read_text(encoding="utf-8").partition("\n")[0]
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise Unanswered(f"{arguments.api_key_file} cannot be read: {why}") from None
+    key = given.strip()
+    if not key:
+        return {}
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise Unanswered("the API key has characters that no key has")
+    return {"Authorization": f"Bearer {key}"}
+
+
 def ask(
     arguments: argparse.Namespace,
     method: str,
@@ -70,11 +129,16 @@ def ask(
     """One call to a running router: status and decoded answer. Raises Unanswered."""
     url = router_url(arguments)
     try:
-        with httpx.Client(trust_env=False, timeout=10) as client:
+        # In plain text there is nothing to verify, and reading the system's authorities takes time.
+        verify = encryption(arguments, url) or False
+        headers_of_key = key_headers(arguments)
+        with httpx.Client(
+            trust_env=False, timeout=10, headers=headers_of_key, verify=verify
+        ) as client:
             answer = client.request(method, url + path, json=body, headers=headers)
         return answer.status_code, answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Unanswered(f"no router answers on {url}: {error}") from error
+        raise Unanswered(unanswered(url, error)) from error
     except ValueError as error:
         raise Unanswered(NOT_OURS.format(url)) from error
 
@@ -143,6 +207,9 @@ def status(arguments: argparse.Namespace) -> int:
     """Is the router well?"""
 
     def show(health: Answer) -> None:
+        if "backends" not in health:
+            print(f"{health['status']}; with an API key that may read, there is more to tell")
+            return
         print(f"{health['status']}: {health['healthy']} of {health['total']} backends healthy")
         print_table([("  " + name, state) for name, state in health["backends"].items()] or [("",)])
 
@@ -150,7 +217,9 @@ def status(arguments: argparse.Namespace) -> int:
         arguments,
         lambda: ask(arguments, "GET", "/health"),
         show,
-        is_ours=lambda health: isinstance(health, dict) and "backends" in health,
+        is_ours=lambda health: (
+            isinstance(health, dict) and ("backends" in health or health.keys() == {"status"})
+        ),
     )
 
 

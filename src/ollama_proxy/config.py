@@ -10,6 +10,7 @@ import ipaddress
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,20 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ollama_proxy.certificates import (
+    BadCertificate,
+    CertificateFiles,
+    server_contexts,
+    worries,
+)
+from ollama_proxy.keyring import entries_of, read_keys
+from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Mode, parse_quiet_hours
+from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,
@@ -50,7 +61,8 @@ def _is_host(text: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host to listen on is this machine's alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -80,8 +92,21 @@ def _is_endpoint(text: str) -> bool:
 _SECONDS = Check(f"> 0, at most {_DAY_S}", lambda value: 0 < value <= _DAY_S)
 _PORT = within(0, 65535)
 _HOST = Check("an address or a host name without a port", _is_host)
-_LOOPBACK = Check("a loopback address or localhost", _is_loopback)
+_LOOPBACK = Check("a loopback address or localhost", is_loopback)
 _HOSTS = attrs.evolve(_HOST, expected="addresses or host names without a port", each=True)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        parse_networks([text])
+    except ValueError:
+        return False
+    return True
+
+
+_NETWORKS = Check('addresses or networks such as "10.0.0.0/8"', _is_network, each=True)
+# Faults of keys are found where they are read, and name no entry.
+_KEY_ENTRIES = Check("texts that are not empty", bool, each=True, may_show=lambda _: False)
 _ORIGINS = Check(
     'origins such as "https://example.org"',
     lambda text: re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@*]+/?", text) is not None,
@@ -97,11 +122,21 @@ _BUS = Check(
     'session, system, an address such as "unix:path=/run/bus", or "" for none',
     lambda text: text in {"", "session", "system"} or ":" in text,
 )
+_FILE = Check(
+    'the absolute path of a file, or "" for none',
+    lambda text: text == "" or re.fullmatch(r"/.*[^/\0]", text, re.DOTALL) is not None,
+)
 _ROOT = Check("the absolute path of a directory", lambda text: text.startswith("/"))
 _ENDPOINT = Check(
     "http:// or https:// with a host, or unix:/path, without user, query or fragment"
     ' (for example "http://127.0.0.1:11434")',
     lambda text: text == "" or _is_endpoint(text),
+    may_show=lambda text: "@" not in text and "?" not in text,
+)
+_COLLECTOR = Check(
+    'the http:// or https:// URL of an OTLP collector, without user, query or fragment, or "" for none'
+    ' (for example "http://127.0.0.1:4318")',
+    lambda text: text == "" or (not text.startswith("unix:") and _is_endpoint(text)),
     may_show=lambda text: "@" not in text and "?" not in text,
 )
 _VARIABLE = Check(
@@ -146,6 +181,42 @@ class LogFormat(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
+class Auth:
+    """The API keys that are asked for; none: nobody is."""
+
+    api_keys: tuple[str, ...] = attrs.field(default=(), validator=_KEY_ENTRIES, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class RateLimit:
+    """How often may be asked with one key, or from one address."""
+
+    rate: float = attrs.field(default=0.0, validator=within(0, 1_000_000))
+    burst: int = attrs.field(default=20, validator=within(1, 1_000_000))
+
+
+@attrs.frozen(kw_only=True)
+class Tls:
+    """What the doors encrypt with; paths that are not absolute start where the configuration is."""
+
+    cert_file: str = attrs.field(default="", validator=_PRINTABLE)
+    key_file: str = attrs.field(default="", validator=_PRINTABLE)
+    client_ca_file: str = attrs.field(default="", validator=_PRINTABLE)
+
+    @property
+    def files(self) -> CertificateFiles | None:
+        """What is to be read; None where nothing is encrypted."""
+        if not (self.cert_file and self.key_file):
+            return None
+        return CertificateFiles(self.cert_file, self.key_file, self.client_ca_file)
+
+    def starting_at(self, directory: Path) -> "Tls":
+        """The same with absolute paths."""
+        paths = {key: str(directory / path) for key, path in attrs.asdict(self).items() if path}
+        return attrs.evolve(self, **paths)
+
+
+@attrs.frozen(kw_only=True)
 class Server:
     """The doors: where they are, whom they let in, what one client may take."""
 
@@ -164,6 +235,10 @@ class Server:
     write_timeout_s: float = attrs.field(default=30.0, validator=_SECONDS)
     max_connections: int = attrs.field(default=4096, validator=within(1, 1_000_000))
     lane: bool = True
+    trusted_proxies: tuple[str, ...] = attrs.field(default=(), validator=_NETWORKS)
+    auth: Auth = attrs.field(factory=Auth)
+    rate_limit: RateLimit = attrs.field(factory=RateLimit)
+    tls: Tls = attrs.field(factory=Tls)
 
 
 @attrs.frozen(kw_only=True)
@@ -347,6 +422,10 @@ class Observability:
     access_log: bool = True
     log_format: LogFormat = LogFormat.CONSOLE
     log_level: LogLevel = LogLevel.INFO
+    otlp_endpoint: str = attrs.field(default="", validator=_COLLECTOR)
+    decision_log: str = attrs.field(default="", validator=_FILE)
+    decision_log_mib: int = attrs.field(default=64, validator=within(1, 1 << 20))
+    decision_log_files: int = attrs.field(default=4, validator=within(1, 1000))
     dashboard: bool = True
 
 
@@ -365,6 +444,16 @@ class Config:
     notifications: Notifications = attrs.field(factory=Notifications)
     wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
+
+    @property
+    def route_settings(self) -> RouteSettings:
+        """What bears on each choice, in the words of the policy; the mode is not in it."""
+        return RouteSettings(
+            power_aware=self.router.power_aware,
+            auto_optimize=self.router.auto_optimize,
+            default_backend=self.router.default_backend,
+            power_budget_watts=self.efficiency.power_budget_watts or None,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -385,9 +474,11 @@ class Loaded:
         config: it.
         notes: one line for each thing in it that is accepted and does nothing.
         path: the file it came from, if there is one.
+        keys: that `server.auth` names.
     """
 
     config: Config
+    keys: tuple[Key, ...] = ()
     notes: tuple[str, ...] = ()
     path: Path | None = None
 
@@ -399,13 +490,19 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
     """Faults between keys; a key that is wrong by itself is left to its own fault."""
     server = _table_at(raw, "server")
     host = server.get("host", Server().host)
-    is_open = isinstance(host, str) and _is_host(host) and not _is_loopback(host)
-    if is_open and server.get("insecure", False) is False:
+    is_open = isinstance(host, str) and _is_host(host) and not is_loopback(host)
+    asks = bool(_table_at(server, "auth").get("api_keys"))
+    if is_open and not asks and server.get("insecure", False) is False:
         message = (
-            f"{shown(host)} can be reached from other machines, and this version asks nobody for a"
-            " key; use 127.0.0.1, or set server.insecure = true if whoever reaches it may use it"
+            f"{shown(host)} can be reached from other machines, and nobody is asked for a key; use"
+            " 127.0.0.1, or name keys in server.auth.api_keys, or set server.insecure = true if"
+            " whoever reaches it may use it"
         )
         yield ("server", "host"), message
+    tls = _table_at(server, "tls")
+    for key in ("cert_file", "key_file"):
+        if any(tls.values()) and tls.get(key, "") == "":
+            yield ("server", "tls", key), "is required where another file of [server.tls] is named"
     wyoming = _table_at(raw, "wyoming")
     if wyoming.get("enabled") is True and wyoming.get("model", "") == "":
         yield ("wyoming", "model"), "is required where the door is enabled: the model that answers"
@@ -468,40 +565,26 @@ def _backend_contradictions(backend: Table) -> Iterator[tuple[str, str]]:
             yield "model_path", 'must be left out unless type = "embedded"'
 
 
+def _tls_of(raw: Table, path: Path | None) -> Tls:
+    """What is encrypted with, as far as it makes sense, whatever else does not."""
+    tls, _ = structure(_table_at(_table_at(raw, "server"), "tls"), Tls)
+    return (tls or Tls()).starting_at(Path.cwd() if path is None else path.absolute().parent)
+
+
+def _certificate_faults(files: CertificateFiles) -> list[Fault]:
+    try:
+        server_contexts(files)
+    except BadCertificate as bad:
+        return [(("server", "tls", key), message) for key, message in bad.faults]
+    return []
+
+
 def _table_at(raw: Table, key: str) -> Table:
     found = raw.get(key)
     return found if isinstance(found, dict) else {}
 
 
 # -- keys of other versions, other names, other sources --------------------------------------------
-
-_LATER: tuple[tuple[str, ...], ...] = (
-    ("server", "tls"),
-    ("server", "auth"),
-    ("server", "rate_limit"),
-    ("observability", "otlp_endpoint"),
-)
-_PROTECTIONS = {("server", "tls"), ("server", "auth")}
-_UNPROTECTED = (
-    "is not supported by this version; refusing to run without the protection it asks for"
-)
-_NO_EFFECT = "has no effect in this version"
-
-
-def _asks_for_something(value: object) -> bool:
-    return any(value.values()) if isinstance(value, dict) else bool(value)
-
-
-def _set_later_keys_aside(raw: Table) -> Iterator[tuple[str, bool]]:
-    """Take what only later versions heed out of `raw`: its name, and whether that is harmless."""
-    for path in _LATER:
-        table = raw if len(path) == 1 else _table_at(raw, path[0])
-        if path[-1] in table:
-            value = table.pop(path[-1])
-            name = ".".join(path)
-            harmless = path not in _PROTECTIONS or not _asks_for_something(value)
-            yield f"[{name}]" if isinstance(value, dict) else name, harmless
-
 
 _OVERRIDABLE = {
     "host": ("server", "host"),
@@ -531,6 +614,11 @@ def _override(
             value = int(given)
         table[name] = value
         yield (section, name), variable if flag is None else "--" + key.replace("_", "-")
+    server, variable = raw.setdefault("server", {}), "OLLAMA_PROXY_API_KEYS"
+    if environ.get(variable) and isinstance(server, dict):
+        # A variable of commas alone is none that was left out: it asks for keys, and has none.
+        server["auth"] = {"api_keys": entries_of(environ[variable]) or [variable]}
+        yield ("server", "auth", "api_keys"), variable
 
 
 def interpret(
@@ -539,6 +627,7 @@ def interpret(
     environ: Mapping[str, str],
     overrides: Overrides,
     path: Path | None = None,
+    opens_doors: bool = False,
 ) -> Loaded:
     """Make a configuration of what a TOML file holds.
 
@@ -546,7 +635,8 @@ def interpret(
         tables: the file's content; left as it is.
         environ: the environment.
         overrides: what flags say.
-        path: the file, for the report.
+        path: the file, for the report, and for paths that start where it is.
+        opens_doors: whether what the doors need is looked at too: others may not read it.
 
     Raises:
         ConfigFaults: with every fault there is.
@@ -561,28 +651,49 @@ def interpret(
         routing = raw.pop("routing")
         router = "router" if "router" in raw else "routing"
         raw.setdefault("router", routing)
-    for name, harmless in _set_later_keys_aside(raw):
-        if harmless:
-            notes.append(f"{name}: {_NO_EFFECT}")
-        else:
-            faults.append(f"{name}: {_UNPROTECTED}")
-    if environ.get("OLLAMA_PROXY_API_KEYS"):
-        faults.append(f"OLLAMA_PROXY_API_KEYS: {_UNPROTECTED}")
     sources = dict(_override(raw, environ, overrides))
 
-    config, found = structure(raw, Config, others=_LATER)
-    for where, message in itertools.chain(found, _contradictions(raw)):
+    config, found = structure(raw, Config)
+    tls = _tls_of(raw, path)
+    files = tls.files if opens_doors else None
+    unusable = [] if files is None else _certificate_faults(files)
+    for where, message in itertools.chain(found, _contradictions(raw), unusable):
         spelt = (router, *where[1:]) if where[:1] == ("router",) else where
-        faults.append(f"{sources.get(where) or dotted(spelt)}: {message}")
+        # What is no list of entries may be a key.
+        told = message.partition(" (got ")[0] if where[:2] == ("server", "auth") else message
+        faults.append(f"{sources.get(where) or dotted(spelt)}: {told}")
+    keys: list[Key] = []
+    if opens_doors:
+        keys, wrong = read_keys(
+            _key_entries(raw, sources.get(("server", "auth", "api_keys"))),
+            environ=environ,
+            directory=Path() if path is None else path.parent,
+        )
+        faults += [f"{place}: {message}" for place, message in wrong]
     if faults or config is None:
         raise ConfigFaults(tuple(faults), path)
+    config = attrs.evolve(config, server=attrs.evolve(config.server, tls=tls))
+    if files is not None:
+        notes += [f"server.tls.{key}: {worry}" for key, worry in worries(files, time.time())]
     for index, backend in enumerate(config.backends):
         if backend.api_key_env and not environ.get(backend.api_key_env):
             notes.append(
                 f"backends[{index}].api_key_env: {backend.api_key_env} is not set, so requests go"
                 " without a key"
             )
-    return Loaded(config=config, notes=tuple(notes), path=path)
+    return Loaded(config=config, keys=tuple(keys), notes=tuple(notes), path=path)
+
+
+def _key_entries(raw: Table, source: str | None) -> list[tuple[str, str]]:
+    """Each entry that is a text, with its place; what is none is a fault of its own."""
+    given = _table_at(_table_at(raw, "server"), "auth").get("api_keys")
+    entries = given if isinstance(given, list) else []
+    place = source or "server.auth.api_keys"
+    return [
+        (f"{place}[{at}]", entry)
+        for at, entry in enumerate(entries)
+        if isinstance(entry, str) and entry
+    ]
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -617,11 +728,25 @@ def find_config(flag: str | None, environ: Mapping[str, str], cwd: Path) -> Path
     return next((place for place in places if os.path.lexists(place)), None)
 
 
-def load(path: Path | None, *, environ: Mapping[str, str], overrides: Overrides) -> Loaded:
-    """Read a configuration file; without one, the defaults, overridden as ever.
+def load(
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Overrides,
+    opens_doors: bool = False,
+) -> Loaded:
+    """Read a configuration file; without one, the defaults, overridden as ever. As `interpret`.
+
+    Args:
+        path: the file.
+        environ: the environment.
+        overrides: what flags say.
+        opens_doors: as `interpret` has it.
 
     Raises:
         ConfigFaults: with every fault there is.
     """
     tables = {} if path is None else parse(path)
-    return interpret(tables, environ=environ, overrides=overrides, path=path)
+    return interpret(
+        tables, environ=environ, overrides=overrides, path=path, opens_doors=opens_doors
+    )

@@ -3,16 +3,23 @@
 No prompt, answer, header or key is ever written: the facts that come here do not carry them.
 """
 
-import json
 import logging
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from ollama_proxy.engine.ledger import Fact, Ledger
+import attrs
+import structlog
+import trio
+from structlog.typing import EventDict
+
+from ollama_proxy.engine.ledger import Fact, Ledger, Outcome, TurnedAway
 from ollama_proxy.journal import JournalHandler, leads_to_journal
 
+LINES_PER_S = 5.0  # of requests that became no job, in the long run
+LINES_AT_ONCE = 20.0
 access = logging.getLogger("ollama_proxy.access")
 
 
@@ -21,20 +28,58 @@ def _text(value: str) -> str:
     return value.encode("unicode_escape").decode()[:120]
 
 
-class _JsonLines(logging.Formatter):
-    """One JSON object a line, for machines."""
+def _when(_: object, __: str, told: EventDict) -> EventDict:
+    """When it happened, not when somebody came to write it down."""
+    created = told["_record"].created
+    told["time"] = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+    return told
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line |= getattr(record, "facts", {})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+
+def _when_here(_: object, __: str, told: EventDict) -> EventDict:
+    """The same as a clock on this machine's wall shows it."""
+    told["time"] = datetime.fromtimestamp(told["_record"].created, UTC).astimezone()
+    told["time"] = told["time"].isoformat(" ", timespec="milliseconds")[
+        : len("2026-01-01 00:00:00.000")
+    ]
+    return told
+
+
+def _facts(_: object, __: str, told: EventDict) -> EventDict:
+    """What a line is about, each fact by its name."""
+    told.update(getattr(told["_record"], "facts", {}))
+    return told
+
+
+def _for_machines() -> logging.Formatter:
+    """One JSON object a line."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name],
+        processors=[
+            _when,
+            _facts,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=str),
+        ],
+    )
+
+
+def _for_people(*, in_colour: bool) -> logging.Formatter:
+    """A line in words. Tracebacks are plain: others show the values of variables, prompts included."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_log_level],
+        processors=[
+            _when_here,
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.dev.ConsoleRenderer(
+                colors=in_colour,
+                timestamp_key="time",
+                pad_event_to=0,
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ],
+    )
 
 
 def set_up_logging(*, level: str, log_format: str) -> None:
@@ -45,23 +90,28 @@ def set_up_logging(*, level: str, log_format: str) -> None:
         log_format: `console` for people, `json` for machines.
     """
     out: logging.Handler = logging.StreamHandler(sys.stderr)
-    line = "%(asctime)s %(levelname)-7s %(message)s"
+    if log_format == "json":
+        form = _for_machines()
+    else:
+        form = _for_people(in_colour=sys.stderr.isatty() and "NO_COLOR" not in os.environ)
     if leads_to_journal(sys.stderr, os.environ):
         out = JournalHandler(otherwise=out)
-        line = "%(message)s"  # the journal knows when, and how grave
-    out.setFormatter(_JsonLines() if log_format == "json" else logging.Formatter(line))
+        if log_format != "json":
+            form = logging.Formatter("%(message)s")  # the journal knows when, and how grave
+    out.setFormatter(form)
     root = logging.getLogger()
     root.handlers[:] = [out]
-    root.setLevel(level.upper())
-    # These tell of every connection and probe.
-    for chatty in ("httpx", "httpcore", "hypercorn.access"):
-        logging.getLogger(chatty).setLevel("WARNING")
+    # Of libraries only what is wrong: they tell of every connection, and of every header that they
+    # have decoded, keys among them.
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+    logging.getLogger("ollama_proxy").setLevel(level.upper())
+    logging.getLogger("hypercorn.access").setLevel("WARNING")
 
 
 _LINE = (
     "{door} {call} {model} -> {backend} ({reason}) {outcome}"
     " queue={queue_ms} first={first_ms} whole={whole_ms}"
-    " tokens={tokens} energy={energy_j} priority={priority} id={request_id}"
+    " tokens={tokens} energy={energy_j} priority={priority} key={key_name} id={request_id}"
 )
 
 
@@ -75,6 +125,10 @@ def _in_words(facts: Mapping[str, object]) -> str:
 
 
 _UNITS = {"ms": "ms", "j": "J"}
+_NAMES = (
+    *("door", "call", "model", "backend", "reason", "outcome", "status", "queue_ms", "first_ms"),
+    *("whole_ms", "tokens", "energy_j", "energy_source", "priority", "request_id", "key_name"),
+)
 
 
 def _milliseconds(seconds: float | None) -> float | None:
@@ -103,11 +157,57 @@ def log_fact(fact: Fact) -> None:
         "energy_source": None if energy is None else energy.grade.value,
         "priority": fact.priority.label,
         "request_id": fact.request_id,
+        "key_name": fact.key_name or None,
     }
     access.info("%s", _in_words(facts), extra={"facts": facts})
+
+
+@attrs.define
+class TurnedAwayLog:
+    """Writes one line for each request that became no job, unless they come in floods.
+
+    A request that cannot be read costs its sender next to nothing: a line for each would fill a disk at
+    the price of a loop. Those beyond `LINES_PER_S` are counted, and the next line says how many.
+
+    Attributes:
+        now: seconds.
+        unsaid: how many had no line since the last one.
+    """
+
+    now: Callable[[], float] = trio.current_time
+    unsaid: int = 0
+    _left: float = LINES_AT_ONCE
+    _at: float = -math.inf
+
+    def write(self, request: TurnedAway) -> None:
+        """Write it, or count it."""
+        if not access.isEnabledFor(logging.INFO):
+            return
+        now = self.now()
+        self._left = min(LINES_AT_ONCE, self._left + (now - self._at) * LINES_PER_S)
+        self._at = now
+        if self._left < 1:
+            self.unsaid += 1
+            return
+        self._left -= 1
+        facts = dict.fromkeys(_NAMES) | {
+            "door": request.door,
+            "call": _text(request.path),
+            "outcome": f"{Outcome.REFUSED.value}:{request.code.value}",
+            "status": request.status,
+            "request_id": _text(request.request_id) or None,
+        }
+        if self.unsaid:
+            facts["unsaid"] = self.unsaid
+        line = _in_words(facts)
+        if self.unsaid:
+            line += f" ({self.unsaid} more were turned away since the last such line)"
+        self.unsaid = 0
+        access.info("%s", line, extra={"facts": facts})
 
 
 def observe(ledger: Ledger, *, access_log: bool) -> None:
     """Keep the books that were asked for."""
     if access_log:
         ledger.read_by(log_fact)
+        ledger.door_read_by(TurnedAwayLog().write)

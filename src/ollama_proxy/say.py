@@ -5,11 +5,15 @@ stderr. All ways, HTTP, WebSocket and gRPC, end in one `Heard`.
 """
 
 import argparse
+import contextlib
 import json
+import math
 import signal
+import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -19,7 +23,7 @@ from trio_websocket import (
     ConnectionRejected,
     HandshakeError,
     WebSocketConnection,
-    open_websocket_url,
+    wrap_client_stream,
 )
 
 from ollama_proxy.client import (
@@ -29,13 +33,17 @@ from ollama_proxy.client import (
     WISHES,
     Unanswered,
     ask,
+    encryption,
+    key_headers,
     read_fault,
     router_url,
+    unanswered,
     wish_headers,
 )
 
 INTERRUPTED = 128 + signal.SIGINT
 CONNECT_S = 10.0
+SOCKET_PATH = "/v1/stream/ws"
 CANCEL_S = 1.0  # for the router to acknowledge that nothing more is wanted
 _NUMBERS = {"max_latency_ms", "max_power_watts"}
 _ID = "say"
@@ -140,17 +148,22 @@ class Asked:
     text: str
     wishes: argparse.Namespace
     by_socket: bool
+    key: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    encryption: ssl.SSLContext | None = None
 
 
 def say(arguments: argparse.Namespace) -> int:
     """Ask for a text and show it; returns the exit code."""
     try:
+        url = "" if arguments.grpc else router_url(arguments)
         asked = Asked(
-            url="" if arguments.grpc else router_url(arguments),
+            url=url,
             model="" if arguments.grpc else arguments.model or _first_model(arguments),
             text=arguments.text,
             wishes=arguments,
             by_socket=arguments.ws,
+            key=key_headers(arguments),
+            encryption=encryption(arguments, url),
         )
     except Unanswered as error:
         return _fail(str(error))
@@ -224,20 +237,20 @@ async def _by_http(asked: Asked, heard: Heard, scope: trio.CancelScope) -> None:
     }
     # A model that must be loaded first may take minutes.
     timeout = httpx.Timeout(None, connect=CONNECT_S)
+    verify = asked.encryption or False
     try:
         async with (
-            httpx.AsyncClient(trust_env=False, timeout=timeout) as client,
+            httpx.AsyncClient(trust_env=False, timeout=timeout, verify=verify) as client,
             client.stream(
                 "POST",
                 asked.url + "/v1/chat/completions",
                 json=body,
-                headers=wish_headers(asked.wishes),
+                headers={**wish_headers(asked.wishes), **asked.key},
             ) as answer,
         ):
             await _hear_events(answer, asked, heard, scope)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        what = "the answer broke off" if heard.backend else f"no router answers on {asked.url}"
-        heard.fault = f"{what}: {error}"
+        heard.fault = _fault_in(error, asked, heard)
     except ValueError:
         heard.fault = "the answer is not understood"
 
@@ -299,8 +312,7 @@ async def _by_socket(
 ) -> None:
     try:
         message = json.dumps(_request(asked))
-        url = "ws" + asked.url.removeprefix("http") + "/v1/stream/ws"
-        async with open_websocket_url(url, connect_timeout=CONNECT_S) as socket:
+        async with _open_socket(asked) as socket:
             await socket.send_message(message)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel, socket, interrupted)
@@ -308,12 +320,54 @@ async def _by_socket(
                 nursery.cancel_scope.cancel()
     except* _Malformed as wrong:
         heard.fault = str(_first(wrong))
-    except* ConnectionRejected:
-        heard.fault = NOT_OURS.format(asked.url)
-    except* (HandshakeError, ConnectionClosed, OSError, ValueError) as group:
-        error = _first(group)
-        what = "the answer broke off" if heard.backend else f"no router answers on {asked.url}"
-        heard.fault = f"{what}: {str(error) or type(error).__name__}"
+    except* ConnectionRejected as group:
+        rejected = _first(group)
+        assert isinstance(rejected, ConnectionRejected)  # noqa: S101 - as the clause says
+        heard.fault = _fault_of(rejected.body) if rejected.body else NOT_OURS.format(asked.url)
+    except* (
+        HandshakeError,
+        ConnectionClosed,
+        trio.BrokenResourceError,
+        trio.TooSlowError,
+        OSError,
+        ValueError,
+    ) as group:
+        heard.fault = _fault_in(_first(group), asked, heard)
+
+
+@contextlib.asynccontextmanager
+async def _open_socket(asked: Asked) -> AsyncIterator[WebSocketConnection]:
+    """Not trio-websocket's own way, which waits for a handshake of TLS that has failed."""
+    url = urlsplit(asked.url)
+    if not url.hostname:
+        raise ValueError(f"{asked.url!r} is no URL")
+    with trio.fail_after(CONNECT_S) as patience:
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
+        stream = await trio.open_tcp_stream(
+            url.hostname, url.port or (80 if asked.encryption is None else 443)
+        )
+        async with stream, trio.open_nursery() as nursery:
+            if asked.encryption is not None:
+                stream = trio.SSLStream(
+                    stream, asked.encryption, server_hostname=url.hostname, https_compatible=True
+                )
+                await stream.do_handshake()
+            socket = await wrap_client_stream(
+                nursery,
+                stream,
+                url.netloc,
+                url.path + SOCKET_PATH,
+                extra_headers=[(n.encode(), v.encode()) for n, v in asked.key.items()],
+            )
+            patience.deadline = math.inf
+            async with socket:
+                yield socket
+
+
+def _fault_in(error: BaseException, asked: Asked, heard: Heard) -> str:
+    if heard.backend:
+        return f"the answer broke off: {str(error) or type(error).__name__}"
+    return unanswered(asked.url, error)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

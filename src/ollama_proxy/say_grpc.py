@@ -1,12 +1,21 @@
 """How `say --grpc` asks: with gRPC's own client, which is an extra, on a thread beside Trio's."""
 
 import argparse
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ollama_proxy.client import WISHES, Unanswered, grpc_target
+from ollama_proxy.client import (
+    WISHES,
+    Unanswered,
+    encryption,
+    grpc_target,
+    key_headers,
+    papers,
+)
 from ollama_proxy.inbound.grpc.pb import ollama_proxy_pb2 as pb
 
 if TYPE_CHECKING:
@@ -36,22 +45,26 @@ async def hear_over_grpc(
     arguments: argparse.Namespace, heard: "Heard", scope: trio.CancelScope
 ) -> None:
     """Ask for a text and hear it to its end; cancelled, the call is cancelled."""
+    # It would write about a handshake that failed, too; a line of ours says it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import grpc  # noqa: PLC0415 - an extra, and slow to import
     except ImportError:
         heard.fault = _MISSING
         return
     try:
-        target, annotations = grpc_target(arguments), _annotations(arguments)
+        annotations = _annotations(arguments)
+        key = [(name.lower(), value) for name, value in key_headers(arguments).items()]
+        channel = _open_channel(grpc, arguments)
     except Unanswered as error:
         heard.fault = str(error)
         return
-    with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with channel:
         calls: list[Any] = []
 
         def ask() -> None:
             try:
-                for message in _answers(channel, arguments, annotations, calls):
+                for message in _answers(channel, arguments, annotations, key, calls):
                     trio.from_thread.run_sync(_take, heard, message, scope)
             except grpc.RpcError as error:
                 heard.fault = error.details() or str(error.code())
@@ -63,10 +76,23 @@ async def hear_over_grpc(
                 call.cancel()
 
 
+def _open_channel(grpc: Any, arguments: argparse.Namespace) -> Any:  # noqa: ANN401 - it has no types
+    """Raises Unanswered."""
+    target, is_encrypted = grpc_target(arguments)
+    options = [("grpc.enable_http_proxy", 0)]
+    if not is_encrypted:
+        return grpc.insecure_channel(target, options=options)
+    encryption(arguments, f"https://{target}")  # which has words for what is wrong with the files
+    trusted, own = (Path(path).read_bytes() if path else None for path in papers(arguments))
+    credentials = grpc.ssl_channel_credentials(trusted, private_key=own, certificate_chain=own)
+    return grpc.secure_channel(target, credentials, options=options)
+
+
 def _answers(
     channel: Any,  # noqa: ANN401 - grpcio has no types
     arguments: argparse.Namespace,
     annotations: pb.Annotations,
+    key: list[tuple[str, str]],
     calls: list[Any],
 ) -> Iterator[pb.GenerateResponse]:
     model = arguments.model
@@ -76,13 +102,16 @@ def _answers(
             request_serializer=pb.ListModelsRequest.SerializeToString,
             response_deserializer=pb.ListModelsResponse.FromString,
         )
-        models = listing(pb.ListModelsRequest()).models
+        models = listing(pb.ListModelsRequest(), metadata=key).models
         model = models[0].name if models else ""
     call = channel.unary_stream(
         f"{_SERVICE}/GenerateStream",
         request_serializer=pb.GenerateRequest.SerializeToString,
         response_deserializer=pb.GenerateResponse.FromString,
-    )(pb.GenerateRequest(prompt=arguments.text, model=model, annotations=annotations))
+    )(
+        pb.GenerateRequest(prompt=arguments.text, model=model, annotations=annotations),
+        metadata=key,
+    )
     calls.append(call)
     yield from call
 

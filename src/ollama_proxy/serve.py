@@ -19,7 +19,8 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
@@ -33,13 +34,18 @@ from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.server import Server, ServerSettings
+from ollama_proxy.certificates import BadCertificate
 from ollama_proxy.config import (
     BackendConfig,
     Config,
     Loaded,
     Scheduler,
+    is_loopback,
 )
+from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.dashboard import read_assets
+from ollama_proxy.decisions.file import RotatingFile
+from ollama_proxy.decisions.log import DecisionLog
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -48,9 +54,11 @@ from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
+from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.grpc.connection import Patience
 from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
@@ -69,12 +77,16 @@ from ollama_proxy.inbound.wyoming.connection import WyomingSettings
 from ollama_proxy.inbound.wyoming.door import WyomingDoor
 from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import observe
+from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.modes import Mode
-from ollama_proxy.policy.route import RouteSettings
+from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.senses import climate_settings, minute_of_day, open_climate, run_senses
 from ollama_proxy.service_manager import ServiceManager
 from ollama_proxy.tables import ConfigFaults, describe_faults
+
+if TYPE_CHECKING:
+    from ollama_proxy.traces import Traces
 
 log = logging.getLogger("ollama_proxy")
 
@@ -264,17 +276,45 @@ def _set_scheduler(station: Station, scheduler: Scheduler) -> None:
 def _dispatch_settings(config: Config) -> DispatchSettings:
     router = config.router
     return DispatchSettings(
-        route=RouteSettings(
-            power_aware=router.power_aware,
-            auto_optimize=router.auto_optimize,
-            default_backend=router.default_backend,
-            power_budget_watts=config.efficiency.power_budget_watts or None,
-        ),
+        route=config.route_settings,
         retry_before_first_byte=router.retry_before_first_byte,
         hedge_budget=config.scheduler.hedge_budget if config.scheduler.hedge else 0.0,
         first_byte_timeout_s=router.first_byte_timeout_s,
         stall_timeout_s=router.stall_timeout_s,
     )
+
+
+def _open_decision_log(config: Config) -> DecisionLog | None:
+    """What takes every choice down; None where its owner wants no such thing."""
+    wanted = config.observability
+    if not wanted.decision_log:
+        return None
+    return DecisionLog(
+        RotatingFile(
+            Path(wanted.decision_log),
+            max_bytes=wanted.decision_log_mib << 20,
+            files=wanted.decision_log_files,
+        )
+    )
+
+
+def _open_traces(config: Config) -> "Traces | None":
+    """What keeps traces; None where no collector wants them, and then nothing of it is imported.
+
+    Raises:
+        CannotServe: what it needs is not installed.
+    """
+    endpoint = config.observability.otlp_endpoint
+    if not endpoint:
+        return None
+    try:
+        from ollama_proxy.traces import Traces, open_exporter  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise CannotServe(
+            f"observability.otlp_endpoint needs the extra otel, and {error.name} is not installed."
+            " Install ollama-proxy-router[otel], or leave the key out."
+        ) from error
+    return Traces(open_exporter(endpoint), version=ollama_proxy.__version__, statuses=STATUS)
 
 
 def _lane_limits(config: Config) -> LaneLimits:
@@ -285,6 +325,19 @@ def _lane_limits(config: Config) -> LaneLimits:
         idle_timeout_s=server.idle_timeout_s,
         write_timeout_s=server.write_timeout_s,
         max_body_bytes=server.max_body_mib << 20,
+    )
+
+
+def _rules(config: Config, keys: Sequence[Key]) -> Rules:
+    """Who is let in. Raises CannotServe: nobody would be asked for a key, and somebody should."""
+    server = config.server
+    if server.auth.api_keys and not keys:
+        raise CannotServe("server.auth.api_keys asks for keys, and none was read")
+    return Rules(
+        keys=tuple(keys),
+        rate=server.rate_limit.rate,
+        burst=server.rate_limit.burst,
+        trusted_proxies=parse_networks(server.trusted_proxies),
     )
 
 
@@ -305,6 +358,15 @@ def _wyoming_settings(config: Config) -> WyomingSettings:
         version=ollama_proxy.__version__,
         write_timeout_s=config.server.write_timeout_s,
     )
+
+
+def _open_encryption(config: Config) -> Encryption | None:
+    """What the doors encrypt with; None where its owner names no certificate. Raises CannotServe."""
+    files = config.server.tls.files
+    try:
+        return Encryption(files) if files is not None else None
+    except BadCertificate as bad:
+        raise CannotServe(f"cannot encrypt: {bad}") from bad
 
 
 _HTTP_KEYS = "--host and --http-port, or server.host and server.http_port"
@@ -344,11 +406,13 @@ class Plan:
         config: the configuration, complete.
         reload: reads the configuration anew; raises ConfigFaults.
         announce: is told one line once every door is open.
+        keys: that are asked for; none: nobody is.
     """
 
     config: Config
     reload: Callable[[], Loaded]
     announce: Callable[[str], None]
+    keys: Sequence[Key] = ()
 
 
 async def serve(  # noqa: PLR0915 - the tree, once
@@ -360,19 +424,39 @@ async def serve(  # noqa: PLR0915 - the tree, once
         CannotServe: a door cannot be opened.
     """
     config = plan.config
+    encryption = _open_encryption(config)
     manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log)
     news = News()
-    dispatcher = Dispatcher(_dispatch_settings(config), ledger, transcribe=transcribe, news=news)
+    decisions = _open_decision_log(config)
+    traces = _open_traces(config)
+    dispatcher = Dispatcher(
+        _dispatch_settings(config),
+        ledger,
+        transcribe=transcribe,
+        news=news,
+        note=None if decisions is None else decisions.note,
+        traces=traces is not None,
+    )
+    if traces is not None:
+        ledger.read_by(traces.record)
     climate = open_climate(config, dispatcher, news)
     gate = Gate(
         bound_host=config.server.host,
         allowed_hosts=config.server.allowed_hosts,
         allowed_origins=config.server.allowed_origins,
+        admission=Admission(_rules(config, plan.keys)),
+        is_encrypted=encryption is not None,
     )
     limits = _lane_limits(config)
-    metrics = Metrics(dispatcher, climate, statuses=STATUS, version=ollama_proxy.__version__)
+    metrics = Metrics(
+        dispatcher,
+        climate,
+        statuses=STATUS,
+        version=ollama_proxy.__version__,
+        turned_away=gate.admission.turned_away,
+    )
     ledger.read_by(metrics.record)
     dashboard = _new_dashboard(config, dispatcher, climate, ledger, news)
     app = create_app(
@@ -398,8 +482,8 @@ async def serve(  # noqa: PLR0915 - the tree, once
     settings = FrontSettings(
         limits=limits, max_connections=config.server.max_connections, lane=config.server.lane
     )
-    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher))
-    grpc = _new_grpc_door(config, dispatcher, climate, news, gate)
+    front = Front(dispatcher, gate, guarded, settings, _dialects(dispatcher), encryption=encryption)
+    grpc = _new_grpc_door(config, dispatcher, climate, news, gate, encryption=encryption)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
     host = config.server.host
@@ -414,14 +498,21 @@ async def serve(  # noqa: PLR0915 - the tree, once
         trio.open_nursery() as senses,
         trio.open_nursery() as workers,
     ):
+        if decisions is not None:
+            senses.start_soon(decisions.run, name="decision log")
+        if traces is not None:
+            senses.start_soon(traces.run, name="traces")
         pump = Pump(stall_timeout_s=config.router.stall_timeout_s)
         await workers.start(pump.run)
         workers.start_soon(dispatcher.keep_time)
         workers.start_soon(manager.keep_watchdog)
+        if encryption is not None:
+            workers.start_soon(encryption.watch, config.router.health_interval_s)
         fleet = Fleet(dispatcher, pump, workers)
         await senses.start(run_senses, config, dispatcher, climate, news, name="senses")
         ending = _Ending()
-        reload = functools.partial(_tell_and_reload, plan, fleet, climate, manager)
+        rooms = _Rooms(fleet, climate, gate, encryption)
+        reload = functools.partial(_tell_and_reload, plan, rooms, manager)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with trio.open_nursery() as doors:
                 doors.start_soon(_heed, signals, ending, reload, name="signals")
@@ -489,7 +580,13 @@ def _new_dashboard(
 
 
 def _new_grpc_door(
-    config: Config, dispatcher: Dispatcher, climate: Climate, news: News, gate: Gate
+    config: Config,
+    dispatcher: Dispatcher,
+    climate: Climate,
+    news: News,
+    gate: Gate,
+    *,
+    encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
     if not config.server.grpc:
@@ -500,7 +597,8 @@ def _new_grpc_door(
         ),
         max_connections=config.server.max_connections,
     )
-    return GrpcDoor(all_methods(dispatcher, climate, news), gate, settings)
+    methods = all_methods(dispatcher, climate, news)
+    return GrpcDoor(methods, gate, settings, encryption=encryption)
 
 
 @contextlib.asynccontextmanager
@@ -545,13 +643,21 @@ async def _heed(
             ending.hurry()
 
 
-async def _tell_and_reload(
-    plan: Plan, fleet: Fleet, climate: Climate, manager: ServiceManager
-) -> None:
+@attrs.frozen
+class _Rooms:
+    """What a reload changes."""
+
+    fleet: Fleet
+    climate: Climate
+    gate: Gate
+    encryption: Encryption | None
+
+
+async def _tell_and_reload(plan: Plan, rooms: _Rooms, manager: ServiceManager) -> None:
     """Reload, and let the service manager know from when to when."""
     manager.reloading()
-    await _reload(plan, fleet, climate)
-    manager.reloaded(_in_short(fleet.dispatcher, climate))
+    await _reload(plan, rooms)
+    manager.reloaded(_in_short(rooms.fleet.dispatcher, rooms.climate))
 
 
 def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
@@ -564,23 +670,46 @@ def _in_short(dispatcher: Dispatcher, climate: Climate) -> str:
     )
 
 
-async def _reload(plan: Plan, fleet: Fleet, climate: Climate) -> None:
+async def _reload(plan: Plan, rooms: _Rooms) -> None:
     """Apply the file anew: all of it, or, if it has a fault, nothing."""
     try:
         loaded = plan.reload()
     except ConfigFaults as faults:
         log.error("the configuration was not reloaded:\n%s", describe_faults(faults))  # noqa: TRY400 - the faults say it all
         return
-    config = loaded.config
+    config, bound = loaded.config, plan.config.server
+    if not (loaded.keys or bound.insecure or is_loopback(bound.host)):
+        # The new file may be good for another host; it is this one that is bound.
+        log.error("the configuration was not reloaded: it would open %s to everybody", bound.host)
+        return
+    rooms.gate.admission.follow(_rules(config, loaded.keys))
     if not config.backends:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
-    fleet.dispatcher.settings = _dispatch_settings(config)
-    await fleet.apply(config)
-    climate.judge_by(climate_settings(config), config.efficiency.mode)
+    rooms.fleet.dispatcher.settings = _dispatch_settings(config)
+    await rooms.fleet.apply(config)
+    rooms.climate.judge_by(climate_settings(config), config.efficiency.mode)
+    files = config.server.tls.files
+    if rooms.encryption is not None and files is not None:
+        rooms.encryption.renew(files)
+        kept = attrs.evolve(plan.config.server, tls=config.server.tls)
+        plan = attrs.evolve(plan, config=attrs.evolve(plan.config, server=kept))
     for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
-        if getattr(config, section) != getattr(plan.config, section):
+        if _once(getattr(config, section)) != _once(getattr(plan.config, section)):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))
+
+
+def _once(section: object) -> object:
+    """A section without what is heeded when it is read again."""
+    if not isinstance(section, DoorsConfig):
+        return section
+    plain = DoorsConfig()
+    return attrs.evolve(
+        section,
+        auth=plain.auth,
+        rate_limit=plain.rate_limit,
+        trusted_proxies=plain.trusted_proxies,
+    )
 
 
 class _Door(Protocol):

@@ -12,7 +12,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -240,39 +240,36 @@ def _converter() -> cattrs.Converter:
     return converter
 
 
-def structure(
-    raw: object, of: type[T], *, others: Sequence[KeyPath] = ()
-) -> tuple[T | None, list[Fault]]:
+def structure(raw: object, of: type[T]) -> tuple[T | None, list[Fault]]:
     """Read one table into its class: it, or every fault it has.
 
     Args:
         raw: what TOML or JSON holds.
         of: the class.
-        others: keys that a person may have meant, besides those of the classes.
     """
     try:
         return _converter().structure(raw, of), []
     except cattrs.BaseValidationError as error:
-        return None, list(_faults_in(error, (), others))
+        return None, list(_faults_in(error, ()))
     except Wrong as error:
         return None, [((), str(error))]
 
 
-def _faults_in(error: Exception, path: KeyPath, others: Sequence[KeyPath]) -> Iterator[Fault]:
+def _faults_in(error: Exception, path: KeyPath) -> Iterator[Fault]:
     """The faults that cattrs has gathered, each with its path."""
     match error:
         case cattrs.ClassValidationError():
             members, rest = error.group_exceptions()
             for inner, member in members:
-                yield from _faults_in(inner, (*path, member.name), others)
+                yield from _faults_in(inner, (*path, member.name))
             for inner in rest:
-                yield from _faults_in(inner, path, others)
+                yield from _faults_in(inner, path)
         case cattrs.IterableValidationError():
             for inner, element in error.group_exceptions()[0]:
-                yield from _faults_in(inner, (*path, element.index), others)
+                yield from _faults_in(inner, (*path, element.index))
         case cattrs.ForbiddenExtraKeysError():
             for key in sorted(error.extra_fields):
-                yield (*path, key), "unknown key" + _did_you_mean(key, error.cl, path, others)
+                yield (*path, key), "unknown key" + _did_you_mean(key, error.cl)
         case KeyError():
             yield path, "is required"
         case Wrong():
@@ -281,9 +278,8 @@ def _faults_in(error: Exception, path: KeyPath, others: Sequence[KeyPath]) -> It
             raise error
 
 
-def _did_you_mean(key: str, of: type[Any], path: KeyPath, others: Sequence[KeyPath]) -> str:
-    known = {field.name: field.name for field in attrs.fields(of)}
-    known |= {str(other[-1]): str(other[-1]) for other in others if other[:-1] == path}
+def _did_you_mean(key: str, of: type[Any]) -> str:
+    known = [field.name for field in attrs.fields(of)]
     for field in attrs.fields(of):
         if attrs.has(field.type) and key in attrs.fields_dict(field.type):
             return f", did you mean {field.name}.{key}?"

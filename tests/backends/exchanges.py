@@ -44,12 +44,17 @@ class Recording(Sink, Tap):
     parts: list[bytes] = attrs.field(factory=list)
     complete: bool = False
     descriptor: int = -1
+    connections: list[bool] = attrs.field(factory=list)  # whether each was fresh
     on_begin: Callable[[], None] = lambda: None
 
     @property
     def body(self) -> bytes:
         """All that came."""
         return b"".join(self.parts)
+
+    def connected(self, *, is_fresh: bool) -> None:
+        """See `Sink`."""
+        self.connections.append(is_fresh)
 
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """See `Sink`."""

@@ -31,6 +31,7 @@ from ollama_proxy.engine.dispatcher import (
     Dispatcher,
     DispatchSettings,
     Ending,
+    Note,
 )
 from ollama_proxy.engine.job import Caller, Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
@@ -140,6 +141,7 @@ class Storm:
     hedge_budget: float = 0.0
     capacity: int = CAPACITY
     names: tuple[str, ...] = NAMES
+    note: Note | None = None
     now: float = 0.0
     facts: dict[str, int] = attrs.field(factory=dict)
     jobs: list[Job] = attrs.field(factory=list)
@@ -158,6 +160,7 @@ class Storm:
             ledger,
             clock=lambda: self.now,
             transcribe=Gist,
+            note=self.note,
         )
         for name in self.names:
             self.join(name)

@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.guarded import GuardedLimits, GuardedServer
 from ollama_proxy.inbound.lane import LaneLimits
@@ -59,11 +60,15 @@ class Entrance:
         await self.front.serve(listeners, task_status=task_status)
         self.closed.set()
 
-    async def connect(self) -> Client:
-        """A new client."""
+    async def dial(self) -> trio.SocketStream:
+        """A connection to it."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.port)
         self.sockets.callback(stream.socket.close)
-        return Client(stream)
+        return stream
+
+    async def connect(self) -> Client:
+        """A new client."""
+        return Client(await self.dial())
 
     async def assert_serves_on(self) -> None:
         """Who comes now is served, on both ways."""
@@ -74,7 +79,11 @@ class Entrance:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, *backends: ScriptedBackend, gate: Gate | None = None, **settings: Any
+        cls,
+        *backends: ScriptedBackend,
+        gate: Gate | None = None,
+        encryption: Encryption | None = None,
+        **settings: Any,
     ) -> AsyncIterator[Self]:
         """Open one, for as long as a test may take."""
         given = FrontSettings(**settings)
@@ -95,6 +104,7 @@ class Entrance:
                     guarded,
                     given,
                     {SOCKET_PATH: functools.partial(StreamTalk, dispatcher=house.dispatcher)},
+                    encryption=encryption,
                 )
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                 for listener in listeners:

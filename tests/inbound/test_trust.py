@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.refusal import Code
 
 GATE = Gate(
@@ -166,9 +166,66 @@ class TestOrigins:
         assert refusal is not None
         assert (Code.FORBIDDEN, "Origin") == (refusal.code, refusal.param)
 
+    @pytest.mark.parametrize(("scheme", "is_ours"), [("https", True), ("http", False)])
+    def test_under_tls_a_plain_page_is_another(self, scheme: str, is_ours: bool) -> None:
+        """Whoever is on the way may have written it."""
+        gate = Gate(bound_host="127.0.0.1", is_encrypted=True)
+
+        assert is_ours == (
+            gate.judge(b"localhost:8443", f"{scheme}://localhost:8443".encode()) is None
+        )
+
     def test_a_page_that_rebinds_its_name_is_not_its_own_origin(self) -> None:
         """The host is judged before what is the same as it."""
         refusal = GATE.judge(b"evil.example:8080", b"http://evil.example:8080")
 
         assert refusal is not None
         assert "Host" == refusal.param
+
+
+class TestPages:
+    """What a page sends without saying whose it is."""
+
+    @pytest.mark.parametrize(
+        "kind",
+        [b"text/plain", b"Text/Plain;charset=UTF-8", b"multipart/form-data; boundary=x"],
+    )
+    def test_a_form_cannot_ask(self, kind: bytes) -> None:
+        """Browsers send these to anybody, the old ones without an origin."""
+        refusal = judge_page("POST", [(b"content-type", kind)])
+
+        assert refusal is not None
+        assert Code.UNSUPPORTED_MEDIA_TYPE is refusal.code
+        assert "application/json" in refusal.message
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [],
+            [(b"content-type", b"application/json")],
+            [(b"content-type", b"application/octet-stream")],
+            [(b"content-type", b"application/x-www-form-urlencoded")],
+            [(b"origin", b"https://friend.example"), (b"content-type", b"text/plain")],
+            [(b"sec-fetch-site", b"same-origin")],
+            [(b"sec-fetch-site", b"none")],
+        ],
+    )
+    def test_others_can(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Curl's `-d`, which sends the third of a form's types: no form can write JSON in that."""
+        assert None is judge_page("POST", headers)
+
+    @pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+    @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+    def test_what_a_foreign_page_loads(self, method: str, site: bytes) -> None:
+        """As a picture, a script, or a form: is not heard; so of another port of this machine."""
+        refusal = judge_page(method, [(b"sec-fetch-site", site), (b"sec-fetch-mode", b"no-cors")])
+
+        assert refusal is not None
+        assert Code.FORBIDDEN is refusal.code
+
+    @pytest.mark.parametrize(("method", "is_heard"), [("GET", True), ("POST", False)])
+    def test_a_link_may_be_followed(self, method: str, is_heard: bool) -> None:
+        """Nobody but the user sees what it leads to; a form is no link."""
+        headers = [(b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", b"navigate")]
+
+        assert is_heard == (judge_page(method, headers) is None)

@@ -52,6 +52,7 @@ MORE = {
     "forecast_error_ratio": {"backend"},
     "forecast_bias_ratio": {"backend"},
     "forecasts_total": {"backend"},
+    "turned_away_total": {"code"},
     "backend_deadline_total": {"backend", "outcome"},
 }
 

@@ -58,7 +58,10 @@ class Tap(Protocol):
 
 
 class Sink(Protocol):
-    """Takes one answer. Every method raises CallerLeft when nobody is there to take it."""
+    """Takes one answer. Every awaited method raises CallerLeft when nobody is there to take it."""
+
+    def connected(self, *, is_fresh: bool) -> None:
+        """There is a connection to ask on, made for this call or kept from another."""
 
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """Send the head and the first bytes together; from here on nothing is tried again."""

@@ -113,7 +113,7 @@ class Server:
             body = with_model(errand.body, model)
         else:
             body = errand.body
-        connection = await self._send(path, errand.headers, body)
+        connection = await self._send(path, errand.headers, body, sink)
         try:
             served = await self._answer(connection, errand, sink, translation)
         except BaseException:
@@ -124,7 +124,11 @@ class Server:
         return served
 
     async def _send(
-        self, path: str, headers: tuple[tuple[bytes, bytes], ...], body: bytes | bytearray
+        self,
+        path: str,
+        headers: tuple[tuple[bytes, bytes], ...],
+        body: bytes | bytearray,
+        sink: Sink,
     ) -> Connection:
         """Send a request and wait for its answer's head.
 
@@ -139,13 +143,16 @@ class Server:
             len(body),
         )
         connection = await self._pool.acquire()
+        sink.connected(is_fresh=not connection.reused)
         try:
             return await self._request(connection, head, body)
         except BackendFailed as failure:
             stale = connection.reused and connection.is_untouched and failure.fault is Fault.BROKE
             if not stale:
                 raise
-        return await self._request(await self._pool.acquire(fresh=True), head, body)
+        connection = await self._pool.acquire(fresh=True)
+        sink.connected(is_fresh=True)
+        return await self._request(connection, head, body)
 
     async def _request(
         self, connection: Connection, head: bytes, body: bytes | bytearray

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from ollama_proxy.backends.backend import Head, Sink, Tap, Transcript
+from ollama_proxy.backends.backend import Errand, Head, Sink, Tap, Transcript
 from ollama_proxy.engine.job import Job
+from ollama_proxy.engine.journey import Leg
 from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.energy import Spent
 from ollama_proxy.policy.route import Decision
@@ -44,6 +45,7 @@ class Attempt(Sink):
         part: the part of the machine that it computes on; None where that is not known.
         cost: what it has cost in joules until a time.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
+        leg: what is noted of it on its job's journey; None where nobody keeps traces.
     """
 
     job: Job
@@ -62,6 +64,7 @@ class Attempt(Sink):
     part: str | None = None
     cost: Callable[["Attempt", float], Spent | None] = lambda *_: None
     told: Callable[["Attempt"], object] | None = None
+    leg: Leg | None = None
 
     # -- what `policy.preempt` asks ----------------------------------------------------------------
 
@@ -95,6 +98,16 @@ class Attempt(Sink):
             and all(rival is self for rival in self.job.attempts)
         )
 
+    # -- its journey -------------------------------------------------------------------------------
+
+    @property
+    def errand(self) -> Errand:
+        """What its backend is to do, and for whom."""
+        job = self.job
+        if self.leg is None or job.journey is None:
+            return job.errand
+        return job.journey.directed(job.errand, self.leg)
+
     # -- ending it ---------------------------------------------------------------------------------
 
     def halt(self, why: Halt) -> None:
@@ -117,6 +130,8 @@ class Attempt(Sink):
         """Its backend has given the first bytes: it is the one that answers."""
         job = self.job
         self.begun = now
+        if self.leg is not None:
+            self.leg.begun = now
         if job.begun is None:
             job.begun = now
             job.transcript = self.transcript
@@ -145,6 +160,12 @@ class Attempt(Sink):
         return True
 
     # -- Sink --------------------------------------------------------------------------------------
+
+    def connected(self, *, is_fresh: bool) -> None:
+        """See `Sink`."""
+        if self.leg is not None:
+            self.leg.connected = trio.current_time()
+            self.leg.is_fresh = is_fresh
 
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """See `Sink`. From here on a stream has kept its deadline, and every rival is beaten."""

@@ -27,6 +27,7 @@ from ollama_proxy.backends.backend import (
 from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.job import Job, Stage
+from ollama_proxy.engine.journey import Leg, set_out
 from ollama_proxy.engine.ledger import Deadline, Fact, Ledger, Outcome
 from ollama_proxy.engine.meters import Meters
 from ollama_proxy.engine.news import BackendChanged, News, Routed
@@ -38,13 +39,13 @@ from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.hedge import Budget, hedge_at
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.question import Question
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import (
     Decision,
     Explanation,
     RouteSettings,
     Steering,
-    choose,
     explain,
 )
 from ollama_proxy.policy.thermal import ThermalState
@@ -54,6 +55,8 @@ from ollama_proxy.policy.thermal import ThermalState
 INVITED_MAX = 4
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
 LAST_MOMENT_SLACK = 0.25
+# Takes down a choice: the request's id, what was asked, what came of it.
+Note = Callable[[str, Question, Decision | Refusal], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -142,6 +145,7 @@ class Dispatcher:
         affinity: who has the beginnings of which prompts.
         alarms: what is due when.
         meters: what they cost in joules.
+        ledger: where they are booked.
         used_at: when a job was last on a part of the machine; `inf` while one is.
     """
 
@@ -153,6 +157,8 @@ class Dispatcher:
         clock: Callable[[], float] = trio.current_time,
         transcribe: Callable[[Errand], Transcript | None] = lambda _: None,
         news: News | None = None,
+        note: Note | None = None,
+        traces: bool = False,
     ) -> None:
         """Begin with no stations; `add` them.
 
@@ -162,6 +168,8 @@ class Dispatcher:
             news: where it is told that a backend was lost, or is back, and who was given what.
             clock: seconds.
             transcribe: begins to note an answer, where another attempt could go on with it.
+            note: is told each choice, with all that it went by, at once.
+            traces: where each job has been is noted, and told with its fact.
         """
         self.stations: dict[str, Station] = {}
         self.is_draining = False
@@ -171,11 +179,13 @@ class Dispatcher:
         self.meters = Meters()
         self.used_at: dict[str, float] = {}
         self._on_part: Counter[str] = Counter()  # attempts
-        self._ledger = ledger
+        self.ledger = ledger
         self._news = news or News()
         self._well: dict[str, bool] = {}  # as it was told last
         self._now = clock
         self._transcribe = transcribe
+        self._note = note
+        self._traces = traces
         self._hedging = Budget(0.0)
         self._crowded: dict[Station, None] = {}  # whose line may hold somebody
         self._sooner = trio.Event()
@@ -267,6 +277,10 @@ class Dispatcher:
         if job.stage is Stage.DONE:
             return
         self.jobs.add(job)
+        if self._traces:
+            job.journey = set_out(
+                job.errand, arrived=job.arrived, answer_limit=job.ask.answer_limit
+            )
         job.stall_timeout_s = self._settings.stall_timeout_s
         if self.is_draining:
             self._refuse(job, _STOPPING)
@@ -304,6 +318,8 @@ class Dispatcher:
         now = self._now()
         job = attempt.job
         job.attempts.remove(attempt)
+        if attempt.leg is not None:
+            attempt.leg.ended, attempt.leg.ending = now, _in_a_word(ending)
         station.free(attempt, now, lingers=_may_linger(attempt, ending))
         self._pay(attempt, ending, now)
         self._book(station, attempt, ending, now)
@@ -451,16 +467,21 @@ class Dispatcher:
         if job.promised_s is not None and wishes.max_latency_s is not None:
             # Not its first choice: what has passed counts.
             wishes = attrs.evolve(wishes, max_latency_s=job.deadline - now)
-        return choose(
-            ask,
-            wishes,
-            fleet,
-            self._settings.route,
+        question = Question(
+            ask=ask,
+            wishes=wishes,
+            fleet=fleet,
+            settings=self._settings.route,
             now=now,
             client=job.client,
             warm=self._warm(ask),
             tried=job.tried,
+            again=job.promised_s is not None,
         )
+        outcome = question.decide()
+        if self._note is not None:
+            self._note(job.request_id, question, outcome)
+        return outcome
 
     def _warm(self, ask: Ask) -> Warm | None:
         """Who has the beginning of a prompt; of a short one nobody is asked."""
@@ -485,6 +506,8 @@ class Dispatcher:
         station = self.stations[decision.backend]
         job.decision = decision
         job.stage = Stage.WAITING
+        if job.journey is not None:
+            job.journey.choose(decision, self._now())
         station.line.add(job)
         self._assign(station)
         if job.attempts:
@@ -535,6 +558,7 @@ class Dispatcher:
             transcript=self._new_transcript(job, station),
             part=station.part,
             cost=self.meters.so_far,
+            leg=_leave(job, station, now, is_hedge=is_hedge),
         )
         job.attempts.append(attempt)
         spec = station.spec
@@ -741,7 +765,7 @@ class Dispatcher:
                 _calibrate(station, job, outcome, deadline, now)
         told = served.report if served is not None and served.report is not None else _NO_REPORT
         pieces = None if served is None or served.tokens is None else job.given + served.tokens
-        self._ledger.record(
+        self.ledger.record(
             Fact(
                 request_id=job.request_id,
                 door=job.door,
@@ -770,9 +794,41 @@ class Dispatcher:
                 failovers=tuple(job.failovers),
                 deadline=deadline,
                 energy=spent(job.paid, is_final=False) if job.paid else None,
+                key_name=job.key_name,
+                journey=job.journey,
             )
         )
         job.caller.done(job)
+
+
+def _leave(job: Job, station: Station, now: float, *, is_hedge: bool) -> Leg | None:
+    """An attempt at a job begins; what is noted of it."""
+    if job.journey is None:
+        return None
+    spec = station.spec
+    return job.journey.leave(spec.id, spec.type.value, now, is_hedge=is_hedge)
+
+
+def _in_a_word(ending: Ending) -> str:
+    """How an attempt ended: `served`, or what went wrong."""
+    if isinstance(ending, BackendFailed):
+        return ending.fault.value
+    return _ENDINGS[type(ending)]
+
+
+_ENDINGS: dict[type[Ending], str] = {
+    Served: "served",
+    CallUnserved: "call_unserved",
+    ModelMissing: "model_missing",
+    CallRejected: "rejected",
+    CallerGone: "caller_left",
+    CallerStalled: "caller_stalled",
+    RouterFaulted: "internal",
+    RouterStopped: "shutting_down",
+    DeadlinePassed: "deadline_exceeded",
+    PutBack: "preempted",
+    Beaten: "beaten",
+}
 
 
 def _kept(job: Job, outcome: Outcome, now: float) -> Deadline | None:

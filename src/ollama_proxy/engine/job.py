@@ -21,6 +21,7 @@ from ollama_proxy.policy.route import Decision
 
 if TYPE_CHECKING:
     from ollama_proxy.engine.attempt import Attempt
+    from ollama_proxy.engine.journey import Journey
 
 # Doors speak of jobs in these words, and import them from here: the room of backends is not theirs.
 __all__ = ["BackendFailed", "Caller", "CallerLeft", "Errand", "Head", "Job", "Stage", "Tap"]
@@ -67,6 +68,7 @@ class Job:
         door: which door it came through, for the books.
         arrived: when its last byte was read; all its times count from here.
         client: who asks; those of one client share its turns in line.
+        key_name: of the API key that it came with, for the books; empty: it came with none.
         stall_timeout_s: how long backend and caller may keep each other waiting.
         decision: the latest choice of a backend.
         promised_s: the forecast that it was admitted on; None if it was not.
@@ -88,6 +90,7 @@ class Job:
         given: pieces of the answer by attempts that were put back.
         paid: joules of its attempts that have ended, by how they were found.
         bill: what a whole answer cost, when its head was there.
+        journey: where it has been; None where nobody keeps traces.
         priority: how urgent it is.
         deadline: when it must have its first token (a stream) or its end (a whole answer).
     """
@@ -100,6 +103,7 @@ class Job:
     door: str
     arrived: float
     client: str = ""
+    key_name: str = ""
     stall_timeout_s: float = math.inf
     decision: Decision | None = None
     promised_s: float | None = None
@@ -119,6 +123,7 @@ class Job:
     given: int = 0
     paid: dict[Grade, float] = attrs.field(factory=dict)
     bill: Spent | None = None
+    journey: "Journey | None" = attrs.field(default=None, repr=False)
     # Kept, not derived: each is asked for a dozen times on a job's way.
     priority: Priority = attrs.field(init=False)
     deadline: float = attrs.field(init=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from ollama_proxy.engine.job import Stage
+from ollama_proxy.engine.journey import Journey
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.energy import Spent
 from ollama_proxy.policy.refusal import Code
@@ -46,6 +47,8 @@ class Fact:
         put_back: how often a more urgent one took its slot, and it waited again.
         failovers: from which backend to which it went because the former failed it.
         deadline: None: it had none.
+        key_name: of the API key that it came with; empty: it came with none.
+        journey: where it has been; None where nobody keeps traces.
     """
 
     request_id: str
@@ -73,6 +76,27 @@ class Fact:
     failovers: Sequence[tuple[str, str]] = ()
     deadline: Deadline | None = None
     energy: Spent | None = None
+    key_name: str = ""
+    journey: Journey | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TurnedAway:
+    """A request that became no job: it could not be read, or was not let in. Of it little is known.
+
+    Attributes:
+        request_id: empty where it has none.
+        door: which it came to.
+        path: what it asked for there.
+        code: why it was turned away.
+        status: HTTP's for that; None where the door speaks no HTTP.
+    """
+
+    request_id: str
+    door: str
+    path: str
+    code: Code
+    status: int | None = None
 
 
 @attrs.define
@@ -80,10 +104,20 @@ class Ledger:
     """Hands each fact to everybody who keeps books: log and metrics."""
 
     _readers: list[Callable[[Fact], None]] = attrs.field(factory=list)
+    _at_doors: list[Callable[[TurnedAway], None]] = attrs.field(factory=list)
 
     def read_by(self, reader: Callable[[Fact], None]) -> None:
         """From now on, tell `reader` every fact. It must not block nor raise."""
         self._readers.append(reader)
+
+    def door_read_by(self, reader: Callable[[TurnedAway], None]) -> None:
+        """From now on, tell `reader` who was turned away. It must not block nor raise."""
+        self._at_doors.append(reader)
+
+    def turn_away(self, request: TurnedAway) -> None:
+        """Write down that a request became no job."""
+        for reader in self._at_doors:
+            reader(request)
 
     def record(self, fact: Fact) -> None:
         """Write down how a request ended."""

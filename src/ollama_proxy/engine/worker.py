@@ -65,7 +65,7 @@ async def _make(station: Station, attempt: Attempt) -> Ending:
             # What ended on its way through the channel must not reach the backend at all.
             if not scope.cancel_called:
                 attempt.sent = trio.current_time()
-                return await station.backend.exchange(job.errand, attempt)
+                return await station.backend.exchange(attempt.errand, attempt)
     except (BackendFailed, CallUnserved, ModelMissing, CallRejected) as ending:
         return ending
     except CallerLeft:

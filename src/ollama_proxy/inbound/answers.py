@@ -5,6 +5,7 @@ import math
 import msgspec
 
 from ollama_proxy.engine.job import Job
+from ollama_proxy.engine.ledger import TurnedAway
 from ollama_proxy.policy.ask import Dialect, Framing
 from ollama_proxy.policy.refusal import Code, Refusal
 
@@ -12,13 +13,16 @@ STATUS: dict[Code, int] = {
     Code.INVALID_REQUEST: 400,
     Code.INVALID_HEADER: 400,
     Code.UNKNOWN_BACKEND: 400,
+    Code.INVALID_API_KEY: 401,
     Code.FORBIDDEN: 403,
+    Code.PERMISSION_DENIED: 403,
     Code.NOT_FOUND: 404,
     Code.MODEL_NOT_FOUND: 404,
     Code.METHOD_NOT_ALLOWED: 405,
     Code.REQUEST_TIMEOUT: 408,
     Code.BODY_TOO_LARGE: 413,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
+    Code.RATE_LIMITED: 429,
     Code.HEADERS_TOO_LARGE: 431,
     Code.INTERNAL: 500,
     Code.NOT_IMPLEMENTED: 501,
@@ -34,6 +38,7 @@ STATUS: dict[Code, int] = {
 REASON_PHRASES: dict[int, bytes] = {
     200: b"OK",
     400: b"Bad Request",
+    401: b"Unauthorized",
     403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
@@ -53,6 +58,7 @@ ALTERNATIVES_SHOWN = 16
 # What Anthropic's SDK calls the kinds of error, by status; anything else is `api_error`.
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
@@ -63,6 +69,13 @@ _ANTHROPIC_TYPES = {
 CALLER_FAULT_BELOW = 500
 
 Headers = list[tuple[bytes, bytes]]
+
+
+def turned_away(door: str, path: str, refusal: Refusal, request_id: str = "") -> TurnedAway:
+    """A request that becomes no job, for the books."""
+    return TurnedAway(
+        request_id=request_id, door=door, path=path, code=refusal.code, status=STATUS[refusal.code]
+    )
 
 
 def error_object(dialect: Dialect, refusal: Refusal) -> object:
@@ -123,6 +136,8 @@ def error_headers(refusal: Refusal) -> Headers:
     headers: Headers = [(b"content-type", b"application/json")]
     if refusal.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(refusal.retry_after_s))))
+    if refusal.code is Code.INVALID_API_KEY:
+        headers.append((b"www-authenticate", b'Bearer realm="ollama-proxy"'))
     return headers
 
 

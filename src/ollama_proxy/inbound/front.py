@@ -13,8 +13,10 @@ from typing import NoReturn
 import attrs
 import trio
 
+from ollama_proxy.certificates import HTTP1
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.inbound.connections import Connections
+from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.guarded import GuardedServer
 from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
 from ollama_proxy.inbound.trust import Gate
@@ -43,6 +45,8 @@ class Front:
         guarded: GuardedServer,
         settings: FrontSettings,
         dialects: Mapping[str, Callable[[Socket], Dialogue]] | None = None,
+        *,
+        encryption: Encryption | None = None,
     ) -> None:
         """Make ready; `serve` opens the door.
 
@@ -52,6 +56,7 @@ class Front:
             guarded: serves what is neither inference nor a WebSocket.
             settings: limits.
             dialects: what is spoken on WebSockets, by path.
+            encryption: with it, the door is for TLS alone.
         """
         dialects = dialects or {}
         self._socket_lines = tuple(
@@ -66,6 +71,9 @@ class Front:
         self._sockets: set[Socket] = set()
         self._waiting: set[trio.CancelScope] = set()
         self._open = Connections(settings.max_connections, log)
+        self._handshakes = Handshakes(
+            encryption, protocol=HTTP1, timeout_s=settings.limits.head_timeout_s
+        )
         self._accepting = trio.CancelScope()
         self.is_draining = False
 
@@ -94,6 +102,7 @@ class Front:
         """Take no more connections, and close each as soon as it owes no answer."""
         self.is_draining = True
         self._accepting.cancel()
+        self._handshakes.drain()
         self._guarded.drain()
         for lane in list(self._lanes):
             lane.close_when_idle()
@@ -120,8 +129,11 @@ class Front:
             serve = functools.partial(self._serve_connection, stream)
             connections.start_soon(self._open.keep, stream, serve, name="connection")
 
-    async def _serve_connection(self, stream: ByteStream) -> None:
-        received = None if self.is_draining else await self._read_first(stream)
+    async def _serve_connection(self, connected: trio.SocketStream) -> None:
+        stream = None if self.is_draining else await self._handshakes.shake(connected)
+        if stream is None or self.is_draining:
+            return
+        received = await self._read_first(stream)
         while received and not self.is_draining:
             if self._settings.lane and is_inference(received):
                 received = await self._serve_lane(stream, received)

@@ -55,6 +55,7 @@ from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason
 
 from ollama_proxy.inbound.answers import error_body
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal
 
@@ -343,13 +344,7 @@ class _Wire:
 
     async def part(self) -> None:
         """Close so that the client can read our last answer: unread bytes would make it a reset."""
-        with trio.move_on_after(self._limits.linger_s):
-            if isinstance(self._stream, trio.SSLStream):
-                await self._stream.aclose()
-            else:
-                await self._stream.send_eof()
-                while await self.receive():
-                    continue
+        await part(self._stream, self._limits.linger_s)
 
     def cut(self) -> None:
         """Close at once. Whoever waits on the socket gets `trio.ClosedResourceError`."""
@@ -649,8 +644,9 @@ class _Protocol(H11Protocol):
         if (
             isinstance(event, hypercorn.Response)
             and event.status_code != HTTPStatus.SWITCHING_PROTOCOLS
-            and self.exchange.must_close
+            and (self.exchange.must_close or not self.is_fed)
         ):
+            # Also where an answer does not wait for the body: what is left of it makes it the last.
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 

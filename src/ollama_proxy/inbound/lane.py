@@ -21,6 +21,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Head, Job, Tap
+from ollama_proxy.inbound.admission import peer_of
 from ollama_proxy.inbound.answers import (
     REASON_PHRASES,
     STATUS,
@@ -29,9 +30,11 @@ from ollama_proxy.inbound.answers import (
     error_headers,
     error_piece,
     routing_headers,
+    turned_away,
 )
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
-from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -237,6 +240,7 @@ class Lane:
         self._gate = gate
         self._limits = limits
         self._is_draining = is_draining
+        self._peer = peer_of(stream)
         self._plain = not isinstance(stream, trio.SSLStream)
         self.descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._buffer = bytearray()
@@ -248,11 +252,12 @@ class Lane:
         self._http10 = False
         self._chunked = False
         self._sized = False
-        self._torn = False  # a write was begun, and is not known to have been finished
+        self._torn = False  # a write was begun that is not known to be finished, or never will be
         self._last_chunk = b""
         self._is_last = False  # the client was told, or can see, that no other follows
         self._dialect = Dialect.OPENAI
         self._request_id = ""
+        self._path = ""
         self._head_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
@@ -277,9 +282,10 @@ class Lane:
                     await self._serve_one(call)
             except _Fault as fault:
                 self._closing = True
+                self._turn_away(fault.refusal)
                 await self._send(self._error(fault.refusal, self._identity()))
-            if self._is_last:
-                await self._part()
+            if self._is_last or self._owes_farewell():
+                await part(self._stream, LINGER_S)
         except (OSError, trio.BrokenResourceError, CallerLeft):
             self._closing = True  # the client reset the connection, or takes nothing
         finally:
@@ -290,13 +296,22 @@ class Lane:
             self.descriptor = -1
         return None
 
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Book a request that becomes no job."""
+        self._request_id = self._request_id or make_request_id()
+        self._dispatcher.ledger.turn_away(
+            turned_away("http", self._path, refusal, self._request_id)
+        )
+
     async def _serve_one(self, call: Call) -> None:
         """Serve one request, and wait for the next one's first bytes."""
         self._dialect = call.dialect
+        self._path = call.path
         try:
             job = await self._read_request(call)
         except RequestRefused as refused:
             # The request was read whole, so the connection may serve another.
+            self._turn_away(refused.refusal)
             await self._send(self._error(refused.refusal, self._identity()))
         else:
             if job is None:
@@ -309,6 +324,7 @@ class Lane:
 
     async def _read_first_line(self) -> bytes | None:
         """Read until the request line is whole. None: the client closed instead."""
+        self._request_id = self._path = ""
         self._head_until = trio.current_time() + self._limits.head_timeout_s
         while True:
             self._skip_empty_lines()
@@ -357,7 +373,6 @@ class Lane:
         Raises:
             RequestRefused: it was read whole, and cannot be understood.
         """
-        self._request_id = ""
         while (end := self._buffer.find(b"\r\n\r\n") + 4) < 4:  # noqa: PLR2004 - not found is -1
             if not await self._read_more():
                 return None
@@ -372,9 +387,12 @@ class Lane:
         headers = RoutingHeaders(head.headers)
         self._request_id = headers.request_id
         framing = _read_framing(head.headers, http10=self._http10)
-        refusal = self._gate.judge(framing.host, framing.origin)
+        refusal = self._gate.judge(framing.host, framing.origin) or judge_page("POST", head.headers)
         if refusal is not None:
             raise _Fault(refusal)
+        visitor = self._gate.admission.admit(f"POST {call.path}", head.headers, self._peer)
+        if isinstance(visitor, Refusal):
+            raise _Fault(visitor)
         if framing.length > self._limits.max_body_bytes:
             raise self._too_large()
         del self._buffer[:end]
@@ -384,7 +402,15 @@ class Lane:
         body = await self._read_body(framing)
         if body is None:
             return None
-        return read_job(call, headers, body, caller=self, door="http", arrived=trio.current_time())
+        return read_job(
+            call,
+            headers,
+            body,
+            caller=self,
+            door="http",
+            arrived=trio.current_time(),
+            key_name=visitor.name,
+        )
 
     async def _read_body(self, framing: _Framing) -> bytes | bytearray | None:
         """Read a body whole. None: the client closed instead."""
@@ -582,6 +608,9 @@ class Lane:
                 raise CallerLeft from error
             if sent == len(data):
                 return
+        if not sent:
+            # Whoever was cancelled before has torn nothing.
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._torn = True
         try:
             with trio.move_on_after(self._limits.write_timeout_s) as patience:
@@ -622,18 +651,19 @@ class Lane:
         """What an answer tells of a request that became no job."""
         return [(b"x-request-id", (self._request_id or make_request_id()).encode())]
 
-    async def _part(self) -> None:
-        """Let the client read the last answer: bytes of it that stay unread would reset it."""
-        if isinstance(self._stream, trio.SocketStream):
-            with trio.move_on_after(LINGER_S):
-                await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_BYTES):
-                    continue
-
     def _reset_when_closed(self) -> None:
-        """Where the connection's end is the answer's, only a reset is another end."""
-        if isinstance(self._stream, trio.SocketStream):
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """Where the connection's end is the answer's, only a reset is another end.
+
+        Under TLS the missing farewell is one, too, but many clients do not mind that.
+        """
+        self._torn = True
+        stream = self._stream
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _owes_farewell(self) -> bool:
+        """Whether TLS's own is to be said, though no answer's end depends on it."""
+        return not (self._plain or self._torn or self._job is not None)
 
     def _head_too_slow(self) -> _Fault:
         limit_s = self._limits.head_timeout_s

@@ -243,6 +243,7 @@ def read_job(
     caller: Caller,
     door: str,
     arrived: float,
+    key_name: str = "",
 ) -> Job:
     """Make a job of a request.
 
@@ -274,4 +275,5 @@ def read_job(
         door=door,
         arrived=arrived,
         client=headers.client,
+        key_name=key_name,
     )

@@ -179,14 +179,18 @@ class Sender:
         door: which door it came through.
         arrived: when it was read, in seconds.
         client: whose turns in line it takes.
+        key_name: of the API key that they came with.
         wishes: by the names of `policy.ask.WISH_NAMES`, as text.
+        trace: headers that say whose child the request is; they go to the backend.
     """
 
     request_id: str
     door: str
     arrived: float
     client: str = ""
+    key_name: str = ""
     wishes: Mapping[str, str] = attrs.field(factory=dict)
+    trace: Sequence[tuple[bytes, bytes]] = ()
 
 
 def make_job(wanted: Wanted, sender: Sender, listener: Listener) -> Job:
@@ -224,6 +228,7 @@ def _job(call: Call, body: Mapping[str, object], sender: Sender, caller: Caller)
             headers=(
                 (b"content-type", b"application/json"),
                 (b"x-request-id", sender.request_id.encode()),
+                *sender.trace,
             ),
         ),
         ask=ask,
@@ -233,6 +238,7 @@ def _job(call: Call, body: Mapping[str, object], sender: Sender, caller: Caller)
         door=sender.door,
         arrived=sender.arrived,
         client=sender.client,
+        key_name=sender.key_name,
     )
 
 

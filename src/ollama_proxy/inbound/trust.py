@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
+from ollama_proxy.inbound.admission import Admission
 from ollama_proxy.policy.refusal import Code, Refusal
 
 # Stricter than URLs are: `urlsplit` takes "[::1]evil" for ::1.
@@ -30,7 +31,11 @@ def _is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Decides by Host and Origin whether a request is heard at all."""
+    """Decides by Host and Origin whether a request is heard at all.
+
+    Attributes:
+        admission: judges next, by key and rate.
+    """
 
     def __init__(
         self,
@@ -38,8 +43,16 @@ class Gate:
         bound_host: str,
         allowed_hosts: Iterable[str] = (),
         allowed_origins: Iterable[str] = (),
+        admission: Admission | None = None,
+        is_encrypted: bool = False,
     ) -> None:
-        """Allow loopback names, the bound address, and what the owner lists."""
+        """Allow loopback names, the bound address, and what the owner lists.
+
+        A page is of the same origin by its scheme, too, where we know ours: in plain text somebody
+        on the way may have written it. Without encryption of our own a proxy may add it.
+        """
+        self.admission = admission or Admission()
+        self._schemes = ("https",) if is_encrypted else ("http", "https")
         self._hosts = {h.lower() for h in allowed_hosts}
         if bound_host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared with, not bound to
             self._hosts.add(bound_host.lower())
@@ -69,7 +82,8 @@ class Gate:
             return None
         given = origin.decode("latin-1").lower().rstrip("/")
         authority = host.decode("latin-1").lower()
-        if given in {f"http://{authority}", f"https://{authority}"} or given in self._origins:
+        ours = {f"{scheme}://{authority}" for scheme in self._schemes}
+        if given in ours or given in self._origins:
             return None
         return Refusal(
             Code.FORBIDDEN,
@@ -77,3 +91,41 @@ class Gate:
             " should.",
             param="Origin",
         )
+
+
+# As what a form of any page may send without asking; a form's third type cannot be made to hold JSON.
+_FORMS = (b"text/plain", b"multipart/form-data")
+_FOREIGN = {b"cross-site", b"same-site"}
+
+
+def judge_page(method: str, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
+    """Say why a request may be the doing of a page that names no origin, or None.
+
+    Browsers of today name one with whatever changes something. This is for those that do not, and
+    for what they load without naming one.
+
+    Args:
+        method: the request's.
+        headers: lower-case names.
+    """
+    kind = site = mode = b""
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value.lower()
+        elif name == b"origin":
+            return None  # which `Gate.judge` has judged
+        elif name == b"sec-fetch-site":
+            site = value
+        elif name == b"sec-fetch-mode":
+            mode = value
+    if method == "POST" and kind.startswith(_FORMS):
+        return Refusal(
+            Code.UNSUPPORTED_MEDIA_TYPE,
+            "Send the body as `Content-Type: application/json`: any page may send this one.",
+        )
+    is_link = method in {"GET", "HEAD"} and mode == b"navigate"
+    if site in _FOREIGN and not is_link:
+        return Refusal(
+            Code.FORBIDDEN, "Pages of other sites may not use the router.", param="Sec-Fetch-Site"
+        )
+    return None

@@ -277,12 +277,12 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     for view in meant:
         judged = view.memo.get(kind)
         # Taken apart at once: in a large fleet this line is run a thousand times for each request.
-        obstacle, candidate, by, until, is_for_all = judged or _UNJUDGED
+        obstacle, candidate, by, until, is_for_all, _ = judged or _UNJUDGED
         if until <= now or by is not settings:
             if len(view.memo) >= JUDGED_KEPT:
                 view.memo.clear()  # callers choose the names: they must not fill the memory
             judged = view.memo[kind] = _judge(view, ask, settings, now)
-            obstacle, candidate, _, _, is_for_all = judged
+            obstacle, candidate, _, _, is_for_all, _ = judged
         if tried or not is_for_all:
             obstacle = _obstacle(view, ask, tried)
         if obstacle is not None:
@@ -453,6 +453,7 @@ class _Judged(NamedTuple):
         settings: those it was judged by.
         until: when it must be judged anew, as what was learned grows old.
         is_for_all: the obstacle is the same for all requests of the kind.
+        at: when it was judged.
     """
 
     obstacle: str | None
@@ -460,9 +461,28 @@ class _Judged(NamedTuple):
     settings: RouteSettings | None
     until: float
     is_for_all: bool
+    at: float
 
 
-_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True)
+_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True, at=-math.inf)
+
+
+def judgement(view: BackendView, ask: Ask) -> object | None:
+    """What stands for a view and a kind of request, the same object for as long as it does; None: nothing.
+
+    For who notes down what a choice went by: what was learned is told as it was `judged_at`.
+    """
+    return view.memo.get(ask.kind)
+
+
+def judged_at(judged: object | None) -> float | None:
+    """When a judgement was made, in seconds; None where there is none."""
+    return judged.at if isinstance(judged, _Judged) else None
+
+
+def judge_as_of(view: BackendView, ask: Ask, settings: RouteSettings, at: float) -> None:
+    """Let the next choices take a view as it was judged at a time, which may be a minute ago."""
+    view.memo[ask.kind] = _judge(view, ask, settings, at)
 
 
 def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> _Judged:
@@ -473,6 +493,7 @@ def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> 
         settings=settings,
         until=now + JUDGED_FOR_S,
         is_for_all=not view.spec.max_prompt_tokens,
+        at=now,
     )
 
 

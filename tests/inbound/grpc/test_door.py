@@ -1,8 +1,5 @@
 """The door: who gets in, who stays outside, and that nobody brings it down."""
 
-import shutil
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,13 +7,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from ollama_proxy.inbound.encryption import Encryption
 from ollama_proxy.inbound.grpc.connection import Connection
 from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
 from ollama_proxy.inbound.grpc.pb import ollama_proxy_pb2 as pb
 from ollama_proxy.inbound.grpc.rpc import Method, Rpc
 from ollama_proxy.inbound.trust import Gate
 from tests.inbound.grpc.peer import Client
-from tests.real.parts import require
+from tests.papers import Papers
 
 PATH = "/it/Echo"
 REQUEST = pb.GenerateRequest(prompt="hi").SerializeToString()
@@ -35,7 +33,7 @@ async def wait(rpc: Rpc) -> None:
 
 @asynccontextmanager
 async def open_door(
-    tls: ssl.SSLContext | None = None, max_connections: int = 100
+    encryption: Encryption | None = None, max_connections: int = 100
 ) -> AsyncIterator[tuple[GrpcDoor, int]]:
     """A door on any free port, closed in the end."""
     methods = [
@@ -43,12 +41,12 @@ async def open_door(
         Method(path="/it/Wait", takes=pb.GenerateRequest, serve=wait),
     ]
     settings = GrpcSettings(max_connections=max_connections)
-    door = GrpcDoor(methods, Gate(bound_host="127.0.0.1"), settings)
+    door = GrpcDoor(methods, Gate(bound_host="127.0.0.1"), settings, encryption=encryption)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-        await door.serve(listeners, tls=tls, task_status=task_status)
+        await door.serve(listeners, task_status=task_status)
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -136,55 +134,79 @@ async def test_a_drain_waits_for_calls_and_takes_no_more_connections() -> None:
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Ours, signed by ourselves, with its key in the same file."""
-    require(shutil.which("openssl") is not None, "openssl is not installed")
-    path = tmp_path / "it.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-days", "2", "-keyout", str(path), "-out", str(tmp_path / "cert.pem")),
-        ],
-        check=True,
-        capture_output=True,
+def papers(tmp_path: Path) -> Papers:
+    return Papers(tmp_path / "papers")
+
+
+async def dial_encrypted(
+    port: int, papers: Papers, protocol: str = "h2", *, known: bool = False
+) -> trio.SSLStream[trio.SocketStream]:
+    """A connection to it, before its handshake."""
+    return trio.SSLStream(
+        await dial(port),
+        papers.client(protocol, known=known),
+        server_hostname="localhost",
+        https_compatible=True,
     )
-    path.write_text(path.read_text() + (tmp_path / "cert.pem").read_text())
-    return path
+
+
+async def status_of(client: Client) -> int | None:
+    """How a call ended; None where it could not be made."""
+    try:
+        return (await client.call(REQUEST, path=PATH)).status
+    except trio.BrokenResourceError:
+        client.is_closed = True
+        return None
 
 
 @pytest.mark.parametrize(("protocol", "is_served"), [("h2", True), ("http/1.1", False)])
-async def test_tls(certificate: Path, protocol: str, is_served: bool) -> None:
+async def test_tls(papers: Papers, protocol: str, is_served: bool) -> None:
     """Encrypted it is the same; who does not choose HTTP/2 is not served."""
-    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(certificate)
-    ours.set_alpn_protocols(["h2"])
-    theirs = ssl.create_default_context(cafile=str(certificate))
-    theirs.set_alpn_protocols([protocol])
-    status = None
-    async with open_door(ours) as (_, port):
-        stream = trio.SSLStream(
-            await dial(port), theirs, server_hostname="localhost", https_compatible=True
-        )
-        async with Client(stream) as client:
-            try:
-                status = (await client.call(REQUEST, path=PATH)).status
-            except trio.BrokenResourceError:
-                client.is_closed = True
+    async with (
+        open_door(Encryption(papers.files)) as (_, port),
+        Client(await dial_encrypted(port, papers, protocol)) as client,
+    ):
+        status = await status_of(client)
 
     assert (is_served, is_served) == (status == 0, not client.is_closed)
 
 
-async def test_plain_text_at_an_encrypted_door(certificate: Path) -> None:
-    """Is closed, and nobody else notices."""
-    ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.load_cert_chain(certificate)
-    async with open_door(ours) as (door, port):
-        async with Client(await dial(port)) as client:
-            try:
-                await client.closed()
-            except trio.BrokenResourceError:
-                client.is_closed = True
+@pytest.mark.parametrize("known", [True, False])
+async def test_mutual_tls(papers: Papers, known: bool) -> None:
+    """Who has no certificate of the authority is refused at the handshake, who has is served."""
+    async with open_door(Encryption(papers.mutual())) as (door, port):
+        async with Client(await dial_encrypted(port, papers, known=known)) as client:
+            status = await status_of(client)
         await door.wait_empty()
 
-    assert client.is_closed
+    assert (known, known) == (status == 0, not client.is_closed)
+
+
+async def test_plain_text_at_an_encrypted_door(papers: Papers) -> None:
+    """Is closed, and nobody else notices."""
+    async with open_door(Encryption(papers.files)) as (door, port):
+        async with Client(await dial_encrypted(port, papers)) as served:
+            first = await status_of(served)
+            async with Client(await dial(port)) as client:
+                try:
+                    await client.closed()
+                except trio.BrokenResourceError:
+                    client.is_closed = True
+            second = await status_of(served)
+        await door.wait_empty()
+
+    assert (True, 0, 0) == (client.is_closed, first, second)
+
+
+async def test_a_drain_waits_for_no_handshake(papers: Papers) -> None:
+    """Nothing was begun for it; who has shaken hands is told that no more calls are taken."""
+    async with open_door(Encryption(papers.files)) as (door, port):
+        silent = await dial(port)
+        async with silent, Client(await dial_encrypted(port, papers)) as client:
+            status = await status_of(client)
+            door.drain()
+            await client.closed()
+            await client.stream.aclose()
+            await door.wait_empty()
+
+    assert (0, 0) == (status, client.peer.goodbye)

@@ -67,7 +67,14 @@ def open_house(
         dispatcher.add(station)
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
     climate = Climate(dispatcher, ClimateSettings(), news, minute_of_day=lambda: 0)
-    metrics = Metrics(dispatcher, climate, statuses=STATUS, version="1.2.3")
+    gate = Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"])
+    metrics = Metrics(
+        dispatcher,
+        climate,
+        statuses=STATUS,
+        version="1.2.3",
+        turned_away=gate.admission.turned_away,
+    )
     ledger.read_by(metrics.record)
     picture = Picture(dispatcher, climate, "1.2.3")
     ledger.read_by(picture.book)
@@ -78,7 +85,7 @@ def open_house(
         dispatcher=dispatcher,
         climate=climate,
         metrics=metrics.page,
-        gate=Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
+        gate=gate,
         version="1.2.3",
         max_body_bytes=MAX_BODY_BYTES,
         dashboard=Dashboard(read_assets(), audience) if is_shown else None,

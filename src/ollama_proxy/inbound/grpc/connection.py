@@ -16,6 +16,7 @@ import trio
 from google.protobuf.message import DecodeError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.inbound.admission import ANYBODY, Visitor
 from ollama_proxy.inbound.grpc.messages import Budget, framed
 from ollama_proxy.inbound.grpc.metadata import GZIP, Head, Pairs, end_of_answer, head_of_answer
 from ollama_proxy.inbound.grpc.rpc import Message, Method
@@ -30,6 +31,7 @@ from ollama_proxy.inbound.grpc.wire import (
     WireLimits,
 )
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 log = logging.getLogger("ollama_proxy.grpc")
@@ -72,7 +74,7 @@ class Terms:
 
     Attributes:
         methods: by their paths.
-        gate: says who may ask, where a page does.
+        gate: says who may ask.
         budget: what all of them may keep unread.
     """
 
@@ -98,6 +100,7 @@ class LiveRpc:
     trailing: Pairs = attrs.field(factory=list)
     compress: bool = False
     stopped: Ended | None = None
+    visitor: Visitor = ANYBODY
     readable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     writable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
@@ -306,9 +309,13 @@ class Connection:
 
     async def _linger(self) -> None:
         """Let the peer read our last words: closed with bytes unread, a socket takes them back."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+        stream = self._stream
+        if isinstance(stream, trio.SSLStream):
+            # TLS has a farewell, too, but GOAWAY says more, and the reader is still at its work.
+            stream = stream.transport_stream
+        if isinstance(stream, trio.abc.HalfCloseableStream):
             with trio.move_on_after(self._terms.patience.linger_s):
-                await self._stream.send_eof()
+                await stream.send_eof()
                 await self._was_read.wait()
 
     async def _watch(self) -> None:
@@ -430,6 +437,11 @@ class Connection:
                 refusal = self._terms.gate.judge(head.authority, origin)
                 if refusal is not None:
                     return refused(refusal)
+            what = NOTHING if rpc.method is None else rpc.method.path
+            admitted = self._terms.gate.admission.admit(what, head.metadata, self._peer)
+            if isinstance(admitted, Refusal):
+                return refused(admitted)
+            rpc.visitor = admitted
             if rpc.method is None:
                 return Ended(Status.UNIMPLEMENTED, f"There is no method {head.path[:200]!r}.")
             await rpc.method.serve(rpc)

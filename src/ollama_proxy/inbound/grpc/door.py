@@ -2,13 +2,14 @@
 
 import functools
 import logging
-import ssl
 from collections.abc import Iterable
 
 import attrs
 import trio
 
+from ollama_proxy.certificates import HTTP2
 from ollama_proxy.inbound.connections import Connections
+from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.grpc.connection import Connection, Patience, Terms
 from ollama_proxy.inbound.grpc.messages import Budget
 from ollama_proxy.inbound.grpc.rpc import Method
@@ -16,7 +17,6 @@ from ollama_proxy.inbound.grpc.wire import WireLimits
 from ollama_proxy.inbound.trust import Gate
 
 log = logging.getLogger("ollama_proxy.grpc")
-_HTTP2 = "h2"
 
 
 @attrs.frozen(kw_only=True)
@@ -32,8 +32,15 @@ class GrpcSettings:
 class GrpcDoor:
     """One port, and everybody who is connected to it."""
 
-    def __init__(self, methods: Iterable[Method], gate: Gate, settings: GrpcSettings) -> None:
-        """Make ready; `serve` opens the door."""
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        gate: Gate,
+        settings: GrpcSettings,
+        *,
+        encryption: Encryption | None = None,
+    ) -> None:
+        """Make ready; `serve` opens the door. With `encryption`, it is for TLS alone."""
         self._terms = Terms(
             methods={method.path: method for method in methods},
             gate=gate,
@@ -41,9 +48,11 @@ class GrpcDoor:
             limits=settings.limits,
             patience=settings.patience,
         )
-        self._settings = settings
         self._connections: set[Connection] = set()
         self._open = Connections(settings.max_connections, log)
+        self._handshakes = Handshakes(
+            encryption, protocol=HTTP2, timeout_s=settings.patience.greeting_s
+        )
         self._accepting = trio.CancelScope()
         self._draining: trio.Nursery | None = None
         self.is_draining = False
@@ -62,21 +71,19 @@ class GrpcDoor:
         self,
         listeners: list[trio.SocketListener],
         *,
-        tls: ssl.SSLContext | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until `drain` was called and the last connection has ended, or until cancelled.
 
         Args:
             listeners: are closed when no more connections are taken.
-            tls: for connections that are encrypted; it must offer `h2`.
             task_status: told when connections are taken.
         """
         async with trio.open_nursery() as connections:
             self._draining = connections
 
             async def keep(stream: trio.SocketStream) -> None:
-                serve = functools.partial(self._serve_connection, stream, tls)
+                serve = functools.partial(self._serve_connection, stream)
                 await self._open.keep(stream, serve)
 
             with self._accepting:
@@ -89,6 +96,7 @@ class GrpcDoor:
         """Take no more connections nor calls; each connection is closed when its last call ends."""
         self.is_draining = True
         self._accepting.cancel()
+        self._handshakes.drain()
         if self._draining is not None:
             for connection in self._connections:
                 self._draining.start_soon(connection.drain)
@@ -97,20 +105,13 @@ class GrpcDoor:
         """Wait until no connection is open."""
         await self._open.wait_empty()
 
-    async def _serve_connection(
-        self, stream: trio.SocketStream, tls: ssl.SSLContext | None
-    ) -> None:
-        if self.is_draining:
-            return
+    async def _serve_connection(self, stream: trio.SocketStream) -> None:
         peer = _name(stream.socket.getpeername())
-        served: trio.abc.Stream = stream
-        if tls is not None:
-            encrypted = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
-            with trio.move_on_after(self._settings.patience.greeting_s) as scope:
-                await encrypted.do_handshake()
-            if scope.cancelled_caught or encrypted.selected_alpn_protocol() != _HTTP2:
-                return
-            served = encrypted
+        served = None if self.is_draining else await self._handshakes.shake(stream)
+        if served is None or self.is_draining:
+            return
+        if isinstance(served, trio.SSLStream) and served.selected_alpn_protocol() != HTTP2:
+            return
         connection = Connection(served, self._terms, peer)
         self._connections.add(connection)
         try:

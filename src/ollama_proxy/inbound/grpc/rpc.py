@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self
 
 import attrs
 
+from ollama_proxy.inbound.admission import Visitor
 from ollama_proxy.inbound.grpc.metadata import Head, Pairs
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 
@@ -30,6 +31,7 @@ class Rpc(Protocol):
         arrived: when, in seconds.
         deadline: when its caller stops waiting; `inf`: never.
         peer: who asks, as far as the socket tells.
+        visitor: who was let in.
         initial: metadata for the answer's head, while it was not sent.
         trailing: metadata for its end.
         compress: messages of the answer that are large.
@@ -38,6 +40,7 @@ class Rpc(Protocol):
     arrived: float
     deadline: float
     peer: str
+    visitor: Visitor
     initial: Pairs
     trailing: Pairs
     compress: bool

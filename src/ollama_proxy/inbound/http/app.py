@@ -2,10 +2,14 @@
 
 from functools import partial
 
-from quart import Response, request
+from quart import Response, g, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import BadHost, HTTPException, MethodNotAllowed
+from werkzeug.routing import MapAdapter
 
+from ollama_proxy.inbound.admission import Visitor
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.http import (
     control,
     inference,
@@ -19,6 +23,9 @@ from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import Exchange, HoldingRequest, asked, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
+from ollama_proxy.inbound.trust import judge_page
+from ollama_proxy.policy.access import NOTHING
+from ollama_proxy.policy.ask import CALLS_BY_PATH
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
@@ -55,6 +62,15 @@ ENDPOINTS = (
 )
 
 
+class _App(QuartTrio):
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Leave it to the gate to refuse a host that is none: without an adapter it is asked."""
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            return None
+
+
 def create_app(services: Services) -> QuartTrio:
     """Make the app.
 
@@ -64,7 +80,7 @@ def create_app(services: Services) -> QuartTrio:
     Returns:
         An ASGI app that any server on Trio can serve.
     """
-    app = QuartTrio(__name__, static_folder=None)
+    app = _App(__name__, static_folder=None)
     app.asgi_http_class = Exchange
     app.request_class = HoldingRequest
     # A path is one thing or another: neither a slash more nor two for one leads elsewhere.
@@ -87,8 +103,12 @@ def create_app(services: Services) -> QuartTrio:
     @app.before_request
     @app.before_websocket
     async def judge() -> Response | None:
-        refusal = _judged(services)
-        return None if refusal is None else refusal_reply(refusal)
+        judged = _judged(services)
+        if isinstance(judged, Refusal):
+            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, judged))
+            return refusal_reply(judged)
+        g.visitor = judged
+        return None
 
     @app.errorhandler(RequestRefused)
     async def refuse(refused: RequestRefused) -> Response:
@@ -98,18 +118,33 @@ def create_app(services: Services) -> QuartTrio:
     async def explain(error: HTTPException) -> Response:
         allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
         more = [(b"allow", ", ".join(allowed).encode())] if allowed else []
-        return refusal_reply(_refusal_of(error, services), more)
+        refusal = _refusal_of(error, services)
+        if asked().path in CALLS_BY_PATH:
+            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
+        return refusal_reply(refusal, more)
 
     return app
 
 
-def _judged(services: Services) -> Refusal | None:
+_RULES = {endpoint.name: f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
+
+
+def _judged(services: Services) -> Visitor | Refusal:
     headers = raw_headers()
     hosts = [value for name, value in headers if name == b"host"]
     origins = [value for name, value in headers if name == b"origin"]
     # Of two hosts neither can be believed, and two origins are none that is allowed.
     host = hosts[0] if len(hosts) == 1 else b""
-    return services.gate.judge(host, b", ".join(origins) if origins else None)
+    refusal = services.gate.judge(host, b", ".join(origins) if origins else None) or judge_page(
+        asked().method, headers
+    )
+    if refusal is not None:
+        return refusal
+    # By the endpoint that will answer, not by the path again: there is no second reading of it.
+    rule = asked().url_rule
+    what = NOTHING if rule is None else _RULES.get(str(rule.endpoint), str(rule))
+    client = asked().scope["client"]
+    return services.gate.admission.admit(what, headers, client[0] if client else "")
 
 
 def _refusal_of(error: HTTPException, services: Services) -> Refusal:

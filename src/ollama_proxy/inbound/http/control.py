@@ -21,7 +21,7 @@ from ollama_proxy.inbound.figures import (
     watts_of,
 )
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
-from ollama_proxy.inbound.http.exchange import raw_headers
+from ollama_proxy.inbound.http.exchange import raw_headers, visitor
 from ollama_proxy.inbound.http.inference import ChannelCaller
 from ollama_proxy.inbound.http.naming import GARBLED
 from ollama_proxy.inbound.http.openapi import ROUTING_HEADERS
@@ -32,6 +32,7 @@ from ollama_proxy.inbound.http.replies import (
     text_reply,
 )
 from ollama_proxy.inbound.reading import RoutingHeaders, read_job
+from ollama_proxy.policy.access import Permission
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 from ollama_proxy.policy.route import Explanation
@@ -39,13 +40,23 @@ from ollama_proxy.policy.route import Explanation
 # -- health ------------------------------------------------------------------------------------
 
 
+def _in_a_word(status: str) -> str:
+    return "healthy" if status == "ok" else status
+
+
 async def health(services: Services) -> Response:
-    """Tell how many backends are well; 200 as long as anybody can ask."""
+    """Tell how many backends are well, and to who may not read that alone whether it serves; 200."""
     healthy, total = len(services.healthy_stations), len(services.enabled_stations)
     status = status_of(services.dispatcher)
+    if not visitor().may(Permission.READ):
+        return (
+            text_reply(f"Status: {_in_a_word(status)}\n")
+            if prefers_text()
+            else json_reply({"status": status})
+        )
     backends = {id_: state_of(s) for id_, s in services.dispatcher.stations.items()}
     if prefers_text():
-        lines = [f"Status: {'healthy' if status == 'ok' else status}"]
+        lines = [f"Status: {_in_a_word(status)}"]
         lines += [f"  {id_}: {state}" for id_, state in backends.items()]
         return text_reply("\n".join(lines) + "\n")
     return json_reply({
@@ -68,8 +79,11 @@ async def is_ready(services: Services) -> Response:
     draining = services.dispatcher.is_draining
     ready = healthy > 0 and not draining
     status = 200 if ready else 503
+    word = "ready" if ready else "draining" if draining else "not ready"
+    if not visitor().may(Permission.READ):
+        told = {"ready": ready, "draining": draining}
+        return text_reply(f"{word}\n", status) if prefers_text() else json_reply(told, status)
     if prefers_text():
-        word = "ready" if ready else "draining" if draining else "not ready"
         return text_reply(f"{word}: {healthy}/{total} backends healthy\n", status)
     return json_reply(
         {"ready": ready, "draining": draining, "healthy": healthy, "total": total}, status

@@ -13,11 +13,13 @@ from typing import cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-from quart import has_websocket_context, request, websocket
+from quart import g, has_websocket_context, request, websocket
 from quart.wrappers import Request, Websocket
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
+
+from ollama_proxy.inbound.admission import Visitor
 
 UNBOUNDED_PATHS = "/api/blobs/"  # layers of models: gigabytes, passed on and never held
 
@@ -39,6 +41,11 @@ def holding() -> AsyncExitStack:
 def asked() -> Request | Websocket:
     """What is being answered: a request, or one to open a WebSocket."""
     return websocket if has_websocket_context() else request
+
+
+def visitor() -> Visitor:
+    """Who asks: let in by the gate, which sees every request first."""
+    return cast("Visitor", g.visitor)
 
 
 def raw_headers() -> list[tuple[bytes, bytes]]:

@@ -9,9 +9,9 @@ import trio
 from quart import Response, request
 
 from ollama_proxy.engine.job import Head, Job, Tap
-from ollama_proxy.inbound.answers import error_piece, routing_headers
+from ollama_proxy.inbound.answers import error_piece, routing_headers, turned_away
 from ollama_proxy.inbound.http.endpoint import JSON, Endpoint, Services
-from ollama_proxy.inbound.http.exchange import holding, raw_headers
+from ollama_proxy.inbound.http.exchange import holding, raw_headers, visitor
 from ollama_proxy.inbound.http.openapi import ROUTING_HEADERS
 from ollama_proxy.inbound.http.pipe import Pipe, piped_reply
 from ollama_proxy.inbound.http.replies import refusal_reply
@@ -50,17 +50,27 @@ class ChannelCaller:
 
 async def infer(services: Services, *, call: Call) -> Response:
     """Serve one inference request."""
+    ledger = services.dispatcher.ledger
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in {"", "identity"}:
-        return refusal_reply(
-            Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
-        )
+        refusal = Refusal(Code.UNSUPPORTED_MEDIA_TYPE, "Send the body without Content-Encoding.")
+        ledger.turn_away(turned_away("http", call.path, refusal))
+        return refusal_reply(refusal)
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     headers = RoutingHeaders(raw_headers())
     caller = ChannelCaller()
     try:
-        job = read_job(call, headers, body, caller=caller, door="http", arrived=trio.current_time())
+        job = read_job(
+            call,
+            headers,
+            body,
+            caller=caller,
+            door="http",
+            arrived=trio.current_time(),
+            key_name=visitor().name,
+        )
     except RequestRefused as refused:
+        ledger.turn_away(turned_away("http", call.path, refused.refusal, headers.request_id))
         return refusal_reply(refused.refusal, [(b"x-request-id", headers.request_id.encode())])
     return await _answer(services, job, caller.pipe)
 

@@ -16,6 +16,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.conversation import (
@@ -26,9 +27,11 @@ from ollama_proxy.inbound.websocket.conversation import (
     refused,
 )
 from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
+from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
 DOOR = "realtime"
+PATH = "/v1/realtime"
 _encode = msgspec.json.Encoder().encode
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -292,7 +295,11 @@ class RealtimeTalk:
             case "conversation.item.truncate":
                 self._truncate(event)
             case "response.create":
-                self._respond(event.response or _Asked())
+                try:
+                    self._respond(event.response or _Asked())
+                except RequestRefused as why:
+                    self.dispatcher.ledger.turn_away(turned_away(DOOR, PATH, why.refusal))
+                    raise
             case "response.cancel":
                 self._cancel(event.response_id)
             case kind if "audio" in kind:
@@ -338,6 +345,7 @@ class RealtimeTalk:
             raise RequestRefused(STOPPING)
         if self._running is not None:
             raise refused(f"The response {self._running[0].id} is not over yet.")
+        self.socket.readmit()
         response = _Response(self, asked)
         job = make_job(self._wanted(asked), self._sender(response), response)
         self._running = response, job
@@ -374,7 +382,9 @@ class RealtimeTalk:
             door=DOOR,
             arrived=trio.current_time(),
             client=self._headers.client,
+            key_name=self.socket.visitor.name,
             wishes={"media_type": "realtime"} | self._headers.given,
+            trace=trace_of(self.socket.headers),
         )
 
     def _cancel(self, response_id: str | None) -> None:

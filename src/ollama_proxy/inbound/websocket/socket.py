@@ -32,10 +32,13 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
+from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Dialect
-from ollama_proxy.policy.refusal import Code, Refusal
+from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 HEAD_MAX_BYTES = 32 << 10
 FAREWELL_S = 1.0
@@ -113,6 +116,7 @@ class Socket:
     Attributes:
         headers: of the handshake, lower-case names.
         target: the path and query that were asked for.
+        visitor: who was let in.
     """
 
     def __init__(
@@ -121,6 +125,8 @@ class Socket:
         """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = ""
+        self.visitor: Visitor = ANYBODY
+        self._admission: Admission | None = None
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._limits = limits
@@ -195,12 +201,9 @@ class Socket:
         self._pings.cancel()
         # An answer may be among it, which is long: each piece of it has the time of any other.
         await self._flushed()
-        with trio.move_on_after(FAREWELL_S):
-            if isinstance(self._stream, trio.SocketStream):
-                # Browsers leave it to the server to close first (RFC 6455, 7.1.1).
-                await self._stream.send_eof()
-            while await self._stream.receive_some(_READ_BYTES):
-                continue
+        self._is_gone = True  # for whoever would say something still
+        # Browsers leave it to the server to close first (RFC 6455, 7.1.1).
+        await part(self._stream, FAREWELL_S)
 
     def drain(self) -> None:
         """The router takes nothing new: part as soon as nothing is owed.
@@ -216,6 +219,18 @@ class Socket:
         """Nothing more is owed for something that was asked."""
         if self.is_draining:
             self.drain()
+
+    def readmit(self) -> None:
+        """Let the client ask for something once more.
+
+        Raises:
+            RequestRefused: not so soon. A client whose key is good no longer is parted with.
+        """
+        refusal = None if self._admission is None else self._admission.readmit(self.visitor)
+        if refusal is not None and refusal.code is Code.INVALID_API_KEY:
+            raise _Closing(CloseReason.POLICY_VIOLATION, "the API key is good no longer")
+        if refusal is not None:
+            raise RequestRefused(refusal)
 
     @property
     def is_draining(self) -> bool:
@@ -261,7 +276,10 @@ class Socket:
         host = request.host.encode("latin-1", "replace")
         # Two origins are none that is allowed.
         refusal = gate.judge(host, b", ".join(origins) if origins else None)
-        dialect = dialects.get(request.target.partition("?")[0])
+        path = request.target.partition("?")[0]
+        dialect = dialects.get(path)
+        if refusal is None:
+            refusal = self._admit(request, path if dialect is not None else "", gate.admission)
         if refusal is None and dialect is None:
             refusal = Refusal(Code.NOT_FOUND, f"There is nothing at {request.target}.")
         if refusal is None and self.is_draining:
@@ -273,6 +291,20 @@ class Socket:
         chosen = "realtime" if "realtime" in request.subprotocols else None
         self._post_event(AcceptConnection(subprotocol=chosen))
         return dialect(self)
+
+    def _admit(self, request: Request, path: str, admission: Admission) -> Refusal | None:
+        # A page cannot set a header; what it can is name the key as if it were a protocol.
+        keys = [
+            p.removeprefix(KEY_PROTOCOL) for p in request.subprotocols if p.startswith(KEY_PROTOCOL)
+        ]
+        given = [(b"x-api-key", key.encode()) for key in keys]
+        admitted = admission.admit(
+            f"GET {path}" if path else NOTHING, [*self.headers, *given], peer_of(self._stream)
+        )
+        if isinstance(admitted, Refusal):
+            return admitted
+        self.visitor, self._admission = admitted, admission
+        return None
 
     def _reject(self, refusal: Refusal, hint: object = None) -> None:
         """Say in HTTP why there is no socket. `hint`: what wsproto would say."""

@@ -13,13 +13,16 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
 from ollama_proxy.policy.ask import WISH_NAMES
+from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 DOOR = "websocket"
+PATH = "/v1/stream/ws"
 RUNNING_MAX = 256  # at once on one socket; more are refused, and the socket stays
 _SHOWN = 200
 
@@ -234,18 +237,20 @@ class StreamTalk:
         turn = _Turn(self, request_id, _encode(request_id), asked.stream)
         if self.socket.is_draining:
             # What is new would be cut off with what runs, or keep the router from its end.
-            turn.fail(STOPPING)
+            self._turn_away(turn, STOPPING)
             return
         if len(self._running) >= RUNNING_MAX:
-            turn.fail(
+            self._turn_away(
+                turn,
                 Refusal(
                     Code.QUEUE_FULL,
                     f"More than {RUNNING_MAX} requests run on this socket already.",
                     retry_after_s=1.0,
-                )
+                ),
             )
             return
         try:
+            self.socket.readmit()
             job = make_job(
                 Wanted(
                     model=asked.model,
@@ -258,15 +263,22 @@ class StreamTalk:
                     request_id=request_id,
                     door=DOOR,
                     arrived=trio.current_time(),
+                    key_name=self.socket.visitor.name,
                     wishes=wishes_of(asked),
+                    trace=trace_of(self.socket.headers),
                 ),
                 turn,
             )
         except RequestRefused as refused:
-            turn.fail(refused.refusal)
+            self._turn_away(turn, refused.refusal)
             return
         self._running[request_id] = turn, job
         self.dispatcher.submit(job)
+
+    def _turn_away(self, turn: _Turn, refusal: Refusal) -> None:
+        """End what becomes no job, and book it."""
+        turn.fail(refusal)
+        self.dispatcher.ledger.turn_away(turned_away(DOOR, PATH, refusal, turn.id))
 
     def _cancel(self, request_id: str) -> None:
         found = self._running.get(request_id)

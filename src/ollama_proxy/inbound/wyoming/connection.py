@@ -13,6 +13,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.reading import make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.wyoming.event import BadEvent, Event, EventReader, encode_event
@@ -282,6 +283,7 @@ class Connection:
             job = make_job(self._wanted(transcript), self._sender(), turn)
         except RequestRefused as refused:
             turn.fail(refused.refusal)
+            self.dispatcher.ledger.turn_away(turned_away(DOOR, "", refused.refusal))
             return
         self.dispatcher.submit(job)
         try:

@@ -8,7 +8,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import Job
-from ollama_proxy.inbound.answers import routing_headers
+from ollama_proxy.inbound.answers import routing_headers, turned_away
 from ollama_proxy.inbound.grpc.rpc import Message, Rpc
 from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.inbound.text import (
@@ -19,6 +19,7 @@ from ollama_proxy.inbound.text import (
     make_vector_job,
 )
 from ollama_proxy.policy.energy import Spent, spent
+from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
 DOOR = "grpc"
@@ -52,7 +53,9 @@ def sender_of(rpc: Rpc, wishes: Mapping[str, str], request_id: str = "") -> Send
         door=DOOR,
         arrived=rpc.arrived,
         client=headers.client,
+        key_name=rpc.visitor.name,
         wishes=given,
+        trace=trace_of(pairs),
     )
 
 
@@ -151,7 +154,8 @@ async def ask_for_text(
         RequestRefused: there is no answer, or no more of it.
     """
     ear = _Ear(rpc, on_token)
-    return await _ask(dispatcher, ear, _made(rpc, sender, lambda: make_job(wanted, sender, ear)))
+    job = _made(dispatcher, rpc, sender, lambda: make_job(wanted, sender, ear))
+    return await _ask(dispatcher, ear, job)
 
 
 def job_for(rpc: Rpc, wanted: Wanted, sender: Sender) -> Job:
@@ -172,14 +176,20 @@ async def ask_for_vectors(
         RequestRefused: there is no answer.
     """
     ear = _Ear(rpc)
-    job = _made(rpc, sender, lambda: make_vector_job(model, inputs, sender, ear))
+    job = _made(dispatcher, rpc, sender, lambda: make_vector_job(model, inputs, sender, ear))
     return await _ask(dispatcher, ear, job)
 
 
-def _made(rpc: Rpc, sender: Sender, make: Callable[[], Job]) -> Job:
+def _made(dispatcher: Dispatcher, rpc: Rpc, sender: Sender, make: Callable[[], Job]) -> Job:
     # Also who is refused here is told by which name to look for it.
     rpc.initial[:] = [(b"x-request-id", sender.request_id.encode())]
-    return make()
+    try:
+        return make()
+    except RequestRefused as refused:
+        dispatcher.ledger.turn_away(
+            turned_away(DOOR, rpc.head.path, refused.refusal, sender.request_id)
+        )
+        raise
 
 
 async def _ask(dispatcher: Dispatcher, ear: _Ear, job: Job) -> Answer:
