@@ -6,7 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from promising import cancels, dashboard, dbus, metrics, schedules, senses, storm, weather
+from promising import (
+    cancels,
+    crowd,
+    dashboard,
+    dbus,
+    drain,
+    metrics,
+    overload,
+    schedules,
+    senses,
+    storm,
+    weather,
+)
 
 from ollama_proxy.policy.preempt import Started
 from tests.engine.storm import Storm
@@ -55,6 +67,25 @@ def test_cancels_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
 
     said = capsys.readouterr().out
     assert 3 == said.count("10 of 10")
+
+
+def test_a_crowd_is_held() -> None:
+    """A small one is served whole, and who does not read costs what the promise allows."""
+    assert crowd.measure(idle=100, active=20, slow=4)
+
+
+def test_an_end_under_load_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """What can end in time does, beside a caller that does not read, too; how soon is not judged."""
+    drain.measure(drain_s=2.0, streams=4)
+
+    assert 2 == capsys.readouterr().out.count("4 of 4 answers whole")
+
+
+def test_overload_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond capacity some are served and some are told; how many of each is not judged."""
+    overload.measure(seconds=1.0, loads=(0.5, 5.0))
+
+    assert "0 late, 0 other" in capsys.readouterr().out
 
 
 def test_the_metrics_are_measured(capsys: pytest.CaptureFixture[str]) -> None:

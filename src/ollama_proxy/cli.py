@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(arguments.run(arguments))
         finally:
             sys.stdout.flush()  # at the interpreter's exit nobody could catch what comes of it
+            _flush_log()
     except BrokenPipeError:
         # The reader of our output has seen enough (`ollama-proxy backends | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,7 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def new_parser() -> argparse.ArgumentParser:  # noqa: PLR0915 - each command, once
+def _flush_log() -> None:
+    """Write what is left of it; where that is not taken, as by a full disk, the end is as good."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def new_parser() -> argparse.ArgumentParser:
     """The command line, from which the shells' completions are made, too."""
     parser = argparse.ArgumentParser(
         prog="ollama-proxy",

@@ -1,5 +1,7 @@
 """The pump: bytes of unchanged streams, moved by one task."""
 
+import os
+
 import attrs
 import pytest
 import trio
@@ -154,3 +156,17 @@ async def test_a_silent_backend_is_given_up() -> None:
         nursery.cancel_scope.cancel()
 
     assert Fault.SILENT is caught.value.fault
+
+
+async def test_what_came_while_we_did_not_run_is_no_silence(bench: Bench) -> None:
+    """A process that was stopped looks at the clock and at its sockets: what waits there counts."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.pump.carry, bench.connection, bench.tap)
+        await trio.testing.wait_all_tasks_blocked()
+        os.write(bench.backend.socket.fileno(), chunk(b"one"))  # without letting the pump run
+        bench.pump._give_up_silent(trio.current_time() + 3600)
+        kept = len(bench.pump)
+        got = await bench.caller.receive_some()
+        nursery.cancel_scope.cancel()
+
+    assert (1, b"one") == (kept, got)

@@ -75,6 +75,19 @@ class Behaviour(enum.StrEnum):
     """Sends `trickle_bytes` at a time, `trickle_s` apart."""
     HTML_ERROR = "html_error"
     """Answers 502 with a page, as a reverse proxy does."""
+    VERBATIM = "verbatim"
+    """Says `verbatim`, whatever it is, and then does `then`."""
+
+
+class Then(enum.StrEnum):
+    """What follows what was said verbatim."""
+
+    CLOSE = "close"
+    RESET = "reset"
+    HANG = "hang"
+    """Nothing: the connection stays open, and silent."""
+    HALF_CLOSE = "half_close"
+    """Says that it will say no more, and goes on listening."""
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +121,8 @@ class Script:
         owned_by: who owns the models of /v1/models, by which servers can be told apart.
         timings: whether OpenAI's answers report llama-server's `timings`.
         slots: how many slots /slots lists, as llama-server does; 0 = it does not know that path.
+        verbatim: what "verbatim" says, a byte for each character.
+        then: what "verbatim" does after that.
     """
 
     behaviour: Behaviour = Behaviour.OK
@@ -136,6 +151,8 @@ class Script:
     owned_by: str = "library"
     timings: bool = False
     slots: int = 0
+    verbatim: str = ""
+    then: Then = Then.CLOSE
 
     def changed(self, fields: Mapping[str, object]) -> "Script":
         """This script with some fields replaced.
@@ -574,6 +591,8 @@ class _Answer:
         if self._behaviour is Behaviour.GARBLE:
             await self._send(GARBAGE)
             return self._end(keep=False)
+        if self._behaviour is Behaviour.VERBATIM:
+            return await self._say_verbatim()
         if self._behaviour is Behaviour.SLOW:
             await trio.sleep(self._script.delay_s)
         reply = self._fake.decide(self._request, self._behaviour)
@@ -638,6 +657,17 @@ class _Answer:
             await trio.sleep_forever()
         return self._die()
 
+    async def _say_verbatim(self) -> bool:
+        await self._send(self._script.verbatim.encode("latin-1"))
+        then = self._script.then
+        if then is Then.HALF_CLOSE:
+            await self._stream.send_eof()
+        if then in {Then.HALF_CLOSE, Then.HANG}:
+            await trio.sleep_forever()
+        if then is Then.RESET:
+            self._reset_when_closed()
+        return self._end(keep=False)
+
     def _end(self, *, keep: bool) -> bool:
         self._entry.end()
         return keep
@@ -645,8 +675,11 @@ class _Answer:
     def _die(self) -> bool:
         """Make the close that follows the one that the script wants."""
         if self._script.reset:
-            self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            self._reset_when_closed()
         return self._end(keep=False)
+
+    def _reset_when_closed(self) -> None:
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
 
     async def _send(self, data: bytes) -> None:
         if not data:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trio
 
-from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
+from tests.fakes.ollama import Behaviour, Fake, Script, Then, open_fake
 
 CHAT = "/v1/chat/completions"
 COMMAND = Path(__file__).resolve().parents[2] / "tools" / "fake-ollama"
@@ -393,6 +393,33 @@ async def test_html_error() -> None:
         answer = await client.post(CHAT, json={})
 
     assert (502, "text/html") == (answer.status_code, answer.headers["content-type"])
+
+
+@pytest.mark.parametrize("then", list(Then))
+async def test_verbatim(then: Then) -> None:
+    """It says just these bytes, and then closes, resets, falls silent, or ends its side alone."""
+    script = Script(behaviour=Behaviour.VERBATIM, verbatim="HTTP/1.1 2\xff", then=then)
+    async with fake_and_client(script) as (fake, _):
+        stream = await trio.open_tcp_stream(fake.host, fake.port)
+        async with stream:
+            await stream.send_all(
+                b"POST /api/chat HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+            )
+            said = b""
+            with suppress(trio.BrokenResourceError):
+                while len(said) < 11:
+                    said += await stream.receive_some()
+            ended: bytes | None = None
+            with trio.move_on_after(0.0 if then is Then.HANG else 5.0):
+                try:
+                    ended = await stream.receive_some()
+                except trio.BrokenResourceError:
+                    ended = b"reset"
+            is_over = fake.log[0].ended_s is not None
+
+    assert b"HTTP/1.1 2\xff" == said
+    assert {"close": b"", "reset": b"reset", "hang": None, "half_close": b""}[then] == ended
+    assert is_over == (then in {Then.CLOSE, Then.RESET})
 
 
 async def test_misbehaves_a_number_of_times() -> None:

@@ -130,9 +130,13 @@ class Pump:
         """Give up streams whose backend has been silent for too long."""
         while True:
             await trio.sleep(self.stall_timeout_s / 4)
-            limit = trio.current_time() - self.stall_timeout_s
-            for descriptor in [d for d, f in self._flows.items() if f.fed_at < limit]:
-                error = BackendFailed(
-                    Fault.SILENT, f"it sent nothing for {self.stall_timeout_s:g} s"
-                )
-                self._hand_back(descriptor, outcome.Error(error))
+            self._give_up_silent(trio.current_time())
+
+    def _give_up_silent(self, now: float) -> None:
+        # Whoever did not run for that long (stopped, or starved) was told things meanwhile.
+        told = {descriptor for descriptor, _ in self._epoll.poll(0)}
+        limit = now - self.stall_timeout_s
+        silent = {d for d, flow in self._flows.items() if flow.fed_at < limit}
+        for descriptor in silent - told:
+            error = BackendFailed(Fault.SILENT, f"it sent nothing for {self.stall_timeout_s:g} s")
+            self._hand_back(descriptor, outcome.Error(error))
