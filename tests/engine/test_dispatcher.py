@@ -1,8 +1,5 @@
 """Which worker gets which job, and what becomes of a job that failed; in exact virtual times."""
 
-import gc
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +16,7 @@ from ollama_proxy.policy.estimate import MODELS_MAX
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Reason
+from tests.counted import calls_made
 from tests.engine.floor import Floor, Listener, backend, open_floor
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL, spec
@@ -146,25 +144,6 @@ class TestPlaces:
 
         assert [["a", "done"]] * 2 == [each.said for each in floor.callers]
         await floor.assert_at_rest()
-
-
-def calls_made(act: Callable[[], object]) -> int:
-    """How many functions, of Python or of C, one act calls."""
-    calls = 0
-
-    def count(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event in {"call", "c_call"}
-
-    before = sys.getprofile()
-    gc.disable()  # hypothesis is called back where it runs, and so would be counted
-    sys.setprofile(count)
-    try:
-        act()
-    finally:
-        sys.setprofile(before)
-        gc.enable()
-    return calls
 
 
 async def test_submitting_costs_the_same_however_many_wait(

@@ -1,6 +1,7 @@
 """From samples to figures: percentiles, what a path adds to the direct one, and the table of them."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 import attrs
 
@@ -38,6 +39,8 @@ class Row:
         requests: how many were counted.
         added_first: what it adds to the direct path's time to the first token, in this run.
         added_first_rounds_ms: the same at p50, round by round: how sure the figure is.
+        added_token_rounds_ms: as above, of a token.
+        grown_kib_per_stream: how much memory the process took for each stream at its peak.
         fault: why there is nothing, "" when there is.
     """
 
@@ -51,12 +54,14 @@ class Row:
     added_token: Spread | None = None
     added_whole: Spread | None = None
     added_first_rounds_ms: tuple[float, ...] = ()
+    added_token_rounds_ms: tuple[float, ...] = ()
     tokens_per_s: float | None = None
     cpu_us_per_token: float | None = None
     requests_per_s: float | None = None
     cpu_us_per_request: float | None = None
     memory_mib: float | None = None
     peak_mib: float | None = None
+    grown_kib_per_stream: float | None = None
     ready_s: float | None = None
     fault: str = ""
 
@@ -117,6 +122,38 @@ def latency_table(rows: Sequence[Row]) -> str:
     return table(headings, lines)
 
 
+def ratio_table(rows: Sequence[Row], ours: str, rivals: Sequence[str]) -> str:
+    """What rivals add as a multiple of what we add: the median over rounds, and least to most."""
+    headings = ("case", "rival / ours", "first token", "a token", "CPU/token", "memory/stream")
+    by_place = {(row.case, row.path): row for row in rows}
+    lines = []
+    for (case, path), row in by_place.items():
+        own = by_place.get((case, ours))
+        if path in rivals and own is not None and not row.fault and not own.fault:
+            lines.append((
+                case,
+                path,
+                _ratio(row.added_first_rounds_ms, own.added_first_rounds_ms),
+                _ratio(row.added_token_rounds_ms, own.added_token_rounds_ms),
+                _ratio([row.cpu_us_per_token], [own.cpu_us_per_token]),
+                _ratio([row.grown_kib_per_stream], [own.grown_kib_per_stream]),
+            ))
+    return table(headings, lines)
+
+
+def _ratio(theirs: Sequence[float | None], ours: Sequence[float | None]) -> str:
+    """Round by round; nothing is said where ours is not above zero."""
+    ratios = sorted(
+        their / own
+        for their, own in zip(theirs, ours, strict=False)
+        if their is not None and own is not None and own > 0
+    )
+    if not ratios:
+        return "-"
+    middle = f"{median(ratios):.1f}x"
+    return middle if len(ratios) == 1 else f"{middle} ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+
+
 # Field of Row -> heading and how it is shown.
 COSTS: Mapping[str, tuple[str, str]] = {
     "tokens_per_s": ("tokens/s", ".0f"),
@@ -125,6 +162,7 @@ COSTS: Mapping[str, tuple[str, str]] = {
     "cpu_us_per_request": ("CPU us/request", ".0f"),
     "memory_mib": ("memory MiB", ".1f"),
     "peak_mib": ("peak MiB", ".1f"),
+    "grown_kib_per_stream": ("KiB/stream", ".0f"),
     "ready_s": ("ready s", ".2f"),
 }
 

@@ -126,8 +126,13 @@ class Meter:
 
 def request(load: Load) -> bytes:
     """The bytes of the request that every connection sends."""
-    message = {"role": "user", "content": "x" * load.prompt_bytes}
-    body = json.dumps({"model": load.model, "stream": load.stream, "messages": [message]}).encode()
+    said = "x" * load.prompt_bytes
+    asked: dict[str, object] = {"model": load.model}
+    if load.path.endswith("/embeddings"):
+        asked["input"] = said
+    else:
+        asked |= {"stream": load.stream, "messages": [{"role": "user", "content": said}]}
+    body = json.dumps(asked).encode()
     headers = {
         "Host": f"{load.host}:{load.port}",
         "Content-Type": "application/json",

@@ -63,6 +63,7 @@ class Connection:
         "_headers",
         "_keeps",
         "_parser",
+        "_poll",
         "_received",
         "_socket",
         "_stream",
@@ -85,6 +86,8 @@ class Connection:
         else:
             self._socket = stream.socket
             self.descriptor = stream.socket.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._socket.fileno(), select.POLLIN | select.POLLRDHUP)
         self.reused = False
         self.idle_since = 0.0
         self._expect()
@@ -166,9 +169,7 @@ class Connection:
     @property
     def is_silent(self) -> bool:
         """Whether the idle peer has neither closed nor spoken out of turn."""
-        poll = select.poll()
-        poll.register(self._socket.fileno(), select.POLLIN | select.POLLRDHUP)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     @property
     def tail(self) -> bytes:

@@ -47,6 +47,7 @@ from ollama_proxy.policy.route import (
     RouteSettings,
     Steering,
     explain,
+    foresee,
 )
 from ollama_proxy.policy.thermal import ThermalState
 
@@ -264,7 +265,7 @@ class Dispatcher:
         if self.stations.get(station.spec.id) is not station:
             return
         for job in station.line.foremost(INVITED_MAX):
-            self._reconsider(job, self._views())
+            self._reconsider(job, self._views(self._now()))
         self._assign(station)
 
     # -- jobs --------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ class Dispatcher:
         return explain(
             ask,
             job.wishes,
-            self._views(),
+            self._views(now),
             self._settings.route,
             now=now,
             client=job.client,
@@ -452,14 +453,13 @@ class Dispatcher:
                         self._refuse(job, _too_late(job))
                 case Alarm.LAST_MOMENT:
                     if job.stage is Stage.WAITING:
-                        self._reconsider(job, self._views())
+                        self._reconsider(job, self._views(now))
                 case Alarm.HEDGE:
                     self._hedge(job, now)
 
     # -- how ---------------------------------------------------------------------------------------
 
-    def _views(self) -> list[BackendView]:
-        now = self._now()
+    def _views(self, now: float) -> list[BackendView]:
         return [station.kept or station.view(now) for station in self.stations.values()]
 
     def _choose(self, job: Job, fleet: Sequence[BackendView], now: float) -> Decision | Refusal:
@@ -492,19 +492,24 @@ class Dispatcher:
         now = self._now()
         if job.deadline <= now:
             return _too_late(job)
-        outcome = self._choose(job, self._views(), now)
+        outcome = self._choose(job, self._views(now), now)
         if isinstance(outcome, Refusal):
             return outcome
+        now = self._now()
         if job.promised_s is None:
             job.promised_s = outcome.predicted_s
-            job.overhead_s = self._now() - job.arrived
-        self._queue(job, outcome)
+            job.overhead_s = now - job.arrived
+        self._queue(job, outcome, now)
         return None
 
-    def _queue(self, job: Job, decision: Decision) -> None:
+    def _queue(self, job: Job, decision: Decision, now: float) -> None:
         """Put a job in the line of the backend that was chosen."""
         station = self.stations[decision.backend]
         job.decision = decision
+        if station.takes_at_once(job.priority):
+            # Nearly always. Through the line and out of it again would come to the same.
+            self._start(job, station, decision, now)
+            return
         job.stage = Stage.WAITING
         if job.journey is not None:
             job.journey.choose(decision, self._now())
@@ -532,12 +537,11 @@ class Dispatcher:
         """Give waiting jobs to free slots."""
         while (job := station.next()) is not None:
             assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
-            self._start(job, station, job.decision)
+            self._start(job, station, job.decision, self._now())
 
     def _start(
-        self, job: Job, station: Station, decision: Decision, *, is_hedge: bool = False
+        self, job: Job, station: Station, decision: Decision, now: float, *, is_hedge: bool = False
     ) -> None:
-        now = self._now()
         best = decision.candidates[0]
         job.stage = Stage.RUNNING
         if job.assigned is None:
@@ -591,7 +595,7 @@ class Dispatcher:
         if len(job.attempts) != 1 or job.left or job.stopped:
             return
         busy_with = job.attempts[0].decision.backend
-        others = [view for view in self._views() if view.spec.id != busy_with]
+        others = [view for view in self._views(now) if view.spec.id != busy_with]
         outcome = self._choose(job, others, now)
         if isinstance(outcome, Refusal):
             return
@@ -601,7 +605,7 @@ class Dispatcher:
         work_s = outcome.candidates[0].alone_s
         if self._hedging.spend(work_s):
             job.hedge_s = work_s
-            self._start(job, station, outcome, is_hedge=True)
+            self._start(job, station, outcome, now, is_hedge=True)
 
     def _try_elsewhere(self, station: Station, job: Job, refusal: Refusal) -> None:
         """Before the first byte, each alternative gets one chance within the deadline."""
@@ -639,7 +643,7 @@ class Dispatcher:
         if is_there and not is_too_hot and job.deadline > self._now():
             # It was admitted: that every place is taken by now is not its loss.
             assert job.decision is not None, "it had a place"  # noqa: S101 - as above
-            self._queue(job, job.decision)
+            self._queue(job, job.decision, self._now())
         else:
             self._refuse(job, refusal)
 
@@ -683,7 +687,7 @@ class Dispatcher:
             # Also where it can hardly be in time any more: it was promised, so it is tried.
             station.line.add(job)
         else:
-            self._queue(job, outcome)
+            self._queue(job, outcome, now)
 
     def _leave_line(self, job: Job) -> None:
         if job.decision is not None:
@@ -722,6 +726,7 @@ class Dispatcher:
             now=now,
         )
         station.learned()
+        foresee(station.view(now), job.ask, self._settings.route, now)
 
     def _learn_silence(self, station: Station, attempt: Attempt, now: float) -> None:
         """Nobody waits any more for an answer that had not begun."""

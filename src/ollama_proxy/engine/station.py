@@ -28,6 +28,7 @@ class Station:
     `view` is what decisions are made on: a frozen value, built anew when something changed.
 
     Attributes:
+        spec: what its owner wrote down.
         preempts: whether critical requests may have best effort put back; None: they may not.
         kept: the view, while it holds whatever the time.
         part: what part of the machine it computes on; None where that is not known.
@@ -50,6 +51,7 @@ class Station:
     ) -> None:
         """Make ready, closed: nothing is known yet, and nobody works."""
         self.backend = backend
+        self.spec: BackendSpec = backend.spec
         self.line: Line[Job] = Line(queue_capacity, aging_s=aging_s)
         self.reserve_critical_slots = reserve_critical_slots
         self.preempts = preempts
@@ -87,11 +89,6 @@ class Station:
             f"<Station {self.spec.id}: {state}, {self.in_flight}/{self.spec.slots} slots,"
             f" {len(self.line)} waiting>"
         )
-
-    @property
-    def spec(self) -> BackendSpec:
-        """What its owner wrote down."""
-        return self.backend.spec
 
     def view(self, now: float) -> BackendView:
         """What a decision may look at."""
@@ -166,6 +163,11 @@ class Station:
         if free <= 0 or not len(self.line):
             return None
         return self.line.next(Priority.CRITICAL if free <= self.reserved else Priority.BEST_EFFORT)
+
+    def takes_at_once(self, priority: Priority) -> bool:
+        """Whether a job of this priority would be the next whom `next` takes out."""
+        kept = 0 if priority is Priority.CRITICAL else self.reserved
+        return self.spec.slots - self.in_flight > kept and not len(self.line)
 
     def victim(self) -> Attempt | None:
         """Who gives up a slot for the critical job that is next in line; None if nobody should.

@@ -27,7 +27,15 @@ class Framing(enum.Enum):
 
 
 class Call(enum.Enum):
-    """The inference calls, by the path that names them on every server of the dialect."""
+    """The inference calls, by the path that names them on every server of the dialect.
+
+    Attributes:
+        path: on a server of its dialect.
+        dialect: whose words it uses.
+        framing: how a streamed answer is cut into pieces.
+        embeds: the answer is vectors, which never stream.
+        streams_by_default: it streams when its body does not say: Ollama's two generating calls do.
+    """
 
     OPENAI_CHAT = "/v1/chat/completions"
     OPENAI_COMPLETION = "/v1/completions"
@@ -39,42 +47,21 @@ class Call(enum.Enum):
     OLLAMA_EMBED = "/api/embed"
     OLLAMA_EMBEDDINGS = "/api/embeddings"
 
-    @property
-    def path(self) -> str:
-        """The path on a server of this dialect."""
-        return self.value
-
-    @property
-    def dialect(self) -> Dialect:
-        """Whose words this call uses."""
-        return _DIALECTS[self]
-
-    @property
-    def framing(self) -> Framing:
-        """How a streamed answer to this call is cut into pieces."""
-        return Framing.NDJSON if self.dialect is Dialect.OLLAMA else Framing.SSE
-
-    @property
-    def streams_by_default(self) -> bool:
-        """Whether the call streams when its body does not say: Ollama's two generating calls do."""
-        return self in {Call.OLLAMA_CHAT, Call.OLLAMA_GENERATE}
-
-    @property
-    def embeds(self) -> bool:
-        """Whether the answer is vectors, which never stream."""
-        return self in {Call.OPENAI_EMBEDDING, Call.OLLAMA_EMBED, Call.OLLAMA_EMBEDDINGS}
+    def __init__(self, path: str) -> None:
+        """Say once what follows from the path: it is asked for a dozen times on a request's way."""
+        self.path = path
+        self.dialect = (
+            Dialect.OLLAMA
+            if path.startswith("/api/")
+            else Dialect.ANTHROPIC
+            if path == "/v1/messages"
+            else Dialect.OPENAI
+        )
+        self.framing = Framing.NDJSON if self.dialect is Dialect.OLLAMA else Framing.SSE
+        self.embeds = "embed" in path
+        self.streams_by_default = path in {"/api/chat", "/api/generate"}
 
 
-_DIALECTS = {
-    call: (
-        Dialect.OLLAMA
-        if call.value.startswith("/api/")
-        else Dialect.ANTHROPIC
-        if call.value == "/v1/messages"
-        else Dialect.OPENAI
-    )
-    for call in Call
-}
 CALLS_BY_PATH = {call.value: call for call in Call}
 
 

@@ -237,7 +237,13 @@ class Line(Generic[T]):
     def remove(self, who: T) -> None:
         """Leave without being served; no harm if not in line."""
         if self._ranks[who.priority].remove(who):
-            self._count -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        """One fewer waits; where nobody does, nobody was passed over."""
+        self._count -= 1
+        if not self._count:
+            self._run = 0
 
     def next(self, least: Priority = Priority.BEST_EFFORT) -> T | None:
         """Take the one of `least` priority or more who is to be served now."""
@@ -247,7 +253,7 @@ class Line(Generic[T]):
         if least is Priority.BEST_EFFORT:  # in a line for the critical alone nobody is passed over
             self._run = self._run + 1 if overtakes else 0
         self._ranks[who.priority].charge(who)
-        self._count -= 1
+        self._leave()
         return who
 
     def peek(self, least: Priority = Priority.BEST_EFFORT) -> T | None:

@@ -116,6 +116,9 @@ class RouteSettings:
         default_backend: the first among equals.
         power_budget_watts: who draws more serves while no other can; None: no budget.
         steering: what the mode and the machine's state ask for now.
+        watts_cap: what a backend may draw while one that draws no more can serve; None: whatever
+            it does.
+        is_calm: nobody is to be spared anything: most of the time.
     """
 
     power_aware: bool = True
@@ -123,15 +126,12 @@ class RouteSettings:
     default_backend: str = ""
     power_budget_watts: float | None = None
     steering: Steering = attrs.field(factory=Steering)
+    # Derived once: each choice asks.
+    watts_cap: float | None = attrs.field(init=False, eq=False)
+    is_calm: bool = attrs.field(init=False, eq=False)
 
-    @property
-    def is_calm(self) -> bool:
-        """Whether nobody is to be spared anything: most of the time."""
-        return self.steering.all_cool and self.watts_cap is None
-
-    @property
-    def watts_cap(self) -> float | None:
-        """What a backend may draw while one that draws no more can serve; None: whatever it does."""
+    @watts_cap.default
+    def _least_cap(self) -> float | None:
         stance = self.steering.stance
         caps = (
             self.power_budget_watts,
@@ -139,6 +139,10 @@ class RouteSettings:
             stance.watts_soft_cap_when_loud if self.steering.is_loud else None,
         )
         return min((cap for cap in caps if cap is not None), default=None)
+
+    @is_calm.default
+    def _spares_nobody(self) -> bool:
+        return self.steering.all_cool and self.watts_cap is None
 
 
 class Barred(NamedTuple):
@@ -495,6 +499,15 @@ def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> 
         is_for_all=not view.spec.max_prompt_tokens,
         at=now,
     )
+
+
+def foresee(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> None:
+    """Judge a backend for requests of a kind before the next one comes.
+
+    What an answer has taught makes void what was judged, and whoever has just been answered is most
+    likely to ask again: then nobody waits for it.
+    """
+    view.memo[ask.kind] = _judge(view, ask, settings, now)
 
 
 def _assess(
