@@ -461,9 +461,9 @@ async def serve(  # noqa: PLR0915 - the tree, once
         climate,
         statuses=STATUS,
         version=ollama_proxy.__version__,
-        turned_away=gate.admission.turned_away,
     )
     ledger.read_by(metrics.record)
+    ledger.door_read_by(metrics.turn_away)
     dashboard = _new_dashboard(config, dispatcher, climate, ledger, news)
     app = create_app(
         Services(
@@ -488,6 +488,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
             headers=limits.headers,
         ),
         bounds=bounds,
+        ledger=ledger,
     )
     settings = FrontSettings(
         limits=limits,
@@ -626,7 +627,14 @@ def _new_grpc_door(
         unread_bytes=config.server.max_buffered_mib << 20,
     )
     methods = all_methods(dispatcher, climate, news)
-    return GrpcDoor(methods, gate, settings, bounds=bounds, encryption=encryption)
+    return GrpcDoor(
+        methods,
+        gate,
+        settings,
+        bounds=bounds,
+        ledger=dispatcher.ledger,
+        encryption=encryption,
+    )
 
 
 def _doors(

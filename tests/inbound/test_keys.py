@@ -261,7 +261,7 @@ async def test_who_comes_too_often_is_told_when_to_come_again() -> None:
     assert 90 <= int(answers[2].headers["retry-after"]) <= 100
     assert "rate_limit_exceeded" == answers[2].json()["error"]["code"]
     assert isinstance(listing.json()["error"], str)
-    assert 'ollama_proxy_turned_away_total{code="rate_limit_exceeded"} 2.0' in page
+    assert 'ollama_proxy_turned_away_total{code="rate_limit_exceeded",door="http"} 2.0' in page
 
 
 async def test_an_address_has_the_rate_where_no_keys_are_asked_for() -> None:

@@ -8,7 +8,6 @@ before: all clients of a machine share its address.
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable
 
 import attrs
@@ -116,17 +115,10 @@ def secret_of(headers: Headers) -> bytes | None:
 
 
 class Admission:
-    """Decides who is let in. One for all doors.
-
-    Attributes:
-        turned_away: how many were not, by why.
-    """
+    """Decides who is let in. One for all doors, each of which books whom it turns away."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         """Go by these rules; without any, everybody is let in."""
-        self.turned_away = Counter(
-            dict.fromkeys((Code.INVALID_API_KEY, Code.PERMISSION_DENIED, Code.RATE_LIMITED), 0)
-        )
         self._rules = Rules()
         self._ring = Ring()
         self._by_key: Buckets | None = None
@@ -160,10 +152,7 @@ class Admission:
         """
         if not self._ring and self._by_address is None:
             return ANYBODY
-        admitted = self._admit(what, headers, peer)
-        if isinstance(admitted, Refusal):
-            self.turned_away[admitted.code] += 1
-        return admitted
+        return self._admit(what, headers, peer)
 
     def _admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:
         need = need_of(what)
@@ -194,13 +183,9 @@ class Admission:
         if not self._ring and self._by_address is None:
             return None
         if self._ring and (visitor.key is None or not self._ring.has(visitor.key)):
-            refused: Visitor | Refusal = UNKNOWN_KEY
-        else:
-            refused = self._counted(visitor)
-        if not isinstance(refused, Refusal):
-            return None
-        self.turned_away[refused.code] += 1
-        return refused
+            return UNKNOWN_KEY
+        counted = self._counted(visitor)
+        return counted if isinstance(counted, Refusal) else None
 
     def _address(self, headers: list[tuple[bytes, bytes]], peer: str) -> str:
         trusted = self._rules.trusted_proxies

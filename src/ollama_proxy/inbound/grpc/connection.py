@@ -16,7 +16,9 @@ import trio
 from google.protobuf.message import DecodeError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.admission import ANYBODY, Visitor
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.grpc.messages import Budget, framed
 from ollama_proxy.inbound.grpc.metadata import GZIP, Head, Pairs, end_of_answer, head_of_answer
 from ollama_proxy.inbound.grpc.rpc import Message, Method
@@ -35,6 +37,7 @@ from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 log = logging.getLogger("ollama_proxy.grpc")
+DOOR = "grpc"
 _READ_BYTES = 16384  # more would let one peer's cheap frames take the clock for too long
 _METHOD_NOT_ALLOWED = b"405"
 _UNSUPPORTED_MEDIA_TYPE = b"415"
@@ -76,6 +79,7 @@ class Terms:
         methods: by their paths.
         gate: says who may ask.
         budget: what all of them may keep unread.
+        ledger: is told who is turned away.
     """
 
     methods: Mapping[str, Method]
@@ -83,6 +87,7 @@ class Terms:
     budget: Budget
     limits: WireLimits = attrs.field(factory=WireLimits)
     patience: Patience = attrs.field(factory=Patience)
+    ledger: Ledger = attrs.field(factory=Ledger)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -99,6 +104,7 @@ class LiveRpc:
     initial: Pairs = attrs.field(factory=list)
     trailing: Pairs = attrs.field(factory=list)
     compress: bool = False
+    is_job: bool = False
     stopped: Ended | None = None
     visitor: Visitor = ANYBODY
     readable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -411,6 +417,8 @@ class Connection:
                 ended = await self._answer(rpc)
             if rpc.scope.cancelled_caught:
                 ended = rpc.stopped or _TOO_LATE
+            if ended not in {None, WELL} and not (call.is_over or call.has_begun or rpc.is_job):
+                self._book(rpc, ended.booked)
             if ended is not None and not call.is_over:
                 metadata = rpc.trailing if call.has_begun else rpc.initial + rpc.trailing
                 self.wire.end(call, end_of_answer(ended, metadata, is_all=not call.has_begun))
@@ -458,8 +466,15 @@ class Connection:
             return _FAULTED
         return WELL
 
+    def _book(self, rpc: LiveRpc, refusal: Refusal) -> None:
+        """A call that becomes no job. Its id is told where it had come so far as to have one."""
+        request_id = dict(rpc.initial).get(b"x-request-id", b"").decode()
+        self._terms.ledger.turn_away(turned_away(DOOR, rpc.head.path, refusal, request_id))
+
     async def _turn_away(self, rpc: LiveRpc) -> None:
         is_post = rpc.call.head.method == b"POST"
+        code = Code.UNSUPPORTED_MEDIA_TYPE if is_post else Code.METHOD_NOT_ALLOWED
+        self._book(rpc, Refusal(code, ""))
         status = _UNSUPPORTED_MEDIA_TYPE if is_post else _METHOD_NOT_ALLOWED
         more = [] if is_post else [(b"allow", b"POST")]
         rpc.begin([(b":status", status), (b"content-type", b"text/plain"), *more])

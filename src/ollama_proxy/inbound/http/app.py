@@ -1,5 +1,6 @@
 """The Quart app, put together: every endpoint behind one gate, every error in its path's dialect."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from quart import Response, g, request
@@ -26,7 +27,6 @@ from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
 from ollama_proxy.inbound.trust import judge_page
 from ollama_proxy.policy.access import NOTHING
-from ollama_proxy.policy.ask import CALLS_BY_PATH
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
@@ -107,28 +107,32 @@ def create_app(services: Services) -> QuartTrio:
     async def judge() -> Response | None:
         judged = _judged(services)
         if isinstance(judged, Refusal):
-            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, judged))
-            return refusal_reply(judged)
+            return _turned_away(services, judged)
         g.visitor = judged
         return None
 
     @app.errorhandler(RequestRefused)
     async def refuse(refused: RequestRefused) -> Response:
-        return refusal_reply(refused.refusal)
+        return _turned_away(services, refused.refusal)
 
     @app.errorhandler(HTTPException)
     async def explain(error: HTTPException) -> Response:
         allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
         more = [(b"allow", ", ".join(allowed).encode())] if allowed else []
-        refusal = _refusal_of(error, services)
-        if asked().path in CALLS_BY_PATH:
-            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
-        return refusal_reply(refusal, more)
+        return _turned_away(services, _refusal_of(error, services), more)
 
     return app
 
 
 _RULES = {endpoint.name: f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
+
+
+def _turned_away(
+    services: Services, refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
+    """Refuse what is being asked, and book it."""
+    services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
+    return refusal_reply(refusal, more)
 
 
 def _judged(services: Services) -> Visitor | Refusal:

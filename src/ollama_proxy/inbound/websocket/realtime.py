@@ -16,7 +16,6 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
-from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.conversation import (
@@ -26,12 +25,12 @@ from ollama_proxy.inbound.websocket.conversation import (
     read_item,
     refused,
 )
-from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
+from ollama_proxy.inbound.websocket.socket import DOORS, STOPPING, Socket
 from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
-DOOR = "realtime"
 PATH = "/v1/realtime"
+DOOR = DOORS[PATH]
 _encode = msgspec.json.Encoder().encode
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -254,6 +253,7 @@ class RealtimeTalk:
         return _encode({"type": kind, "event_id": f"event_{next(self._numbers)}"} | dict(fields))
 
     def _complain(self, refusal: Refusal, event_id: str | None) -> None:
+        self.socket.turn_away(refusal)
         self.post(
             "error",
             error={
@@ -295,11 +295,7 @@ class RealtimeTalk:
             case "conversation.item.truncate":
                 self._truncate(event)
             case "response.create":
-                try:
-                    self._respond(event.response or _Asked())
-                except RequestRefused as why:
-                    self.dispatcher.ledger.turn_away(turned_away(DOOR, PATH, why.refusal))
-                    raise
+                self._respond(event.response or _Asked())
             case "response.cancel":
                 self._cancel(event.response_id)
             case kind if "audio" in kind:

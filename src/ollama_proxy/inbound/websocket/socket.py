@@ -32,8 +32,9 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
-from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.answers import STATUS, error_body, error_headers, turned_away
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
@@ -41,12 +42,17 @@ from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
+# What the books call what is spoken at a path.
+DOOR = "websocket"
+DOORS = {"/v1/realtime": "realtime"}
 HEAD_MAX_BYTES = 32 << 10
 FAREWELL_S = 1.0
 PENDING_MAX_BYTES = 64 << 10  # who leaves so much unread is not listened to
 _READ_BYTES = 65536
 _MARK_BYTES = 8
 _SHORT, _LONG = 125, 65535
+# As which wsproto closes what it cannot parse; a client that closes so says that we cannot speak.
+_UNPARSED = {CloseReason.PROTOCOL_ERROR, CloseReason.INVALID_FRAME_PAYLOAD_DATA}
 
 
 @attrs.frozen(kw_only=True)
@@ -101,10 +107,11 @@ def text_frame(payload: bytes) -> bytes:
 
 @attrs.frozen
 class _Closing(Exception):  # noqa: N818 - a decision on its way out of the reader
-    """The socket is to be closed with this code."""
+    """The socket is to be closed with this code. `fault`: what the client did; None: nothing."""
 
     code: int
     reason: str
+    fault: Code | None = None
 
 
 STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
@@ -121,12 +128,18 @@ class Socket:
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, limits: SocketLimits, *, is_draining: Callable[[], bool]
+        self,
+        stream: trio.abc.Stream,
+        limits: SocketLimits,
+        *,
+        is_draining: Callable[[], bool],
+        ledger: Ledger | None = None,
     ) -> None:
         """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = ""
         self.visitor: Visitor = ANYBODY
+        self._ledger = ledger or Ledger()
         self._admission: Admission | None = None
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -191,6 +204,8 @@ class Socket:
             ending = closing
         finally:
             dialogue.leave()
+        if ending is not None and ending.fault is not None:
+            self.turn_away(Refusal(ending.fault, ending.reason))
         if self._is_gone:
             raise CallerLeft
         ending = ending or _GOING_AWAY
@@ -229,9 +244,16 @@ class Socket:
         """
         refusal = None if self._admission is None else self._admission.readmit(self.visitor)
         if refusal is not None and refusal.code is Code.INVALID_API_KEY:
-            raise _Closing(CloseReason.POLICY_VIOLATION, "the API key is good no longer")
+            raise _Closing(
+                CloseReason.POLICY_VIOLATION, "the API key is good no longer", refusal.code
+            )
         if refusal is not None:
             raise RequestRefused(refusal)
+
+    def turn_away(self, refusal: Refusal, request_id: str = "") -> None:
+        """Book what becomes no job."""
+        path = self.target.partition("?")[0]
+        self._ledger.turn_away(turned_away(DOORS.get(path, DOOR), path, refusal, request_id))
 
     @property
     def is_draining(self) -> bool:
@@ -309,6 +331,7 @@ class Socket:
 
     def _reject(self, refusal: Refusal, hint: object = None) -> None:
         """Say in HTTP why there is no socket. `hint`: what wsproto would say."""
+        self.turn_away(refusal)
         status, more = STATUS[refusal.code], []
         if isinstance(hint, RejectConnection):
             status, more = hint.status_code or status, list(hint.headers)
@@ -341,7 +364,7 @@ class Socket:
         try:
             yield from self._wire.events()
         except RemoteProtocolError as error:
-            raise _Closing(CloseReason.PROTOCOL_ERROR, str(error)) from None
+            raise _Closing(CloseReason.PROTOCOL_ERROR, str(error), Code.INVALID_REQUEST) from None
 
     async def _take(self, event: Event, dialogue: Dialogue) -> None:
         match event:
@@ -355,27 +378,32 @@ class Socket:
                 elif event.frame_finished:
                     await self._ration()
             case BytesMessage():
-                raise _Closing(CloseReason.UNSUPPORTED_DATA, "text is understood, bytes are not")
+                why = "text is understood, bytes are not"
+                raise _Closing(CloseReason.UNSUPPORTED_DATA, why, Code.UNSUPPORTED_MEDIA_TYPE)
             case Ping():
                 self._post_event(event.response())
                 await self._ration()
             case CloseConnection():
                 # What cannot be parsed ends here, too: wsproto knows the code.
-                raise _Closing(event.code, event.reason or "")
+                fault = Code.INVALID_REQUEST if event.code in _UNPARSED else None
+                raise _Closing(event.code, event.reason or "", fault)
             case Pong():
                 if len(event.payload) == _MARK_BYTES:
                     mark = int.from_bytes(event.payload, "big")
                     self._read = min(max(self._read, mark), self._said)
                 await self._ration()
             case _:
-                raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
+                raise _Closing(
+                    CloseReason.PROTOCOL_ERROR, "this is not understood", Code.INVALID_REQUEST
+                )
 
     def _gather(self, piece: str) -> None:
         # As bytes: they are what the limit is of, and a list would grow by pieces that are empty.
         self._message += piece.encode()
         if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
-            raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
+            why = f"messages have at most {limit} KiB"
+            raise _Closing(CloseReason.MESSAGE_TOO_BIG, why, Code.BODY_TOO_LARGE)
 
     async def _ration(self) -> None:
         """Take a frame that says nothing by itself: ten thousand may have come in one read."""
@@ -389,7 +417,7 @@ class Socket:
         self._left_to_read = min(float(limits.burst), self._left_to_read + more) - 1
         self._counted_at = now
         if self._left_to_read < 0:
-            raise _Closing(CloseReason.TRY_AGAIN_LATER, "too many messages")
+            raise _Closing(CloseReason.TRY_AGAIN_LATER, "too many messages", Code.RATE_LIMITED)
 
     # -- writing -----------------------------------------------------------------------------------
 

@@ -13,15 +13,13 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
-from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
-from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
+from ollama_proxy.inbound.websocket.socket import DOOR, STOPPING, Socket
 from ollama_proxy.policy.ask import WISH_NAMES
 from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
-DOOR = "websocket"
 PATH = "/v1/stream/ws"
 RUNNING_MAX = 256  # at once on one socket; more are refused, and the socket stays
 _SHOWN = 200
@@ -199,7 +197,7 @@ class StreamTalk:
         try:
             asked = _message.decode(content)
         except (msgspec.DecodeError, RecursionError) as error:
-            self.socket.post(_encode(_error(_name(content), _not_understood(error))))
+            self._refuse(_name(content), _not_understood(error))
             return
         match asked.type:
             case "request":
@@ -212,7 +210,7 @@ class StreamTalk:
                     f"type: expected request or cancel, got {other[:_SHOWN]!r}.",
                     param="type",
                 )
-                self.socket.post(_encode(_error(asked.request_id, refusal)))
+                self._refuse(asked.request_id, refusal)
         # Who sends many at once lets those who work have their turn, and waits for a slow reader.
         await trio.lowlevel.checkpoint()
 
@@ -224,7 +222,7 @@ class StreamTalk:
                 f"request_id: expected {ID_EXPECTED}, got {request_id[:_SHOWN]!r}.",
                 param="request_id",
             )
-            self.socket.post(_encode(_error(request_id[:_SHOWN], refusal)))
+            self._refuse(request_id[:_SHOWN], refusal)
             return
         if request_id in self._running:
             refusal = Refusal(
@@ -232,7 +230,7 @@ class StreamTalk:
                 f"request_id: {request_id[:_SHOWN]!r} is running already.",
                 param="request_id",
             )
-            self.socket.post(_encode(_error(request_id, refusal)))
+            self._refuse(request_id, refusal)
             return
         turn = _Turn(self, request_id, _encode(request_id), asked.stream)
         if self.socket.is_draining:
@@ -278,7 +276,12 @@ class StreamTalk:
     def _turn_away(self, turn: _Turn, refusal: Refusal) -> None:
         """End what becomes no job, and book it."""
         turn.fail(refusal)
-        self.dispatcher.ledger.turn_away(turned_away(DOOR, PATH, refusal, turn.id))
+        self.socket.turn_away(refusal, turn.id)
+
+    def _refuse(self, request_id: str, refusal: Refusal) -> None:
+        """The same of a message that is no request of its own."""
+        self.socket.post(_encode(_error(request_id, refusal)))
+        self.socket.turn_away(refusal, request_id)
 
     def _cancel(self, request_id: str) -> None:
         found = self._running.get(request_id)
@@ -288,7 +291,7 @@ class StreamTalk:
                 f"request_id: nothing that runs is named {request_id[:_SHOWN]!r}.",
                 param="request_id",
             )
-            self.socket.post(_encode(_error(request_id, refusal)))
+            self._refuse(request_id, refusal)
             return
         turn, job = found
         turn.interrupt()

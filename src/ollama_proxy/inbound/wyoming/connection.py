@@ -215,7 +215,7 @@ class Connection:
                 if self._pen.is_behind:
                     await self._pen.flushed()
         except BadEvent as bad:
-            self._pen.post(_error(Code.INVALID_REQUEST, str(bad)))
+            self._complain(str(bad))
         except (CallerLeft, trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
@@ -227,7 +227,7 @@ class Connection:
             except BadEvent as bad:
                 if bad.is_lost:
                     raise
-                self._pen.post(_error(Code.INVALID_REQUEST, str(bad)))
+                self._complain(str(bad))
                 continue
             if event is not None:
                 return event
@@ -268,22 +268,19 @@ class Connection:
         try:
             transcript = msgspec.convert(event.data, _Transcript)
         except msgspec.ValidationError as fault:
-            self._pen.post(
-                _error(Code.INVALID_REQUEST, f"The transcript is not understood: {fault}.")
-            )
+            self._complain(f"The transcript is not understood: {fault}.")
             return
         turn = _Turn(self._pen, self.memory, transcript)
         if self.is_draining():
-            turn.fail(_STOPPING)
+            self._turn_away(turn, _STOPPING)
             return
         if not transcript.text.strip():
-            turn.fail(_SILENCE)
+            self._turn_away(turn, _SILENCE)
             return
         try:
             job = make_job(self._wanted(transcript), self._sender(), turn)
         except RequestRefused as refused:
-            turn.fail(refused.refusal)
-            self.dispatcher.ledger.turn_away(turned_away(DOOR, "", refused.refusal))
+            self._turn_away(turn, refused.refusal)
             return
         self.dispatcher.submit(job)
         try:
@@ -291,6 +288,19 @@ class Connection:
         finally:
             turn.is_left = True
             self.dispatcher.withdraw(job)
+
+    def _turn_away(self, turn: _Turn, refusal: Refusal) -> None:
+        """End what becomes no job, and book it."""
+        turn.fail(refusal)
+        self._book(refusal)
+
+    def _complain(self, message: str) -> None:
+        """The same of an event that is none."""
+        self._pen.post(_error(Code.INVALID_REQUEST, message))
+        self._book(Refusal(Code.INVALID_REQUEST, message))
+
+    def _book(self, refusal: Refusal) -> None:
+        self.dispatcher.ledger.turn_away(turned_away(DOOR, "", refusal))
 
     def _wanted(self, transcript: _Transcript) -> Wanted:
         instructions = self.settings.instructions
