@@ -511,7 +511,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
     )
     metrics.doors = _doors(front, grpc, bounds, grpc_bounds)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
-    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
+    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config), bounds)
     host = config.server.host
     grpc_port = config.server.grpc_port if grpc is not None else None
     voice_port = config.wyoming.port if config.wyoming.enabled else None

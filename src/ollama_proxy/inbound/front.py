@@ -209,6 +209,7 @@ class Front:
             ),
             is_draining=lambda: self.is_draining,
             ledger=self._dispatcher.ledger,
+            bounds=self._bounds,
         )
         self._sockets.add(socket)
         try:

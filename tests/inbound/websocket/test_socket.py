@@ -32,6 +32,7 @@ from ollama_proxy.inbound.websocket.socket import (
     Socket,
     SocketLimits,
 )
+from ollama_proxy.policy.refusal import Refusal
 from tests.inbound.ends import loopback_pair, read_to_end
 
 GATE = Gate(bound_host="127.0.0.1")
@@ -62,6 +63,10 @@ class Talk:
         answer = self.answers(message)
         if answer:
             self.socket.post(answer)
+
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """Nothing is."""
+        raise NotImplementedError
 
     def leave(self) -> None:
         """See `Dialogue`."""

@@ -41,6 +41,11 @@ class Item:
     text: str
     status: str = "completed"
 
+    @property
+    def size(self) -> int:
+        """Of its text, in bytes."""
+        return len(self.text.encode())
+
     def shown(self) -> dict[str, object]:
         """As it stands in events."""
         kind = "output_text" if self.role == "assistant" else "input_text"

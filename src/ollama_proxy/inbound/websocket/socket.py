@@ -35,6 +35,7 @@ from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers, turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
@@ -87,6 +88,9 @@ class Dialogue(Protocol):
     async def hear(self, message: str) -> None:
         """The client has said something. It may raise CallerLeft."""
 
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """What the client has said is not heard; it is to be told so."""
+
     def leave(self) -> None:
         """The socket is closed: whatever it asked for is wanted no more."""
 
@@ -125,6 +129,7 @@ class Socket:
         headers: of the handshake, lower-case names.
         target: the path and query that were asked for.
         visitor: who was let in.
+        bounds: what all clients hold of the router's memory; what is asked for counts here, too.
     """
 
     def __init__(
@@ -134,12 +139,14 @@ class Socket:
         *,
         is_draining: Callable[[], bool],
         ledger: Ledger | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = ""
         self.visitor: Visitor = ANYBODY
         self._ledger = ledger or Ledger()
+        self.bounds = bounds or Bounds()
         self._admission: Admission | None = None
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -147,6 +154,7 @@ class Socket:
         self._is_draining = is_draining
         self._wire = WSConnection(ConnectionType.SERVER)
         self._message = bytearray()  # of one that has not come to its end
+        self._held = 0  # bytes of it that count
         self._left_to_read = float(limits.burst)
         self._counted_at = trio.current_time()
         self._was_heard = True
@@ -189,6 +197,7 @@ class Socket:
             finally:
                 # The number may soon be another client's.
                 self._descriptor = -1
+                self._free()
                 # Nobody writes any more: who waits for that is told so.
                 self._lose()
                 nursery.cancel_scope.cancel()
@@ -369,12 +378,16 @@ class Socket:
     async def _take(self, event: Event, dialogue: Dialogue) -> None:
         match event:
             case TextMessage():
-                self._gather(event.data)
+                fits = self._gather(event.data, is_whole=event.message_finished)
                 if event.message_finished:
                     message = self._message.decode()
                     self._message.clear()
+                    self._free()  # from here on who hears it counts what is kept
                     self._count()
-                    await dialogue.hear(message)
+                    if fits:
+                        await dialogue.hear(message)
+                    else:
+                        dialogue.refuse(message, TOO_MUCH_HELD)
                 elif event.frame_finished:
                     await self._ration()
             case BytesMessage():
@@ -397,13 +410,29 @@ class Socket:
                     CloseReason.PROTOCOL_ERROR, "this is not understood", Code.INVALID_REQUEST
                 )
 
-    def _gather(self, piece: str) -> None:
+    def _gather(self, piece: str, *, is_whole: bool) -> bool:
+        """Add a piece of a message. False: it is too much for the router, but is there, whole.
+
+        Before a message is whole nobody can say whose it is, and so not refuse it alone.
+        """
         # As bytes: they are what the limit is of, and a list would grow by pieces that are empty.
-        self._message += piece.encode()
+        data = piece.encode()
+        self._message += data
         if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
             why = f"messages have at most {limit} KiB"
             raise _Closing(CloseReason.MESSAGE_TOO_BIG, why, Code.BODY_TOO_LARGE)
+        if self.bounds.hold(len(data)):
+            self._held += len(data)
+            return True
+        if not is_whole:
+            why = "the router holds as much as it may"
+            raise _Closing(CloseReason.TRY_AGAIN_LATER, why, TOO_MUCH_HELD.code)
+        return False
+
+    def _free(self) -> None:
+        self.bounds.free(self._held)
+        self._held = 0
 
     async def _ration(self) -> None:
         """Take a frame that says nothing by itself: ten thousand may have come in one read."""

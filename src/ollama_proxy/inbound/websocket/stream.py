@@ -13,6 +13,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
 from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.socket import DOOR, STOPPING, Socket
@@ -76,6 +77,7 @@ class _Turn:
         streams: each token is told as it comes.
         first_s: from arrival to the first token.
         pieces: tokens so far.
+        size: of what was asked, in bytes, which count until it is over.
         is_over: its last frame is out: nothing may follow.
     """
 
@@ -83,6 +85,7 @@ class _Turn:
     id: str
     id_json: bytes
     streams: bool
+    size: int
     first_s: float | None = None
     pieces: int = 0
     is_over: bool = False
@@ -201,7 +204,7 @@ class StreamTalk:
             return
         match asked.type:
             case "request":
-                self._start(asked)
+                self._start(asked, len(content))
             case "cancel":
                 self._cancel(asked.request_id)
             case other:
@@ -214,7 +217,7 @@ class StreamTalk:
         # Who sends many at once lets those who work have their turn, and waits for a slow reader.
         await trio.lowlevel.checkpoint()
 
-    def _start(self, asked: Message) -> None:
+    def _start(self, asked: Message, size: int) -> None:
         request_id = asked.request_id or make_request_id()
         if not is_request_id(request_id.encode()):
             refusal = Refusal(
@@ -232,7 +235,7 @@ class StreamTalk:
             )
             self._refuse(request_id, refusal)
             return
-        turn = _Turn(self, request_id, _encode(request_id), asked.stream)
+        turn = _Turn(self, request_id, _encode(request_id), asked.stream, size)
         if self.socket.is_draining:
             # What is new would be cut off with what runs, or keep the router from its end.
             self._turn_away(turn, STOPPING)
@@ -270,6 +273,9 @@ class StreamTalk:
         except RequestRefused as refused:
             self._turn_away(turn, refused.refusal)
             return
+        if not self.socket.bounds.hold(size):
+            self._turn_away(turn, TOO_MUCH_HELD)
+            return
         self._running[request_id] = turn, job
         self.dispatcher.submit(job)
 
@@ -304,7 +310,12 @@ class StreamTalk:
         found = self._running.get(turn.id)
         if found is not None and found[0] is turn:
             del self._running[turn.id]
+            self.socket.bounds.free(turn.size)
             self.socket.settled()
+
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """See `Dialogue`."""
+        self._refuse(_name(message.encode()), refusal)
 
     def leave(self) -> None:
         """See `Dialogue`."""

@@ -14,6 +14,7 @@ import trio
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
 from ollama_proxy.inbound.answers import turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
 from ollama_proxy.inbound.reading import make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.wyoming.event import BadEvent, Event, EventReader, encode_event
@@ -157,10 +158,13 @@ class Connection:
     settings: WyomingSettings
     memory: Memory
     is_draining: Callable[[], bool]
+    bounds: Bounds = attrs.field(factory=Bounds)
     _pen: Pen = attrs.field(init=False)
     _reader: EventReader = attrs.field(factory=EventReader)
     _talk: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _owed: int = 0
+    _half: int = 0  # bytes that count of an event that is not whole
+    _whole: int = 0  # the same of transcripts that are not answered
 
     def __attrs_post_init__(self) -> None:
         self._pen = Pen(self.stream, self.settings.write_timeout_s)
@@ -175,6 +179,7 @@ class Connection:
                 with self._talk:
                     await self._listen(ask)
                 talking.cancel_scope.cancel()
+            self.bounds.free(self._half + self._whole)
             await self._part()
             writing.cancel_scope.cancel()
 
@@ -216,6 +221,8 @@ class Connection:
                     await self._pen.flushed()
         except BadEvent as bad:
             self._complain(str(bad))
+        except RequestRefused as refused:
+            self._complain(refused.refusal.message, refused.refusal.code)
         except (CallerLeft, trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
@@ -229,8 +236,13 @@ class Connection:
                     raise
                 self._complain(str(bad))
                 continue
+            self.bounds.free(self._half)
+            self._half = 0
             if event is not None:
                 return event
+            if not self.bounds.hold(self._reader.size):
+                raise RequestRefused(TOO_MUCH_HELD)
+            self._half = self._reader.size
             data = await self.stream.receive_some(_READ_BYTES)
             if not data:
                 return None
@@ -245,7 +257,10 @@ class Connection:
                 text = event.data.get("text")
                 told = {"text": text} if isinstance(text, str) else {}
                 self._pen.post(encode_event("pong", {**told}))
+            case "transcript" if not self.bounds.hold(event.size):
+                self._complain(TOO_MUCH_HELD.message, TOO_MUCH_HELD.code)
             case "transcript":
+                self._whole += event.size
                 try:
                     ask.send_nowait(event)
                 except trio.WouldBlock:
@@ -261,6 +276,8 @@ class Connection:
         async for event in asked:
             await self._answer_one(event)
             self._owed -= 1
+            self._whole -= event.size
+            self.bounds.free(event.size)
             if self.is_draining():
                 self.drain()
 
@@ -294,10 +311,10 @@ class Connection:
         turn.fail(refusal)
         self._book(refusal)
 
-    def _complain(self, message: str) -> None:
-        """The same of an event that is none."""
-        self._pen.post(_error(Code.INVALID_REQUEST, message))
-        self._book(Refusal(Code.INVALID_REQUEST, message))
+    def _complain(self, message: str, code: Code = Code.INVALID_REQUEST) -> None:
+        """The same of an event that is none, or not taken."""
+        self._pen.post(_error(code, message))
+        self._book(Refusal(code, message))
 
     def _book(self, refusal: Refusal) -> None:
         self.dispatcher.ledger.turn_away(turned_away(DOOR, "", refusal))
