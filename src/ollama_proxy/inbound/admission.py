@@ -8,7 +8,8 @@ before: all clients of a machine share its address.
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -124,10 +125,15 @@ class Admission:
         self._by_key: Buckets | None = None
         self._by_address: Buckets | None = None
         self._wrong = Buckets(WRONG_PER_S, WRONG_BURST)
+        self._stays: dict[object, tuple[Visitor, Callable[[], None]]] = {}
         self.follow(rules or Rules())
 
     def follow(self, rules: Rules) -> None:
-        """Go by other rules from now on; whoever was let in stays, until they ask again."""
+        """Go by other rules from now on.
+
+        Who was let in without a good key, as it is now, must leave where they `stay`; elsewhere what
+        was begun for them is finished, and they are judged when they ask again.
+        """
         before, self._rules = self._rules, rules
         self._ring = self._ring.replaced_by(rules.keys)
         if (rules.rate, rules.burst) != (before.rate, before.burst):
@@ -135,6 +141,28 @@ class Admission:
             # Apart: however many addresses come, no key's bucket is forgotten.
             self._by_key = Buckets(rules.rate, rules.burst) if limited else None
             self._by_address = Buckets(rules.rate, rules.burst) if limited else None
+
+        for visitor, leave in list(self._stays.values()):
+            if not self._is_known(visitor):
+                leave()
+
+    @contextmanager
+    def stay(self, visitor: Visitor, leave: Callable[[], None]) -> Iterator[None]:
+        """While somebody stays: have them leave as soon as their key is good no longer.
+
+        Args:
+            visitor: who was let in.
+            leave: called once at most for each change of the rules; must not block nor raise.
+        """
+        key = object()
+        self._stays[key] = visitor, leave
+        try:
+            yield
+        finally:
+            del self._stays[key]
+
+    def _is_known(self, visitor: Visitor) -> bool:
+        return not self._ring or (visitor.key is not None and self._ring.has(visitor.key))
 
     def admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:
         """Let somebody in, or say why not. It counts.
@@ -182,7 +210,7 @@ class Admission:
         """Say why somebody who was let in may not ask once more, or None. It counts."""
         if not self._ring and self._by_address is None:
             return None
-        if self._ring and (visitor.key is None or not self._ring.has(visitor.key)):
+        if not self._is_known(visitor):
             return UNKNOWN_KEY
         counted = self._counted(visitor)
         return counted if isinstance(counted, Refusal) else None

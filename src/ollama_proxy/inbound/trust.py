@@ -1,4 +1,4 @@
-"""Who may ask: the Host and Origin of a request, judged the same on every HTTP door.
+"""Who may ask: the Host and Origin of a request, judged the same on every door that has them.
 
 A proxy launders what its backends refuse: Ollama checks both headers itself, but sees only the
 router's. So a page that rebinds its name to 127.0.0.1, or posts across origins, is stopped here.
@@ -72,7 +72,8 @@ class Gate:
             if not name or not (_is_loopback(name) or name in self._hosts):
                 return Refusal(
                     Code.FORBIDDEN,
-                    "The Host header names a host this router does not answer for. Add it to"
+                    "The Host header (in gRPC the :authority) names a host this router does not"
+                    " answer for. Add it to"
                     " server.allowed_hosts if it should.",
                     param="Host",
                 )

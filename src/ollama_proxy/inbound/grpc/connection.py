@@ -7,6 +7,7 @@ Rule 3: what waits is awaited where it is made, so that a slow reader slows its 
 
 import logging
 import math
+import re
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,7 @@ from ollama_proxy.inbound.grpc.wire import (
     WireLimits,
 )
 from ollama_proxy.inbound.trust import Gate
-from ollama_proxy.policy.access import NOTHING
+from ollama_proxy.policy.access import NOTHING, UNKNOWN_KEY
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 log = logging.getLogger("ollama_proxy.grpc")
@@ -43,6 +44,9 @@ _METHOD_NOT_ALLOWED = b"405"
 _UNSUPPORTED_MEDIA_TYPE = b"415"
 _NOT_GRPC = b"This port speaks gRPC only.\n"
 _TOO_LATE = Ended(Status.DEADLINE_EXCEEDED, "The deadline has passed.")
+# Programs that speak through a socket of files, or a relay of one, name it as libraries do: C++ with its
+# path's slashes encoded, others as a URI, or not at all. Browsers always name a host.
+_NO_HOST = re.compile(rb"$|/|%2f|unix:", re.IGNORECASE)
 _STOPPING = refused(Refusal(Code.SHUTTING_DOWN, "The router is shutting down."))
 _UNREAD = refused(Refusal(Code.REQUEST_TIMEOUT, "The answer was left unread for too long."))
 _FAULTED = refused(Refusal(Code.INTERNAL, "The router made a mistake; its log says which."))
@@ -207,6 +211,11 @@ class LiveRpc:
         """Whatever it waits for: look again."""
         self.readable.unpark_all()
         self.writable.unpark_all()
+
+    def leave(self) -> None:
+        """Its key is good no longer: what was begun is finished, nothing else is told or begun."""
+        if not self.is_job:
+            self.stop(refused(UNKNOWN_KEY))
 
     def stop(self, how: Ended) -> None:
         """End it now."""
@@ -439,12 +448,9 @@ class Connection:
                 return None
             if head.fault is not None:
                 return head.fault
-            origin = head.first(b"origin")
-            # Only pages are judged: no browser speaks to this port, but what stands before it may.
-            if origin is not None:
-                refusal = self._terms.gate.judge(head.authority, origin)
-                if refusal is not None:
-                    return refused(refusal)
+            refusal = self._judge(head)
+            if refusal is not None:
+                return refused(refusal)
             what = NOTHING if rpc.method is None else rpc.method.path
             admitted = self._terms.gate.admission.admit(what, head.metadata, self._peer)
             if isinstance(admitted, Refusal):
@@ -452,7 +458,8 @@ class Connection:
             rpc.visitor = admitted
             if rpc.method is None:
                 return Ended(Status.UNIMPLEMENTED, f"There is no method {head.path[:200]!r}.")
-            await rpc.method.serve(rpc)
+            with self._terms.gate.admission.stay(admitted, rpc.leave):
+                await rpc.method.serve(rpc)
         except CallFailed as failed:
             return failed.ended
         except RequestRefused as why:
@@ -465,6 +472,13 @@ class Connection:
             log.error("a call failed by a fault of ours: %s\n%s", type(fault).__name__, where)  # noqa: TRY400 - as above
             return _FAULTED
         return WELL
+
+    def _judge(self, head: Head) -> Refusal | None:
+        """As on HTTP. A program that names no host, or a socket's path, is no page with a rebound name."""
+        origin = head.first(b"origin")
+        if origin is None and _NO_HOST.match(head.authority):
+            return None
+        return self._terms.gate.judge(head.authority, origin)
 
     def _book(self, rpc: LiveRpc, refusal: Refusal) -> None:
         """A call that becomes no job. Its id is told where it had come so far as to have one."""

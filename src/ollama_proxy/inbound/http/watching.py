@@ -1,5 +1,6 @@
 """What a browser is shown: the page at the root, its files, and the stream of what changes."""
 
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,7 @@ from quart.wrappers.response import ResponseBody
 from ollama_proxy.dashboard import Asset
 from ollama_proxy.inbound.answers import Headers
 from ollama_proxy.inbound.http.endpoint import TEXT, Dashboard, Endpoint, Services
-from ollama_proxy.inbound.http.exchange import holding
+from ollama_proxy.inbound.http.exchange import holding, visitor
 from ollama_proxy.inbound.http.replies import reply, text_reply
 from ollama_proxy.inbound.live.audience import Full, Seat
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
@@ -123,6 +124,8 @@ async def events(services: Services) -> Response:
     except Full:
         raise RequestRefused(_FULL) from None
     holding().callback(audience.leave, seat)
+    dismiss = partial(audience.dismiss_from, seat)
+    holding().enter_context(services.gate.admission.stay(visitor(), dismiss))
     return reply(_SeatBody(seat), 200, headers)
 
 

@@ -96,6 +96,11 @@ class Audience:
         self._wanted.set()
         return seat
 
+    def dismiss_from(self, seat: Seat) -> None:
+        """Let go of one who watches; what was told may still be taken."""
+        if seat in self._seats:
+            self._let_go(seat)
+
     def leave(self, seat: Seat) -> None:
         """Give a seat back, also one that was taken away."""
         self._seats.pop(seat, None)
