@@ -245,6 +245,20 @@ async def test_what_is_no_grpc_is_turned_away(changes: dict[str, bytes], status:
     assert 0 == after.status
 
 
+async def test_what_is_no_grpc_may_finish_its_body() -> None:
+    """Its answer comes before that, and is not taken back by a reset; who never finishes is reset."""
+    async with served({"Echo": echo}) as (client, _):
+        slow, never = (client.peer.open(path="/it/Echo", content_type=b"text/x") for _ in range(2))
+        heard = await client.ended(slow)
+        client.peer.say(slow, b"{}", end=True)
+        left = client.peer.heard[never]
+        while left.reset is None:
+            await client.listen()
+
+    assert (b"415", None) == (dict(heard.headers)[b":status"], heard.reset)
+    assert (b"415", 0) == (dict(left.headers)[b":status"], left.reset)
+
+
 @pytest.mark.parametrize(
     ("authority", "status"),
     [

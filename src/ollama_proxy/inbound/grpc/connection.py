@@ -495,3 +495,9 @@ class Connection:
         if rpc.call.head.method != b"HEAD":
             await rpc.write(_NOT_GRPC)
         self.wire.end(rpc.call)
+        self.kick()
+        # Behind a whole answer a reset is no fault (RFC 9113, 8.1), but curl takes it for one while its
+        # body is on its way. gRPC's own clients do not, and are not waited for.
+        with trio.move_on_after(self._terms.patience.linger_s):
+            while not rpc.call.inbox.has_ended:
+                await rpc.readable.park()
