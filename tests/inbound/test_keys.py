@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,11 +22,13 @@ from trio_websocket import (
 
 from ollama_proxy.config import Auth, Config, Loaded, RateLimit, Server
 from ollama_proxy.engine.climate import Climate, ClimateSettings
+from ollama_proxy.engine.ledger import Change
 from ollama_proxy.engine.news import News
 from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.grpc.pb import ollama_proxy_pb2 as pb
 from ollama_proxy.inbound.grpc.pb import status_pb2
 from ollama_proxy.inbound.http.app import ENDPOINTS
+from ollama_proxy.observe import LINES_AT_ONCE, ChangeLog
 from ollama_proxy.policy.access import NEEDS, OPEN, Key, Permission, digest_of
 from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.serve import CannotServe, Plan, serve
@@ -397,6 +400,52 @@ async def http_status(owner: Owner) -> int:
     """What the same key is told at another door."""
     async with owner.client("asker") as client:
         return (await client.post(CHAT, json=ask())).status_code
+
+
+# -- who changes something -------------------------------------------------------------------------
+
+
+async def test_who_changes_something_is_written_down(caplog: pytest.LogCaptureFixture) -> None:
+    """By which door, from where, with which key, and what; refused, they change nothing."""
+    caplog.set_level(logging.INFO, logger="ollama_proxy.audit")
+    message = pb.SetEfficiencyRequest(mode="balanced").SerializeToString()
+    async with (
+        house() as owner,
+        owner.client("owner") as admin,
+        owner.client("reader") as reader,
+    ):
+        await reader.post("/efficiency", json={"mode": "quiet"})
+        await admin.post("/efficiency", json={"mode": "loud"})
+        await admin.post("/efficiency", json={"mode": "quiet"})
+        await admin.post("/api/pull", json={"model": "some\nmodel"})
+        await admin.request("DELETE", "/api/delete", json={"model": MODEL})
+        await grpc_call(owner, f"{SERVICE}/SetEfficiency", "owner", message)
+
+    told = [r.__dict__["facts"] for r in caplog.records if r.name == "ollama_proxy.audit"]
+    assert [
+        ("http", "mode quiet"),
+        ("http", "pull some\\nmodel on ollama-npu"),
+        ("http", f"delete {MODEL} on ollama-npu"),
+        ("grpc", "mode balanced"),
+    ] == [(fact["door"], fact["change"]) for fact in told]
+    assert {("127.0.0.1", "owner-name")} == {(f["address"], f["key_name"]) for f in told}
+
+
+def test_a_flood_of_changes_fills_no_disk(caplog: pytest.LogCaptureFixture) -> None:
+    """As with who is turned away: the rest is counted, and told with the next line."""
+    caplog.set_level(logging.INFO, logger="ollama_proxy.audit")
+    now = 100.0
+    book = ChangeLog(now=lambda: now)
+    change = Change(door="http", address="", key_name="", what="mode quiet")
+    for _ in range(100):
+        book.write(change)
+    now += 1.0
+    book.write(change)
+
+    left_out = 100 - int(LINES_AT_ONCE)
+    assert int(LINES_AT_ONCE) + 1 == len(caplog.records)
+    assert f"({left_out} more changes were made" in caplog.records[-1].getMessage()
+    assert caplog.records[0].getMessage() == "mode quiet by http from - key=-"
 
 
 # -- who stays -----------------------------------------------------------------------------------
