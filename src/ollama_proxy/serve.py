@@ -411,12 +411,14 @@ class Plan:
         reload: reads the configuration anew; raises ConfigFaults.
         announce: is told one line once every door is open.
         keys: that are asked for; none: nobody is.
+        heeding: is told once signals are heeded here.
     """
 
     config: Config
     reload: Callable[[], Loaded]
     announce: Callable[[str], None]
     keys: Sequence[Key] = ()
+    heeding: Callable[[], object] = bool  # nobody need know
 
 
 async def serve(  # noqa: PLR0915 - the tree, once
@@ -540,6 +542,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         rooms = _Rooms(fleet, climate, gate, encryption)
         reload = functools.partial(_tell_and_reload, plan, rooms, manager)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            plan.heeding()
             async with trio.open_nursery() as doors:
                 doors.start_soon(_heed, signals, ending, reload, name="signals")
                 with ending.start:
