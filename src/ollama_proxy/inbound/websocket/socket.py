@@ -46,7 +46,7 @@ from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 # What the books call what is spoken at a path.
 DOOR = "websocket"
 DOORS = {"/v1/realtime": "realtime"}
-HEAD_MAX_BYTES = 32 << 10
+HEAD_MAX_BYTES = 16 << 10  # h11 below wsproto reads no more
 FAREWELL_S = 1.0
 PENDING_MAX_BYTES = 64 << 10  # who leaves so much unread is not listened to
 _READ_BYTES = 65536
@@ -118,6 +118,9 @@ class _Closing(Exception):  # noqa: N818 - a decision on its way out of the read
     fault: Code | None = None
 
 
+_TOO_LONG = Refusal(
+    Code.HEADERS_TOO_LARGE, f"The request's head is longer than {HEAD_MAX_BYTES >> 10} KiB."
+)
 STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
 _GOING_AWAY = _Closing(CloseReason.GOING_AWAY, "the router is shutting down")
 
@@ -282,6 +285,9 @@ class Socket:
                 self._wire.receive_data(data)
                 request = next(self._wire.events(), None)
             except (RemoteProtocolError, UnicodeError) as error:
+                if size > HEAD_MAX_BYTES:
+                    self._reject(_TOO_LONG)
+                    return None
                 self._reject(
                     Refusal(Code.INVALID_REQUEST, f"A WebSocket is spoken here: {error}."),
                     getattr(error, "event_hint", None),
@@ -290,7 +296,7 @@ class Socket:
             if isinstance(request, Request):
                 return self._judge(request, gate, dialects)
             if size > HEAD_MAX_BYTES:
-                self._reject(Refusal(Code.HEADERS_TOO_LARGE, "The request's head is too long."))
+                self._reject(_TOO_LONG)
                 return None
             data = bytes(await self._stream.receive_some(_READ_BYTES))
             if not data:
