@@ -1,0 +1,160 @@
+"""What the documentation lists is what there is: each table's words are held against the code."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+import pytest
+from documenting.reference import reference, sections
+
+from ollama_proxy.cli import EXIT_CODES
+from ollama_proxy.config import BackendConfig, Characteristics
+from ollama_proxy.engine.ledger import Deadline, Outcome
+from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.policy.access import Permission
+from ollama_proxy.policy.ask import WISH_NAMES, Priority
+from ollama_proxy.policy.candidate import Terms
+from ollama_proxy.policy.energy import Grade
+from ollama_proxy.policy.hardware import Hardware
+from ollama_proxy.policy.modes import STANCES, Mode
+from ollama_proxy.policy.preempt import Started
+from ollama_proxy.policy.readings import Quality
+from ollama_proxy.policy.refusal import Code
+from ollama_proxy.policy.route import Reason
+from ollama_proxy.policy.thermal import ThermalState
+from tests.metrics.test_exposition import MORE, NAMES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+
+def table(page: str, first: str) -> list[list[str]]:
+    """The cells of the table whose head begins with `first`, without its head."""
+    rows: list[list[str]] = []
+    inside = False
+    for line in (DOCS / page).read_text().splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not inside:
+            inside = cells[:1] == [first]
+        elif not cells:
+            break
+        elif set(cells[0]) != {"-"}:
+            rows.append(cells)
+    assert rows, f"{page} has no table that begins with {first}"
+    return rows
+
+
+def words(page: str, first: str) -> list[str]:
+    """What stands in the first column, without the marks of code."""
+    return [row[0].strip("`") for row in table(page, first)]
+
+
+@pytest.mark.parametrize(
+    ("page", "first", "known"),
+    [
+        ("routing.md", "term", Terms._fields),
+        ("routing.md", "reason", [each.value for each in Reason]),
+        ("routing.md", "code", [each.value for each in Code]),
+        ("modes.md", "mode", [each.value for each in Mode]),
+        ("deadlines.md", "priority", [each.label for each in Priority]),
+        ("deadlines.md", "`preempt_started`", [each.value for each in Started]),
+        ("deadlines.md", "`outcome` of `deadline_total`", [each.value for each in Deadline]),
+        ("sensors.md", "quality", [each.value for each in Quality]),
+        ("energy.md", "grade", [each.value for each in Grade]),
+        ("observing.md", "name", NAMES | MORE),
+        ("observing.md", "`outcome`", [each.value for each in Outcome]),
+        ("doors.md", "exit code", [str(code) for code in EXIT_CODES]),
+    ],
+)
+def test_a_table_has_every_word_once(page: str, first: str, known: Iterable[str]) -> None:
+    """None is missing, and none is made up."""
+    assert sorted(known) == sorted(words(page, first))
+
+
+def test_metrics_have_the_labels_that_are_told() -> None:
+    """By name."""
+    told = {
+        row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1]))
+        for row in table("observing.md", "name")
+    }
+
+    assert NAMES | MORE == told
+
+
+def test_refusals_have_the_status_that_is_told() -> None:
+    """HTTP's."""
+    told = {row[0].strip("`"): int(row[1]) for row in table("routing.md", "code")}
+
+    assert {code.value: status for code, status in STATUS.items()} == told
+
+
+def test_modes_weigh_as_is_told() -> None:
+    """Time and watts; what is kept to, in the last column."""
+    for name, _, time, power, kept in table("modes.md", "mode"):
+        mode = Mode(name.strip("`"))
+        if mode is Mode.AUTO:
+            continue
+        stance = STANCES[mode]
+        caps = [c for c in (stance.watts_soft_cap, stance.watts_soft_cap_when_loud) if c]
+        assert (stance.time_weight, stance.power_weight) == (float(time), float(power))
+        assert [f"{cap:g}" for cap in caps] == re.findall(r"(\d+) W", kept)
+
+
+def test_priorities_have_the_numbers_that_are_told() -> None:
+    """A caller may write either."""
+    told = {row[0].strip("`"): int(row[1]) for row in table("deadlines.md", "priority")}
+
+    assert {each.label: each.value for each in Priority} == told
+
+
+def test_every_permission_is_told() -> None:
+    """With what it is for."""
+    told = set(re.findall(r"`(\w+)`", " ".join(words("security.md", "permission"))))
+    told |= {word for each in words("security.md", "permission") for word in each.split("` or `")}
+
+    assert {each.value for each in Permission} <= told
+
+
+def test_every_wish_is_told_for_each_door() -> None:
+    """A column for each way to say it."""
+    told = table("doors.md", "wish")
+    fields = {row[2].strip("`") for row in told}
+
+    assert {*WISH_NAMES} == fields
+    assert [] == [row for row in told if "" in row]
+
+
+@pytest.mark.parametrize("page", ["modes.md", "start.md"])
+def test_names_of_parts_are_known(page: str) -> None:
+    """Grades of heat where heat is, kinds of hardware where backends are described."""
+    text = (DOCS / page).read_text()
+    known = ThermalState if page == "modes.md" else Hardware
+
+    assert [] == [each for each in known if each.value not in text]
+
+
+# -- the configuration -----------------------------------------------------------------------------
+
+
+def test_the_reference_is_made_of_config_toml() -> None:
+    """As it is now; where it is not, run tools/docs --renew."""
+    made = reference((ROOT / "config.toml").read_text())
+
+    assert made == (DOCS / "configuration.md").read_text()
+
+
+def test_the_reference_shows_defaults_where_the_file_has_examples() -> None:
+    """Those of the code, or that a key is required."""
+    shown = {
+        section.title: {key.name: key.default for key in section.keys}
+        for section in sections((ROOT / "config.toml").read_text())
+    }
+    required = {f.name for f in attrs.fields(BackendConfig) if f.default is attrs.NOTHING}
+    plain = BackendConfig(id="a", hardware=Hardware.CPU)
+    told = shown["[[backends]]"]
+
+    assert required == {name for name, default in told.items() if not default}
+    assert (f'"{plain.type.value}"', f'"{plain.name}"') == (told["type"], told["name"])
+    told = shown["[backends.characteristics]"]
+    assert attrs.asdict(Characteristics()) == {name: float(told[name]) for name in told}
