@@ -1,15 +1,19 @@
 """What the documentation lists is what there is: each table's words are held against the code."""
 
 import re
-from collections.abc import Iterable
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 from documenting.reference import reference, sections
 
-from ollama_proxy.cli import EXIT_CODES
-from ollama_proxy.config import BackendConfig, Characteristics
+from ollama_proxy.cli import EXIT_CODES, new_parser
+from ollama_proxy.completion import commands
+from ollama_proxy.config import BackendConfig, Characteristics, Overrides, interpret
 from ollama_proxy.engine.ledger import Deadline, Outcome
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.policy.access import Permission
@@ -27,6 +31,16 @@ from tests.metrics.test_exposition import MORE, NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def fences(language: str) -> Iterator[tuple[str, str]]:
+    """All that is shown in a language: where it stands, and its text."""
+    for page in PAGES:
+        text = page.read_text()
+        for fence in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, fence.start()) + 1
+            yield f"{page.name}:{line}", fence[1]
 
 
 def table(page: str, first: str) -> list[list[str]]:
@@ -158,3 +172,32 @@ def test_the_reference_shows_defaults_where_the_file_has_examples() -> None:
     assert (f'"{plain.type.value}"', f'"{plain.name}"') == (told["type"], told["name"])
     told = shown["[backends.characteristics]"]
     assert attrs.asdict(Characteristics()) == {name: float(told[name]) for name in told}
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", [pytest.param(text, id=at) for at, text in fences("toml")])
+def test_every_configuration_that_is_shown_is_good(shown: str) -> None:
+    """By itself, each key known and each value allowed: a fault raises."""
+    interpret(tomllib.loads(shown), environ={}, overrides=Overrides())
+
+
+@pytest.mark.parametrize("shown", [pytest.param(text, id=at) for at, text in fences("sh")])
+def test_every_command_that_is_shown_is_known(shown: str) -> None:
+    """A shell understands it, and ours have that name and those flags."""
+    known = {each.name: each.flags for each in commands(new_parser())}
+    subprocess.run(["sh", "-n"], input=shown, text=True, check=True, capture_output=True)
+    for line in shown.replace("\\\n", " ").splitlines():
+        if not line.startswith("ollama-proxy "):
+            continue
+        _, command, *rest = shlex.split(line, comments=True)
+        assert command in known
+        assert [] == [word for word in rest if word[:2] == "--" and word not in known[command]]
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    """Those to files here; the site's own are its generator's to check."""
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / "README.md").read_text())
+
+    assert [] == [link for link in links if not (ROOT / link).exists()]
