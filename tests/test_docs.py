@@ -1,5 +1,6 @@
 """What the documentation lists is what there is: each table's words are held against the code."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -16,7 +17,9 @@ from ollama_proxy.completion import commands
 from ollama_proxy.config import BackendConfig, Characteristics, Overrides, interpret
 from ollama_proxy.engine.ledger import Deadline, Outcome
 from ollama_proxy.inbound.answers import STATUS
-from ollama_proxy.policy.access import Permission
+from ollama_proxy.inbound.grpc.pb.ollama_proxy_pb2 import Annotations
+from ollama_proxy.inbound.reading import _HEADERS_BY_WISH
+from ollama_proxy.policy.access import ALL, NEEDS, OPEN, Permission
 from ollama_proxy.policy.ask import WISH_NAMES, Priority
 from ollama_proxy.policy.candidate import Terms
 from ollama_proxy.policy.energy import Grade
@@ -122,21 +125,57 @@ def test_priorities_have_the_numbers_that_are_told() -> None:
     assert {each.label: each.value for each in Priority} == told
 
 
-def test_every_permission_is_told() -> None:
-    """With what it is for."""
-    told = set(re.findall(r"`(\w+)`", " ".join(words("security.md", "permission"))))
-    told |= {word for each in words("security.md", "permission") for word in each.split("` or `")}
+def test_what_needs_which_permission_is_told() -> None:
+    """Each call that is named, by method and path or by gRPC's name."""
+    whose = {
+        "`infer`": {Permission.INFER},
+        "`read`": {Permission.READ},
+        "`infer` or `read`": {Permission.INFER, Permission.READ},
+        "`admin`": {Permission.ADMIN},
+        "any": ALL,
+        "no key": OPEN,
+    }
+    rows = {row[0]: row[1] for row in table("security.md", "permission")}
 
-    assert {each.value for each in Permission} <= told
+    assert whose.keys() == rows.keys()
+    for who, what in rows.items():
+        for name in re.findall(r"`([^`]+)`", what):
+            keys = [name, f"GET {name}", f"POST {name}", f"/ollama_proxy.OllamaProxy/{name}"]
+            assert whose[who] == next(NEEDS[key] for key in keys if key in NEEDS), name
 
 
 def test_every_wish_is_told_for_each_door() -> None:
-    """A column for each way to say it."""
+    """As header, as field, and as flag."""
     told = table("doors.md", "wish")
-    fields = {row[2].strip("`") for row in told}
+    flags = {each.name: each.flags for each in commands(new_parser())}
+    headers = {row[2].strip("`"): row[1].strip("`") for row in told}
 
-    assert {*WISH_NAMES} == fields
-    assert [] == [row for row in told if "" in row]
+    assert {*WISH_NAMES} == headers.keys()
+    assert headers == {wish: _HEADERS_BY_WISH[wish] for wish in WISH_NAMES}
+    assert {row[3].strip("`") for row in told} <= set(Annotations.DESCRIPTOR.fields_by_name)
+    for command in ("say", "route"):
+        assert {row[4].strip("`") for row in told} <= set(flags[command])
+
+
+def test_why_not_is_told_as_the_router_says_it() -> None:
+    """Each begins a text of the decision's."""
+    source = (ROOT / "src" / "ollama_proxy" / "policy" / "route.py").read_text()
+    texts = re.findall(
+        r'f?"((?:is|does|has|may|takes|failed|cannot|draws|predicted) [^"{]*)', source
+    )
+    begun = {
+        re.split(r"[/'N.]", each, maxsplit=1)[0].strip()
+        for each in words("troubleshooting.md", "why not")
+    }
+
+    assert begun == {text.strip() for text in texts}
+
+
+def test_the_dashboard_has_as_many_panels_as_is_told() -> None:
+    """Grafana's."""
+    panels = json.loads((DOCS / "grafana.json").read_text())["panels"]
+
+    assert f" {len(panels)} panels " in (DOCS / "observing.md").read_text()
 
 
 @pytest.mark.parametrize("page", ["modes.md", "start.md"])

@@ -7,7 +7,6 @@ in it are the defaults, which are exchanged for those of the test's router.
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -125,14 +124,6 @@ def session_bus(directory: Path) -> Iterator[str]:
             process.terminate()
 
 
-def free_port() -> int:
-    """One that nobody listens at now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     require_bus()
@@ -150,23 +141,22 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             url = stack.enter_context(running(command, tmp_path_factory.mktemp(name)))
             config += _BACKEND.format(name=name, url=url, watts=watts, latency_ms=latency_ms)
         (directory / "config.toml").write_text(config)
-        ports = {"OLLAMA_PROXY_HTTP_PORT": str(free_port()), "OLLAMA_PROXY_GRPC_PORT": "0"}
-        router = stack.enter_context(started(["-m", "ollama_proxy", "serve"], directory, ports))
+        router = stack.enter_context(started(["-m", "ollama_proxy", "serve"], directory))
         assert "dbus=off" not in router.said
         heard = re.search(r"heard on 127\.0\.0\.1:(\d+)", (directory / "stderr").read_text())
         assert heard
-        grpc = router.address("grpc")
+        http, grpc = router.address("http"), router.address("grpc")
         variables = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT / "src"),
             "HOME": str(directory),
             "OLLAMA_PROXY_CONFIG": str(directory / "config.toml"),
+            "OLLAMA_PROXY_HTTP_PORT": http.rpartition(":")[2],
             "OLLAMA_PROXY_GRPC_PORT": grpc.rpartition(":")[2],
-            "OLLAMA_PROXY_HTTP_PORT": ports["OLLAMA_PROXY_HTTP_PORT"],
             "DBUS_SESSION_BUS_ADDRESS": bus,
             "no_proxy": "*",
         }
-        yield House(router.address("http"), grpc, int(heard[1]), variables)
+        yield House(http, grpc, int(heard[1]), variables)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.where)
