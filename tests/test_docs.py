@@ -171,6 +171,20 @@ def test_why_not_is_told_as_the_router_says_it() -> None:
     assert begun == {text.strip() for text in texts}
 
 
+def test_the_rooms_and_tests_are_where_is_told() -> None:
+    """Architecture's paths, as long as nobody moves them."""
+    rooms = words("architecture.md", "room")
+    tests = [
+        path
+        for row in table("architecture.md", "level")
+        for path in re.findall(r"`(tests/[^`]+)`", row[1])
+    ]
+    source = ROOT / "src" / "ollama_proxy"
+
+    assert [] == [room for room in rooms if not list(source.glob(f"{room}*"))]
+    assert [] == [path for path in tests if not (ROOT / path).exists()]
+
+
 def test_the_dashboard_has_as_many_panels_as_is_told() -> None:
     """Grafana's."""
     panels = json.loads((DOCS / "grafana.json").read_text())["panels"]
