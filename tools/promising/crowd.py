@@ -34,6 +34,7 @@ slots = 1024
 
 
 def connect(router: Server, buffer_bytes: int = 0) -> socket.socket:
+    """One of the crowd; with 0 the kernel chooses how much it takes unread."""
     connection = socket.socket()
     if buffer_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)

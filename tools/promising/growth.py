@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import median
 
 import attrs
-
 from benching import servers
 from benching.load import Load, Yield
 from benching.servers import Server
+
 from promising.crowd import connect
 
 LOAD_PROGRAM = Path(__file__).resolve().parents[1] / "benching" / "load.py"
