@@ -483,7 +483,9 @@ class Connection:
     def _book(self, rpc: LiveRpc, refusal: Refusal) -> None:
         """A call that becomes no job. Its id is told where it had come so far as to have one."""
         request_id = dict(rpc.initial).get(b"x-request-id", b"").decode()
-        self._terms.ledger.turn_away(turned_away(DOOR, rpc.head.path, refusal, request_id))
+        # What is no method's may be anything, a key by mistake.
+        path = "" if rpc.method is None else rpc.method.path
+        self._terms.ledger.turn_away(turned_away(DOOR, path, refusal, request_id))
 
     async def _turn_away(self, rpc: LiveRpc) -> None:
         is_post = rpc.call.head.method == b"POST"
