@@ -183,6 +183,25 @@ async def test_every_door_has_every_field(house: House, name: str) -> None:
         assert "mine" == line["request_id"]
 
 
+async def test_tokens_are_those_of_the_answer(house: House) -> None:
+    """As its backend counts them, whether it came in pieces or whole: what metrics count, too."""
+    for stream in (True, False):
+        await house.client.post("/api/chat", json=ask(stream=stream))
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        await house.client.post(CHAT, json=ask(stream=stream, **usage))
+
+    assert [2] * 4 == [line["tokens"] for line in await house.lines()]
+
+
+async def test_a_refusal_has_its_status(house: House) -> None:
+    """The one that the caller was told, also where it was no backend's."""
+    answer = await house.client.post(CHAT, json=ask(), headers={"x-max-power-watts": "0.001"})
+    (line,) = await house.lines()
+
+    assert (503, "refused:no_backend") == (answer.status_code, line["outcome"])
+    assert answer.status_code == line["status"]
+
+
 @pytest.mark.parametrize("name", set(DOORS) - {"wyoming"})
 async def test_whose_child_it_is_goes_on_to_the_backend(house: House, name: str) -> None:
     """A header, gRPC metadata, or what a WebSocket's handshake said; with no collector, as it came."""
