@@ -243,6 +243,20 @@ async def test_who_is_turned_away_has_a_line(house: House) -> None:
     assert all(FIELDS == line.keys() for line in lines)
 
 
+async def test_a_path_that_is_none_of_ours_is_not_repeated(house: House) -> None:
+    """Whoever pastes a key into the wrong field asks for it as a path."""
+    evil = {"origin": "http://evil.example"}
+    for path in ("/sk-secret", "/v1/models/sk-secret", "/dashboard/sk-secret/x.js"):
+        await house.client.get(path, headers=evil)
+
+    assert ["elsewhere", "/v1/models/{model}", "/dashboard/{digest}/{file}"] == [
+        line["call"] for line in await house.lines()
+    ]
+    assert "sk-secret" not in "".join(
+        each.getMessage() for each in house.caplog.records if each.name.startswith("ollama_proxy")
+    )
+
+
 def test_a_flood_of_them_fills_no_disk(caplog: pytest.LogCaptureFixture) -> None:
     """What is beyond the rate is counted, and told with the next line."""
     caplog.set_level(logging.INFO, logger="ollama_proxy.access")
