@@ -4,6 +4,7 @@ Rule 1: a span is measured only if both its ends were read; a reading that is lo
 place, and what a counter gained over such a gap is nobody's.
 Rule 2: a counter is believed before power times time; not if it stands still while power is drawn.
 Rule 3: nothing is booked twice: what was booked by power is not booked again when the counter moves.
+Rule 4: a battery that drains and never holds less has not been read: its driver repeats itself.
 """
 
 import math
@@ -62,6 +63,7 @@ class Gauge:
     _moved_at: float = -math.inf
     _is_stuck: bool = False
     _is_counted: bool = True
+    _is_frozen: bool = True  # neither counter nor power has changed since `since`
     _trusted_from: float = -math.inf
 
     def is_live(self, now: float) -> bool:
@@ -87,10 +89,13 @@ class Gauge:
         is_open = self._still or (draw.scope is Scope.SYSTEM and now - self.since < SYSTEM_SPAN_S)
         if is_open:
             return None
+        if draw.scope is Scope.SYSTEM and self._is_frozen:
+            return self._begin_anew(draw, now)
         span = Span(self.since, now, self._pending, draw.scope, is_counted=self._is_counted)
         if self._pending > WATTS_MAX * (now - self.since):
             return self._begin_anew(draw, now)
-        self.since, self._pending, self._is_counted = now, 0.0, True
+        self.since, self._pending = now, 0.0
+        self._is_counted = self._is_frozen = True
         return span
 
     def distrust(self, now: float) -> Span:
@@ -104,13 +109,14 @@ class Gauge:
         self._last = draw
         self._pending = self._still = 0.0
         self._is_stuck = False
-        self._is_counted = True
+        self._is_counted = self._is_frozen = True
         return span
 
     def _add(self, last: Draw, draw: Draw, elapsed_s: float, now: float) -> bool:
         """Add what was drawn between two readings; False where that is not known."""
         by_power = None if draw.watts is None else draw.watts * elapsed_s
         rise = _rise(last, draw)
+        self._is_frozen = self._is_frozen and rise == 0 and last.watts == draw.watts != 0
         if rise == 0 and by_power:
             self._still += by_power
             if self._is_stuck or now - self._moved_at >= STILL_MAX_S:
