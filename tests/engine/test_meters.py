@@ -205,7 +205,22 @@ def test_a_machine_with_a_throttled_part_is_not_at_rest() -> None:
     day.meters.began("a", "npu", PACKAGE, day.now, watts=99)
     day.pass_by(60, lambda _: battery(10))
 
-    assert {Grade.APPORTIONED: pytest.approx(600.0)} == day.paid("npu")
+    assert {Grade.ESTIMATED: pytest.approx(99 * 60)} == day.paid("npu")
+
+
+def test_a_machine_at_rest_is_no_requests() -> None:
+    """Before it was seen at rest, a second's work does not pay for a minute of the whole machine."""
+    day = Day()
+    day.meters.set_on_battery(True)
+    day.pass_by(5, lambda _: battery(14))
+    day.meters.began("a", "npu", PACKAGE, day.now, watts=10)
+    day.pass_by(1, lambda _: battery(16))
+    told = day.meters.ended("a", 20, "m", day.now)
+    day.pass_by(120, lambda _: battery(14))
+
+    assert told is not None
+    assert {Grade.ESTIMATED: told.joules} == day.paid("npu")
+    assert 10 == told.joules
 
 
 def test_rest_on_battery_is_known_when_it_is_back() -> None:
