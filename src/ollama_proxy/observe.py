@@ -8,8 +8,8 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 import structlog
