@@ -1,7 +1,6 @@
 """The connections of one door: how many there are, and that what breaks one of them stays in it."""
 
 import contextlib
-import ipaddress
 import logging
 import os
 import socket
@@ -12,9 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from ollama_proxy.inbound.admission import peer_of
 from ollama_proxy.inbound.bounds import Bound, Bounds
-
-_NETWORK_BYTES = 8  # of an address of IPv6: one customer's (RFC 6177), who has all that are in it
+from ollama_proxy.policy.peers import household
 
 
 def reset_when_closed(stream: trio.abc.Stream) -> None:
@@ -27,18 +26,6 @@ def reset_when_closed(stream: trio.abc.Stream) -> None:
         stream = stream.transport_stream
     if isinstance(stream, trio.SocketStream):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _peer_of(stream: trio.SocketStream) -> bytes:
-    """Whose connection it is: an address, of IPv6 its network. Raises OSError."""
-    name = stream.socket.getpeername()
-    if not isinstance(name, tuple):
-        return b""  # a socket in the file system
-    address = ipaddress.ip_address(name[0].partition("%")[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return address.packed
-    mapped = address.ipv4_mapped
-    return address.packed[:_NETWORK_BYTES] if mapped is None else mapped.packed
 
 
 class Connections:
@@ -65,7 +52,7 @@ class Connections:
         self.count = 0
         self._most = most
         self._most_per_peer = most if most_per_peer is None else most_per_peer
-        self._peers: Counter[bytes] = Counter()
+        self._peers: Counter[str] = Counter()
         self._bounds = bounds or Bounds()
         self._farewell = farewell
         self._log = log
@@ -74,11 +61,7 @@ class Connections:
 
     async def keep(self, stream: trio.SocketStream, serve: Callable[[], Awaitable[None]]) -> None:
         """Serve one to its end, and close it. Nothing that happens to it goes further than here."""
-        try:
-            peer = _peer_of(stream)
-        except OSError:  # it has left already
-            stream.socket.close()
-            return
+        peer = household(peer_of(stream))
         bound = self._bound_reached(peer)
         if bound is not None:
             self._bounds.reach(bound)
@@ -103,7 +86,7 @@ class Connections:
             if not self.count:
                 self._empty.set()
 
-    def _bound_reached(self, peer: bytes) -> Bound | None:
+    def _bound_reached(self, peer: str) -> Bound | None:
         if self.count >= self._most:
             return Bound.CONNECTIONS
         if self._peers[peer] >= self._most_per_peer:

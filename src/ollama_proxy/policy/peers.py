@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_HOUSEHOLD_BITS = 64  # of an IPv6 address: whoever has one has all that share them
+_HOUSEHOLD_BITS = 64  # of an IPv6 address (RFC 6177): whoever has one has all that share them
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
@@ -50,7 +50,7 @@ def origin_of(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -
 
 
 def household(address: str) -> str:
-    """Whom an address belongs to, as far as rates go: itself, or its IPv6 network."""
+    """Whom an address belongs to, as far as rates and bounds go: itself, or its IPv6 network."""
     # A zone may hang on it.
     parsed = _address(address.partition("%")[0])
     if parsed is None:

@@ -132,20 +132,21 @@ def create_app(services: Services) -> QuartTrio:
     return app
 
 
-_PATHS = {endpoint.name: endpoint.path for endpoint in ENDPOINTS}
 _RULES = {endpoint.name: f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
+_PATHS = {endpoint.name: endpoint.path for endpoint in ENDPOINTS}
+
+
+def _place() -> str:
+    """Which of our paths was asked for. Any other may hold what is secret: a key, pasted amiss."""
+    rule = asked().url_rule
+    return "elsewhere" if rule is None else _PATHS.get(str(rule.endpoint), str(rule))
 
 
 def _turned_away(
     services: Services, refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = ()
 ) -> Response:
-    """Refuse what is being asked, and book it.
-
-    By an endpoint's path alone: what else somebody has asked for may be anything, a key by mistake.
-    """
-    rule = asked().url_rule
-    path = "" if rule is None else _PATHS.get(str(rule.endpoint), "")
-    services.dispatcher.ledger.turn_away(turned_away("http", path, refusal))
+    """Refuse what is being asked, and book it."""
+    services.dispatcher.ledger.turn_away(turned_away("http", _place(), refusal))
     return refusal_reply(refusal, more)
 
 

@@ -5,16 +5,14 @@ reads slowly slows its backend, and one that left is noticed at the next piece.
 """
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import trio
 from quart import Response
-from quart.wrappers.response import ResponseBody
 
 from ollama_proxy.engine.job import CallerLeft, Head
 from ollama_proxy.inbound.answers import Headers
-from ollama_proxy.inbound.http.replies import reply
+from ollama_proxy.inbound.http.replies import HeldBody, reply
 from ollama_proxy.policy.refusal import Code, Refusal
 
 _WITHDRAWN = Refusal(Code.SHUTTING_DOWN, "The request was withdrawn.", retry_after_s=1.0)
@@ -81,7 +79,7 @@ class Pipe:
         self._out.close()
 
 
-class _PipedBody(ResponseBody):
+class _PipedBody(HeldBody):
     """What is left of an answer after its first piece."""
 
     def __init__(
@@ -92,17 +90,6 @@ class _PipedBody(ResponseBody):
         self._last = first
         self._last_words = last_words
         self._ended = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Nothing: what an answer needs is held by its request's stack, which is left for sure."""
 
     def __aiter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """Values as Quart's answers, refusals in the dialect of the path that was asked for."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
+from types import TracebackType
+from typing import Self
 
 import msgspec
 from quart import Response, request
@@ -22,6 +24,21 @@ def dialect_of(path: str) -> Dialect:
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Dialect.ANTHROPIC
     return Dialect.OPENAI
+
+
+class HeldBody(ResponseBody, AsyncIterable[bytes]):
+    """A body in pieces; what it needs is held by its request's stack, which is left for sure."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Nothing, as above."""
 
 
 def reply(body: bytes | ResponseBody, status: int, headers: Headers) -> Response:

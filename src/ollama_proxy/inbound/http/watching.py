@@ -1,17 +1,14 @@
 """What a browser is shown: the page at the root, its files, and the stream of what changes."""
 
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from quart import Response, request
-from quart.wrappers.response import ResponseBody
 
 from ollama_proxy.dashboard import Asset
 from ollama_proxy.inbound.answers import Headers
 from ollama_proxy.inbound.http.endpoint import TEXT, Dashboard, Endpoint, Services
 from ollama_proxy.inbound.http.exchange import holding, visitor
-from ollama_proxy.inbound.http.replies import reply, text_reply
+from ollama_proxy.inbound.http.replies import HeldBody, reply, text_reply
 from ollama_proxy.inbound.live.audience import Full, Seat
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -89,22 +86,11 @@ async def page_file(services: Services, digest: str, file: str) -> Response:
     return _asset_reply(assets.files[file], b"public, max-age=31536000, immutable")
 
 
-class _SeatBody(ResponseBody):
+class _SeatBody(HeldBody):
     """What one who watches is told, until either side has enough."""
 
     def __init__(self, seat: Seat) -> None:
         self._seat = seat
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Nothing: the seat is held by its request's stack."""
 
     def __aiter__(self) -> Seat:
         return self._seat
