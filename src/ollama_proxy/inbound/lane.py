@@ -435,26 +435,33 @@ class Lane:
         raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
 
     async def _read_sized(self, length: int) -> bytearray | None:
-        """Read a body of known length, around the parser: each byte is copied once."""
-        whole = bytearray(length)
-        have = len(self._buffer)
+        """Read a body of known length, around the parser: each byte is copied once, or seldom twice.
+
+        Room is made for what came and as much again, not for what was announced: that costs its
+        sender nothing, and us memory that no bound counts.
+        """
+        whole = self._buffer
+        self._buffer = bytearray()
+        have = len(whole)
         self._hold(have)
-        whole[:have] = self._buffer
-        self._buffer.clear()
-        view = memoryview(whole)
         while have < length:
-            if isinstance(self._stream, trio.SocketStream):
-                got = await self._stream.socket.recv_into(view[have:])
-            else:
-                data = await self._stream.receive_some(min(_READ_BYTES, length - have))
-                got = len(data)
-                view[have : have + got] = data
-            if not got:
-                return None
-            self._hold(got)
-            have += got
-        view.release()
+            whole.extend(bytes(min(length - have, max(have, _READ_BYTES))))
+            with memoryview(whole) as view:
+                while have < len(whole):
+                    got = await self._receive_into(view[have:])
+                    if not got:
+                        return None
+                    self._hold(got)
+                    have += got
         return whole
+
+    async def _receive_into(self, view: memoryview) -> int:
+        """Fill in what the client sends next; 0 at the connection's end."""
+        if isinstance(self._stream, trio.SocketStream):
+            return await self._stream.socket.recv_into(view)
+        data = await self._stream.receive_some(min(_READ_BYTES, len(view)))
+        view[: len(data)] = data
+        return len(data)
 
     async def _read_chunked(self) -> bytearray | None:
         body = _ChunkedBody()
