@@ -1,5 +1,6 @@
 """What a browser is shown: the page at the root, its files, and the stream of what changes."""
 
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,7 @@ from quart.wrappers.response import ResponseBody
 from ollama_proxy.dashboard import Asset
 from ollama_proxy.inbound.answers import Headers
 from ollama_proxy.inbound.http.endpoint import TEXT, Dashboard, Endpoint, Services
-from ollama_proxy.inbound.http.exchange import holding
+from ollama_proxy.inbound.http.exchange import holding, visitor
 from ollama_proxy.inbound.http.replies import reply, text_reply
 from ollama_proxy.inbound.live.audience import Full, Seat
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
@@ -119,7 +120,10 @@ async def events(services: Services) -> Response:
     if "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site") in _ELSEWHERE:
         raise RequestRefused(_FOREIGN)
     try:
-        seat = audience.join(request.headers.get("Last-Event-ID", ""))
+        seat = audience.join(
+            request.headers.get("Last-Event-ID", ""),
+            partial(services.gate.admission.knows, visitor()),
+        )
     except Full:
         raise RequestRefused(_FULL) from None
     holding().callback(audience.leave, seat)
