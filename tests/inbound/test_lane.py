@@ -359,6 +359,19 @@ class TestConnections:
             assert await connection.is_let_go()
             await door.assert_nothing_is_left()
 
+    async def test_empty_lines_do_not_keep_a_connection(self, mock_clock: MockClock) -> None:
+        """One now and then kept it for as long as its client liked."""
+        async with Door.open() as door:
+            connection = await door.connect()
+            assert 200 == (await connection.ask(post())).status
+            for _ in range(2):
+                await wait_all_tasks_blocked()
+                mock_clock.jump(LIMITS.idle_timeout_s * 0.6)
+                await connection.send(b"\r\n")
+
+            assert await connection.is_let_go()
+            await door.assert_nothing_is_left()
+
     async def test_close_is_heeded(self) -> None:
         """Who asks for it gets the answer, and the end; what is pipelined behind is not served."""
         backend = scripted().say("{}")

@@ -263,6 +263,7 @@ class Lane:
         self._request_id = ""
         self._path = ""
         self._head_until = 0.0
+        self._idle_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -494,6 +495,7 @@ class Lane:
         connection is to end.
         """
         waited = False
+        self._idle_until = trio.current_time() + self._limits.idle_timeout_s
         while True:
             if self._outbox:
                 data, self._outbox = self._outbox, b""
@@ -507,11 +509,8 @@ class Lane:
                         await trio.lowlevel.checkpoint()
                     return
             waited = True
-            deadline = (
-                trio.current_time() + self._limits.idle_timeout_s
-                if self._job is None
-                else float("inf")
-            )
+            # Not renewed by what comes: empty lines are no request.
+            deadline = self._idle_until if self._job is None else float("inf")
             with trio.CancelScope(deadline=deadline) as self._wake:
                 data = await self._receive()
             if self._wake.cancelled_caught:
@@ -588,11 +587,12 @@ class Lane:
             self._free()
         if self._is_draining():
             self._closing = True
+        self._idle_until = trio.current_time() + self._limits.idle_timeout_s
         if self._wake is not None:
             if self._outbox or self._buffer or self._closing:
                 self._wake.cancel()
             else:
-                self._wake.deadline = trio.current_time() + self._limits.idle_timeout_s
+                self._wake.deadline = self._idle_until
 
     def close_when_idle(self) -> None:
         """The router drains: end the connection once its answer is out.
