@@ -8,7 +8,10 @@ from contextlib import suppress
 import pytest
 import trio
 
+from ollama_proxy.backends.endpoint import Endpoint
+from ollama_proxy.backends.server import inference_path
 from ollama_proxy.config import Config, Overrides, interpret
+from ollama_proxy.policy.ask import Call
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.starter import (
@@ -46,7 +49,7 @@ def read(text: str) -> Config:
         (Script(unserved=OPENAI_ONLY, owned_by="organization_owner"), Kind.LM_STUDIO, ""),
         (Script(unserved=OPENAI_ONLY, owned_by="vllm"), Kind.VLLM, ""),
         (Script(unserved=OPENAI_ONLY, owned_by="somebody"), Kind.OPENAI, ""),
-        (LEMONADE, Kind.LEMONADE, "/api"),
+        (LEMONADE, Kind.LEMONADE, "/api/v1"),
     ],
 )
 async def test_a_server_is_known_by_what_it_says(
@@ -140,7 +143,7 @@ def test_each_server_is_a_backend() -> None:
             Found(Kind.OLLAMA, 11434),
             Found(Kind.OLLAMA, 11435),
             Found(Kind.VLLM, 8001),
-            Found(Kind.LEMONADE, 8000, "/api"),
+            Found(Kind.LEMONADE, 8000, "/api/v1"),
         ],
     )
     backends = read(write(seen)).backends
@@ -149,9 +152,19 @@ def test_each_server_is_a_backend() -> None:
         ("ollama", BackendType.OLLAMA, Hardware.NVIDIA, "http://127.0.0.1:11434", 1),
         ("ollama-11435", BackendType.OLLAMA, Hardware.NVIDIA, "http://127.0.0.1:11435", 1),
         ("vllm", BackendType.OPENAI, Hardware.NVIDIA, "http://127.0.0.1:8001", 16),
-        ("lemonade", BackendType.OPENAI, Hardware.NPU, "http://127.0.0.1:8000/api", 1),
+        ("lemonade", BackendType.OPENAI, Hardware.NPU, "http://127.0.0.1:8000/api/v1", 1),
     ] == [(b.id, b.type, b.hardware, b.endpoint, b.slots) for b in backends]
     assert 55.0 == backends[0].characteristics.power_watts
+
+
+async def test_a_server_is_asked_where_its_models_are_listed() -> None:
+    """Below the same path: where a list is found at /api/v1/models, chats are not at /api/chat."""
+    async with open_fake(LEMONADE) as fake:
+        found = await find_servers([fake.port])
+    (backend,) = read(write(Survey(devices={}, servers=found))).backends
+
+    asked = inference_path(Endpoint.parse(backend.endpoint), Call.OPENAI_CHAT)
+    assert "/api/v1/chat/completions" == asked
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ROUTER])

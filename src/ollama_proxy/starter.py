@@ -66,7 +66,7 @@ _CARDS = (Hardware.NVIDIA, Hardware.AMD)
 
 @attrs.frozen
 class Found:
-    """A server that answers. `base_path`: what the paths of its API begin with."""
+    """A server that answers. `base_path`: what stands in place of `/v1`, if anything."""
 
     kind: Kind
     port: int
@@ -137,7 +137,7 @@ async def _probe(client: httpx.AsyncClient, port: int) -> Found | None:
     if isinstance((await ask("/api/version")).get("version"), str):
         return Found(Kind.OLLAMA, port)
     if kind is None and (kind := _kind_of(await ask("/api/v1/models"))):
-        return Found(kind, port, base_path="/api")
+        return Found(kind, port, base_path="/api/v1")
     return kind and Found(kind, port)
 
 

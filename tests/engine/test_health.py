@@ -11,6 +11,7 @@ from ollama_proxy.backends.backend import BackendFailed, Fault, Probe
 from ollama_proxy.engine.health import PLACE_KEPT_S, HealthSettings, watch_health
 from ollama_proxy.engine.station import LINGERS_MAX_S, Station
 from ollama_proxy.policy.ask import Priority
+from ollama_proxy.policy.circuit import Circuit
 from tests.engine.floor import Floor, backend, open_floor
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL
@@ -44,6 +45,27 @@ async def test_one_that_is_well_joins_at_once(
         station.last_error,
     )
     await floor.assert_serves_next()
+
+
+async def test_one_that_comes_back_is_tried_at_once(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Whoever has started a server anew does not wait for the pause that the former one earned."""
+    played = backend().say("a")
+    played.health = WELL
+    station = await watch(open_floor(nursery, autojump_clock), played)
+    station.circuit = Circuit(failures=9, openings=5, retry_at=trio.current_time() + 300.0)
+    station.touch()
+    barred = station.view(trio.current_time()).circuit_open
+    played.health = DOWN
+    await trio.sleep(6.0)
+    was_down = not station.healthy
+    played.health = WELL
+    await trio.sleep(30.0)
+
+    assert barred
+    assert was_down
+    assert not station.view(trio.current_time()).circuit_open
 
 
 async def test_one_that_is_well_is_asked_at_the_interval(

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ollama_proxy.backends.backend import Errand, Served, Sink
+from ollama_proxy.backends.backend import BackendFailed, Errand, Fault, Served, Sink
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.policy.refusal import Code
 from tests.engine.floor import Socket, backend, open_floor
@@ -231,3 +231,30 @@ async def test_what_was_served_is_let_go(nursery: trio.Nursery, autojump_clock: 
     gc.collect()
 
     assert [None] * 3 == [job() for job in jobs]
+
+
+class Received:
+    """What was read of an answer."""
+
+
+class Breaking(ScriptedBackend):
+    """Breaks off in the middle of an answer; `received` is what was read of it until then."""
+
+    async def exchange(self, errand: Errand, sink: Sink) -> Served:  # noqa: ARG002 - as `Backend` has it
+        """Fail."""
+        received = Received()
+        self.received = weakref.ref(received)
+        raise BackendFailed(Fault.GARBLED, "it sent bytes that are no HTTP answer")
+
+
+async def test_an_idle_worker_keeps_no_fault(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A fault holds the frames that it came through, and those what was received by then."""
+    broken = Breaking(spec("npu"))
+    floor = open_floor(nursery, autojump_clock, broken)
+    await floor.ask()
+    await wait_all_tasks_blocked()
+    gc.collect()
+
+    assert broken.received() is None

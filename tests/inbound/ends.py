@@ -21,6 +21,7 @@ from ollama_proxy.backends.backend import (
     Served,
     Sink,
 )
+from ollama_proxy.inbound.idlers import Idlers
 from ollama_proxy.inbound.lane import Lane, LaneLimits
 from ollama_proxy.inbound.trust import Gate
 from tests.fakes.backend import ScriptedBackend
@@ -313,6 +314,7 @@ class Door:
 
     house: House
     limits: LaneLimits
+    idlers: Idlers
     lanes: trio.Nursery
     sockets: AsyncExitStack
     is_draining: bool = False
@@ -325,6 +327,7 @@ class Door:
             self.house.dispatcher,
             Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"]),
             self.limits,
+            idlers=self.idlers,
             is_draining=lambda: self.is_draining,
         )
         connection = Connection(near, lane)
@@ -350,6 +353,9 @@ class Door:
                 trio.open_nursery() as lanes,
             ):
                 house = open_house(workers, *(backends or (scripted().say("{}"),)))
-                yield cls(house, limits or LaneLimits(), lanes, sockets)
+                limits = limits or LaneLimits()
+                idlers = Idlers(limits.idle_timeout_s)
+                workers.start_soon(idlers.run)
+                yield cls(house, limits, idlers, lanes, sockets)
                 lanes.cancel_scope.cancel()
                 workers.cancel_scope.cancel()

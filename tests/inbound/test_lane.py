@@ -1338,6 +1338,23 @@ class TestDraining:
             assert await connection.is_let_go()
             await connection.ended.wait()
 
+    @pytest.mark.parametrize("turn", range(10), ids=str)
+    async def test_what_comes_with_an_answers_end_does_no_harm(self, turn: int) -> None:  # noqa: ARG002 - tasks are woken in any order
+        """The connection is roused and has something to read at once: it ends, once."""
+        backend = verbatim(b"data: a\n\n", b"data: b\n\n", waits=True)
+        async with Door.open(backend) as door:
+            connection = await door.connect()
+            await connection.send(post(json=STREAM))
+            await becomes(lambda: backend.said)
+            door.is_draining = True
+            await connection.send(post())
+            backend.go.set()
+            answer = await connection.read()
+
+            assert (b"data: a\n\ndata: b\n\n", True) == (answer.body, answer.complete)
+            await connection.ended.wait()
+            await door.assert_nothing_is_left()
+
     async def test_a_request_on_its_way_is_served(self) -> None:
         """And told that it is the last."""
         async with Door.open() as door:

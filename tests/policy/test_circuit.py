@@ -56,6 +56,16 @@ def test_an_attempt_whose_caller_left_proves_nothing() -> None:
     assert not failed(5).tried().released().is_open(5.0)
 
 
+def test_a_server_that_was_down_is_tried_at_once() -> None:
+    """With one request at a time, and the next pause is as long as it would have been."""
+    circuit = failed(5).revived()
+
+    assert not circuit.is_open(1.0)
+    assert circuit.tried().is_open(1.0)
+    assert 11.0 == circuit.tried().failed(1.0, jitter=0.0).retry_at
+    assert Circuit() == Circuit().revived()
+
+
 def test_late_failures_do_not_lengthen_the_pause() -> None:
     """Requests that were sent before the opening tell nothing new."""
     circuit = failed(5)

@@ -22,6 +22,7 @@ CONFIG = """\
 [server]
 http_port = 0
 max_connections = {connections}
+max_connections_per_peer = {connections}
 idle_timeout_s = 600
 [[backends]]
 id = "fake"
@@ -32,7 +33,8 @@ slots = 1024
 """
 
 
-def _connect(router: Server, buffer_bytes: int = 0) -> socket.socket:
+def connect(router: Server, buffer_bytes: int = 0) -> socket.socket:
+    """One of the crowd; with 0 the kernel chooses how much it takes unread."""
     connection = socket.socket()
     if buffer_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
@@ -92,11 +94,11 @@ def _measure(idle: int, active: int, slow: int) -> bool:
         asking = f"GET /healthz HTTP/1.1\r\nHost: {router.host}\r\n\r\n".encode()
         crowd = []
         for _ in range(idle):
-            crowd.append(stack.enter_context(_connect(router)))
+            crowd.append(stack.enter_context(connect(router)))
             if len(crowd) % 500 == 0:
                 _knock(crowd[-500:], asking)
         idle_mib = (servers.memory_mib(router.pid) or 0.0) - before
-        busy = [stack.enter_context(_connect(router)) for _ in range(active)]
+        busy = [stack.enter_context(connect(router)) for _ in range(active)]
         for each in busy:
             each.sendall(_post(router, 20))
         answered = _answers(busy, b'"done":true', 120.0)
@@ -122,7 +124,7 @@ def _slow(fake: Server, router: Server, stack: ExitStack, slow: int) -> bool:
     before = servers.memory_mib(router.pid) or 0.0
     servers.forget_peak(router.pid)
     for _ in range(slow):
-        stack.enter_context(_connect(router, 4096)).sendall(_post(router, 1_000_000))
+        stack.enter_context(connect(router, 4096)).sendall(_post(router, 1_000_000))
     time.sleep(5.0)  # noqa: TID251 - what is unread is to pile up
     each_mib = (servers.peak_mib(router.pid) - before) / slow
     print(f"{slow} that do not read: {each_mib:.2f} MiB each (at most {MOST_SLOW_MIB:g})")

@@ -10,7 +10,7 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Call, Priority, Wishes
 from tests.engine.storm import Storm
 
-WAITING = (10, 100, 1_000, 10_000)
+WAITING = (10, 100, 1_000, 10_000, 100_000)
 REQUESTS = 5_000
 ROUNDS = 3
 MOST_US = 60.0

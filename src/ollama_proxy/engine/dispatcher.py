@@ -506,13 +506,13 @@ class Dispatcher:
         """Put a job in the line of the backend that was chosen."""
         station = self.stations[decision.backend]
         job.decision = decision
+        if job.journey is not None:
+            job.journey.choose(decision, now)
         if station.takes_at_once(job.priority):
             # Nearly always. Through the line and out of it again would come to the same.
             self._start(job, station, decision, now)
             return
         job.stage = Stage.WAITING
-        if job.journey is not None:
-            job.journey.choose(decision, self._now())
         station.line.add(job)
         self._assign(station)
         if job.attempts:

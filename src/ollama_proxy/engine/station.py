@@ -271,6 +271,7 @@ class Station:
         if not self.healthy:
             # It may be another version now: what it refused then is asked again.
             self.unserved = frozenset()
+            self.circuit = self.circuit.revived()
         self.healthy = True
         self.last_error = None
         self.models, self.loaded = probe.models, probe.loaded

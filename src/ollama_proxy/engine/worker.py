@@ -54,7 +54,9 @@ async def work(
             finally:
                 # Also when the worker itself is cancelled: the books are balanced, the caller told.
                 dispatcher.finished(station, attempt, ending)
-            del attempt  # its job's body may be large, and this worker idle for long
+            # This worker may be idle for long. The one holds a body, and the other, as a fault, the
+            # frames that it came through, with all that was received of a broken answer.
+            del attempt, ending
 
 
 async def _make(station: Station, attempt: Attempt) -> Ending:

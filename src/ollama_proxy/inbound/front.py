@@ -20,6 +20,7 @@ from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.guarded import GuardedServer
+from ollama_proxy.inbound.idlers import Idlers
 from ollama_proxy.inbound.lane import ByteStream, Lane, LaneLimits, is_inference
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket, SocketLimits
@@ -100,6 +101,7 @@ class Front:
         self._handshakes = Handshakes(
             encryption, protocol=HTTP1, timeout_s=settings.limits.head_timeout_s
         )
+        self._idlers = Idlers(settings.limits.idle_timeout_s)
         self._accepting = trio.CancelScope()
         self.is_draining = False
 
@@ -115,14 +117,17 @@ class Front:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until `drain` was called and the last connection has ended, or until cancelled."""
-        async with trio.open_nursery() as connections:
-            with self._accepting:
-                async with trio.open_nursery() as acceptors:
-                    for listener in listeners:
-                        acceptors.start_soon(self._accept, listener, connections)
-                    task_status.started()
-            for listener in listeners:
-                listener.socket.close()
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(self._idlers.run, name="idlers")
+            async with trio.open_nursery() as connections:
+                with self._accepting:
+                    async with trio.open_nursery() as acceptors:
+                        for listener in listeners:
+                            acceptors.start_soon(self._accept, listener, connections)
+                        task_status.started()
+                for listener in listeners:
+                    listener.socket.close()
+            waiting.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Take no more connections, and close each as soon as it owes no answer."""
@@ -222,6 +227,7 @@ class Front:
             self._dispatcher,
             self._gate,
             self._settings.limits,
+            idlers=self._idlers,
             is_draining=lambda: self.is_draining,
             bounds=self._bounds,
         )

@@ -33,6 +33,7 @@ from ollama_proxy.inbound.answers import (
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
+from ollama_proxy.inbound.idlers import Idlers
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
 from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.ask import CALLS_BY_PATH, Call, Dialect
@@ -233,10 +234,12 @@ class Lane:
         gate: Gate,
         limits: LaneLimits,
         *,
+        idlers: Idlers,
         is_draining: Callable[[], bool],
         bounds: Bounds | None = None,
     ) -> None:
         """Take over a connection; `serve` does the rest."""
+        self._idlers = idlers
         self._stream = stream
         self._dispatcher = dispatcher
         self._gate = gate
@@ -251,7 +254,11 @@ class Lane:
         self._job: Job | None = None
         self._closing = False
         self._outbox = b""
-        self._wake: trio.CancelScope | None = None
+        self._wake = trio.CancelScope()
+        self._is_watching = False  # only bytes are awaited: `_wake` may end that
+        self._is_roused = False
+        self._was_idle = True  # something was awaited since the last request
+        self._head_wait: trio.CancelScope | None = None
         # of the present answer
         self._http10 = False
         self._chunked = False
@@ -263,7 +270,6 @@ class Lane:
         self._request_id = ""
         self._path = ""
         self._head_until = 0.0
-        self._idle_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -277,14 +283,9 @@ class Lane:
         self._buffer = bytearray(received)
         try:
             try:
-                while not self._closing:
-                    line = await self._read_first_line()
-                    if line is None:
-                        break
-                    call = call_of(line)
-                    if call is None:
-                        return bytes(self._buffer)
-                    await self._serve_one(call)
+                elsewhere = await self._serve_all()
+                if elsewhere is not None:
+                    return elsewhere
             except _Fault as fault:
                 self._closing = True
                 self._turn_away(fault.refusal)
@@ -296,6 +297,7 @@ class Lane:
         finally:
             if self._job is not None:
                 self._dispatcher.withdraw(self._job)
+            self._idlers.discard(self)
             self._free()
             # The number may soon be another client's: a worker on its way to its next checkpoint
             # must not write to it.
@@ -309,8 +311,26 @@ class Lane:
             turned_away("http", self._path, refusal, self._request_id)
         )
 
+    async def _serve_all(self) -> bytes | None:
+        """Serve until a request is for others, which is given back as far as it is here.
+
+        One scope for all requests, not one for each: what it is there for is rare, and to enter and
+        leave one is a twentieth of a request's work. It is cancelled in `_watch` alone.
+        """
+        while True:
+            self._is_roused = False
+            with trio.CancelScope() as self._wake:
+                while await self._watch():
+                    line = None if self._closing else await self._read_first_line()
+                    if line is None:
+                        return None
+                    call = call_of(line)
+                    if call is None:
+                        return bytes(self._buffer)
+                    await self._serve_one(call)
+
     async def _serve_one(self, call: Call) -> None:
-        """Serve one request, and wait for the next one's first bytes."""
+        """Read one request, and have it served."""
         self._dialect = call.dialect
         self._path = call.path
         try:
@@ -327,7 +347,6 @@ class Lane:
             self._job = job
             self._dispatcher.submit(job)
             del job  # its body may be large, and this connection may be idle for long
-        await self._watch()
 
     async def _read_first_line(self) -> bytes | None:
         """Read until the request line is whole. None: the client closed instead."""
@@ -353,7 +372,7 @@ class Lane:
         if len(self._buffer) > self._limits.head_bytes:
             raise self._head_too_large()
         # Only where there is something to wait for: nearly every request comes in one piece.
-        with trio.move_on_at(self._head_until) as self._wake:
+        with trio.move_on_at(self._head_until) as self._head_wait:
             data = await self._receive()
             self._buffer += data
             return bool(data)
@@ -488,14 +507,13 @@ class Lane:
             if not data:
                 return None
 
-    async def _watch(self) -> None:
+    async def _watch(self) -> bool:
         """Read on while a job runs, so that the client's leaving is seen whatever it sent.
 
         Returns when there is something to do: the next request's bytes are there, or the
-        connection is to end.
+        connection is to end. False: `_wake` was cancelled in the moment in which there were bytes, and
+        is of no more use.
         """
-        waited = False
-        self._idle_until = trio.current_time() + self._limits.idle_timeout_s
         while True:
             if self._outbox:
                 data, self._outbox = self._outbox, b""
@@ -504,20 +522,22 @@ class Lane:
             if self._job is None:
                 self._skip_empty_lines()
                 if self._buffer or self._closing:
-                    if not waited:
+                    self._idlers.discard(self)
+                    if not self._was_idle:
                         # Who sends many requests at once must not keep the others waiting.
                         await trio.lowlevel.checkpoint()
-                    return
-            waited = True
-            # Not renewed by what comes: empty lines are no request.
-            deadline = self._idle_until if self._job is None else float("inf")
-            with trio.CancelScope(deadline=deadline) as self._wake:
+                    self._was_idle = False
+                    return True
+                if self not in self._idlers:
+                    self._idlers.add(self)
+            self._was_idle = self._is_watching = True
+            try:
                 data = await self._receive()
-            if self._wake.cancelled_caught:
-                if self._job is None and trio.current_time() >= self._wake.deadline:
-                    self._bounds.reach(Bound.IDLE_TIME)
-                    self._closing = True
-                continue
+            finally:
+                self._is_watching = False
+            # Empty lines are no request: who sends them waits on.
+            if not data or data.strip(b"\r\n"):
+                self._idlers.discard(self)
             is_flooded = len(self._buffer) > PIPELINE_MAX_BYTES
             if is_flooded:
                 self._bounds.reach(Bound.EARLY_BYTES)
@@ -526,8 +546,10 @@ class Lane:
                 self._is_last = False
                 if self._job is not None:
                     self._dispatcher.withdraw(self._job)
-                return
+                return not self._is_roused
             self._buffer += data
+            if self._is_roused:
+                return False
 
     # -- answering: Caller -------------------------------------------------------------------------
 
@@ -587,12 +609,16 @@ class Lane:
             self._free()
         if self._is_draining():
             self._closing = True
-        self._idle_until = trio.current_time() + self._limits.idle_timeout_s
-        if self._wake is not None:
-            if self._outbox or self._buffer or self._closing:
-                self._wake.cancel()
-            else:
-                self._wake.deadline = self._idle_until
+        if self._outbox or self._buffer or self._closing:
+            self._rouse()
+        elif self._is_watching:
+            self._idlers.add(self)
+
+    def _rouse(self) -> None:
+        """Have `_watch` look again, if it waits."""
+        if self._is_watching:
+            self._is_roused = True
+            self._wake.cancel()
 
     def close_when_idle(self) -> None:
         """The router drains: end the connection once its answer is out.
@@ -603,8 +629,15 @@ class Lane:
         """
         if self._job is None:
             self._closing = True
-            if self._wake is not None:
-                self._wake.cancel()
+            self._rouse()
+            if self._head_wait is not None:
+                self._head_wait.cancel()
+
+    def close_unasked(self) -> None:
+        """See `Idler`."""
+        self._bounds.reach(Bound.IDLE_TIME)
+        self._closing = True
+        self._rouse()
 
     # -- answering: Tap ----------------------------------------------------------------------------
 

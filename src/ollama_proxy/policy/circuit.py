@@ -51,6 +51,10 @@ class Circuit:
         """A request ended and proved nothing: its caller left."""
         return attrs.evolve(self, trying=False) if self.trying else self
 
+    def revived(self) -> "Circuit":
+        """Its server was down, and is up again: it may be another one, and is tried at once."""
+        return attrs.evolve(self, retry_at=-math.inf, trying=False) if self.openings else self
+
     def succeeded(self, now: float) -> "Circuit":
         """A request was served."""
         if not self.failures and not self._share:

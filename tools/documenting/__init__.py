@@ -1,0 +1,1 @@
+"""What tools/docs needs beside the site generator."""
