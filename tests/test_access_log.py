@@ -183,6 +183,25 @@ async def test_every_door_has_every_field(house: House, name: str) -> None:
         assert "mine" == line["request_id"]
 
 
+async def test_tokens_are_those_of_the_answer(house: House) -> None:
+    """As its backend counts them, whether it came in pieces or whole: what metrics count, too."""
+    for stream in (True, False):
+        await house.client.post("/api/chat", json=ask(stream=stream))
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        await house.client.post(CHAT, json=ask(stream=stream, **usage))
+
+    assert [2] * 4 == [line["tokens"] for line in await house.lines()]
+
+
+async def test_a_refusal_has_its_status(house: House) -> None:
+    """The one that the caller was told, also where it was no backend's."""
+    answer = await house.client.post(CHAT, json=ask(), headers={"x-max-power-watts": "0.001"})
+    (line,) = await house.lines()
+
+    assert (503, "refused:no_backend") == (answer.status_code, line["outcome"])
+    assert answer.status_code == line["status"]
+
+
 @pytest.mark.parametrize("name", set(DOORS) - {"wyoming"})
 async def test_whose_child_it_is_goes_on_to_the_backend(house: House, name: str) -> None:
     """A header, gRPC metadata, or what a WebSocket's handshake said; with no collector, as it came."""
@@ -222,6 +241,20 @@ async def test_who_is_turned_away_has_a_line(house: House) -> None:
         ("grpc", "/ollama_proxy.OllamaProxy/Generate", "refused:invalid_request", 400, "e"),
     ] == [(x["door"], x["call"], x["outcome"], x["status"], x["request_id"]) for x in lines]
     assert all(FIELDS == line.keys() for line in lines)
+
+
+async def test_a_path_that_is_none_of_ours_is_not_repeated(house: House) -> None:
+    """Whoever pastes a key into the wrong field asks for it as a path."""
+    evil = {"origin": "http://evil.example"}
+    for path in ("/sk-secret", "/v1/models/sk-secret", "/dashboard/sk-secret/x.js"):
+        await house.client.get(path, headers=evil)
+
+    assert ["elsewhere", "/v1/models/{model}", "/dashboard/{digest}/{file}"] == [
+        line["call"] for line in await house.lines()
+    ]
+    assert "sk-secret" not in "".join(
+        each.getMessage() for each in house.caplog.records if each.name.startswith("ollama_proxy")
+    )
 
 
 def test_a_flood_of_them_fills_no_disk(caplog: pytest.LogCaptureFixture) -> None:

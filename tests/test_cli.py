@@ -575,6 +575,11 @@ async def answering(head: bytes, body: bytes) -> AsyncIterator[str]:
         (b"502 Bad Gateway", b"<html>", "answers with 502 Bad Gateway, but is no ollama-proxy"),
         (b"301 Moved", b"", "answers with 301 Moved Permanently, but is no ollama-proxy"),
         (b"401 No", b'{"error": {"message": "a key is needed"}}', "ollama-proxy: a key is needed"),
+        (
+            b"401 No",
+            b'{"error": {"message": "No.", "code": "invalid_api_key"}}',
+            "No. Name a file that holds the key with --api-key-file, or set OLLAMA_PROXY_API_KEY.",
+        ),
         (b"500 No", b'{"error": "\\u001b[2J\\nyou\\u009b0mwin"}', "ollama-proxy: �[2J�you�0mwin"),
         (b"nonsense", b"", "no router answers on http://127.0.0.1:"),
     ],
@@ -587,6 +592,18 @@ async def test_whatever_answers(desk: Desk, head: bytes, body: bytes, sentence: 
     said = done.stderr.decode()
     assert (1, b"", True) == (done.returncode, done.stdout, said.rstrip("\n").isprintable())
     assert sentence in said
+
+
+async def test_json_is_json_also_where_nobody_answers(desk: Desk) -> None:
+    """What reads it finds the sentence in it, where the router's own errors have theirs."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = await desk.run("backends", "--json", "--url", url)
+
+    error = json.loads(done.stdout)["error"]
+    assert (1, "no_answer") == (done.returncode, error["code"])
+    assert f"ollama-proxy: {error['message']}\n" == done.stderr.decode()
 
 
 async def test_who_is_silent(desk: Desk) -> None:

@@ -41,6 +41,13 @@ def test_it_fits(
     assert width is None or widest <= width
 
 
+def test_a_machine_without_sensors_has_no_table() -> None:
+    """Heads without rows tell nothing."""
+    nothing = HEAT | {"state": "unknown", "zones": [], "fans": [], "power": []}
+
+    assert ["unknown", "no sensor tells anything"] == plain(show_heat(nothing, 80))
+
+
 def test_what_was_only_configured_is_in_parentheses() -> None:
     """And what nobody knows is a dash."""
     _, row = plain(show_backends([BACKEND | {"temperature_c": None}], None))

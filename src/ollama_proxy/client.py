@@ -207,6 +207,8 @@ def _report(
     try:
         status, answer = call()
     except Unanswered as error:
+        if arguments.json:
+            print(json.dumps({"error": {"message": str(error), "code": "no_answer"}}, indent=2))
         return complain(str(error))
     if arguments.json:
         print(json.dumps(answer, indent=2))
@@ -226,6 +228,9 @@ def read_fault(answer: Answer) -> str:
     """What an answer that is an error says, in whichever dialect."""
     fault = answer.get("error", answer) if isinstance(answer, dict) else answer
     said = str(fault.get("message", fault) if isinstance(fault, dict) else fault)
+    if isinstance(fault, dict) and fault.get("code") == "invalid_api_key":
+        # The router tells what to send; how these commands are told to, it cannot know.
+        said += f" Name a file that holds the key with --api-key-file, or set {KEY_VARIABLE}."
     return printable(said if len(said) <= SAID_MAX else said[:SAID_MAX] + " ...")
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 import structlog
@@ -17,6 +18,7 @@ from structlog.typing import EventDict
 
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome, TurnedAway
 from ollama_proxy.journal import JournalHandler, leads_to_journal
+from ollama_proxy.policy.refusal import Code
 
 LINES_PER_S = 5.0  # of requests that became no job, in the long run
 LINES_AT_ONCE = 20.0
@@ -185,8 +187,8 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def log_fact(fact: Fact) -> None:
-    """Write one line for one request that ended."""
+def log_fact(fact: Fact, statuses: Mapping[Code, int]) -> None:
+    """Write one line for one request that ended; `statuses`: HTTP's for each refusal."""
     if not access.isEnabledFor(logging.INFO):
         return
     energy = fact.energy
@@ -198,11 +200,12 @@ def log_fact(fact: Fact) -> None:
         "backend": fact.backend,
         "reason": fact.reason.value if fact.reason is not None else None,
         "outcome": ended,
-        "status": fact.status,
+        "status": fact.status if fact.code is None else statuses[fact.code],
         "queue_ms": _milliseconds(fact.queue_s),
         "first_ms": _milliseconds(fact.first_s),
         "whole_ms": _milliseconds(fact.whole_s),
-        "tokens": fact.tokens,
+        # As metrics and traces count them: of an answer in one piece, its pieces tell nothing.
+        "tokens": fact.answer_tokens,
         "energy_j": None if energy is None else round(energy.joules, 3),
         "energy_source": None if energy is None else energy.grade.value,
         "priority": fact.priority.label,
@@ -256,8 +259,8 @@ class TurnedAwayLog:
         access.info("%s", line, extra={"facts": facts})
 
 
-def observe(ledger: Ledger, *, access_log: bool) -> None:
-    """Keep the books that were asked for."""
+def observe(ledger: Ledger, *, access_log: bool, statuses: Mapping[Code, int]) -> None:
+    """Keep the books that were asked for; `statuses`: HTTP's for each refusal."""
     if access_log:
-        ledger.read_by(log_fact)
+        ledger.read_by(partial(log_fact, statuses=statuses))
         ledger.door_read_by(TurnedAwayLog().write)

@@ -431,7 +431,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
     encryption = _open_encryption(config)
     manager = ServiceManager.from_environment(os.environ, pid=os.getpid())
     ledger = Ledger()
-    observe(ledger, access_log=config.observability.access_log)
+    observe(ledger, access_log=config.observability.access_log, statuses=STATUS)
     news = News()
     decisions = _open_decision_log(config)
     traces = _open_traces(config)

@@ -213,7 +213,7 @@ def show_heat(told: Answer, width: int | None) -> list[Line]:
     state = told["state"]
     return [
         [cell(state, HEAT.get(state, Tone.PLAIN))],
-        *table(columns, rows, width=width),
+        *(table(columns, rows, width=width) if rows else [[cell("no sensor tells anything")]]),
     ]
 
 

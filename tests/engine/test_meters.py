@@ -105,7 +105,7 @@ def test_on_battery_what_has_no_sensor_shares_what_it_gives() -> None:
     """Over a minute, less what the machine draws at rest, less what cards tell of themselves."""
     day = Day()
     day.meters.set_on_battery(True)
-    day.pass_by(121, lambda _: battery(26), lambda t: nvml(4 * t, 4))
+    day.pass_by(121, lambda t: battery(25 + t % 2 * 2), lambda t: nvml(4 * t, 4))
     day.meters.began("a", "npu", PACKAGE, 121, watts=99)
     day.pass_by(60, lambda _: battery(90), lambda t: nvml(60 * t, 60))
 
@@ -205,7 +205,36 @@ def test_a_machine_with_a_throttled_part_is_not_at_rest() -> None:
     day.meters.began("a", "npu", PACKAGE, day.now, watts=99)
     day.pass_by(60, lambda _: battery(10))
 
-    assert {Grade.APPORTIONED: pytest.approx(600.0)} == day.paid("npu")
+    assert {Grade.ESTIMATED: pytest.approx(99 * 60)} == day.paid("npu")
+
+
+def test_a_machine_at_rest_is_no_requests() -> None:
+    """Before it was seen at rest, a second's work does not pay for a minute of the whole machine."""
+    day = Day()
+    day.meters.set_on_battery(True)
+    day.pass_by(5, lambda _: battery(14))
+    day.meters.began("a", "npu", PACKAGE, day.now, watts=10)
+    day.pass_by(1, lambda _: battery(16))
+    told = day.meters.ended("a", 20, "m", day.now)
+    day.pass_by(120, lambda _: battery(14))
+
+    assert told is not None
+    assert {Grade.ESTIMATED: told.joules} == day.paid("npu")
+    assert 10 == told.joules
+
+
+def test_a_battery_that_repeats_itself_leaves_estimates() -> None:
+    """The books say in the end what each request was told."""
+    day = Day()
+    day.meters.set_on_battery(True)
+    day.pass_by(200, lambda _: battery(14))
+    day.meters.began("a", "npu", PACKAGE, day.now, watts=10)
+    day.pass_by(1, lambda _: battery(14))
+    told = day.meters.ended("a", 20, "m", day.now)
+    day.pass_by(120, lambda _: battery(14))
+
+    assert told is not None
+    assert {Grade.ESTIMATED: told.joules} == day.paid("npu")
 
 
 def test_rest_on_battery_is_known_when_it_is_back() -> None:

@@ -55,6 +55,10 @@ MORE = {
     "forecasts_total": {"backend"},
     "turned_away_total": {"code"},
     "backend_deadline_total": {"backend", "outcome"},
+    "node_requests_waiting": set(),
+    "node_requests_running": set(),
+    "node_cache_usage_ratio": set(),
+    "model_loaded": {"backend", "model"},
     "connections": {"door"},
     "buffered_bytes": {"door"},
     "bounds_reached_total": {"door", "bound"},
@@ -68,7 +72,7 @@ def machine(mock_clock: MockClock) -> Machine:
     dispatcher = Dispatcher(DispatchSettings(), Ledger(), clock=mock_clock.current_time)
     made = watched(dispatcher, mock_clock)
     made.station("npu").calibration.compare(1.0, 2.0, now=0.0)
-    made.station("cpu")
+    made.station("cpu").loaded = frozenset({MODEL})
     dispatcher.meters.books.charge("npu", Grade.ESTIMATED, 1.5)
     made.climate.publish(
         "all",

@@ -168,4 +168,19 @@ async def test_lines_and_slots_are_as_they_are(
         ("npu", "critical"): 0,
     }
     assert waiting == told.by("queue_depth")
+    # One sample each, as a cluster's endpoint picker reads them.
+    assert (2, 1) == (told.one("node_requests_waiting"), told.one("node_requests_running"))
+    assert 1 == told.one("node_cache_usage_ratio")
     nursery.cancel_scope.cancel()
+
+
+async def test_a_node_is_as_full_as_its_slots(machine: Machine) -> None:
+    """Those of backends that are up; one without any has no room. What is in memory is told by name."""
+    assert 1 == machine.scrape().one("node_cache_usage_ratio")
+
+    machine.station("npu").loaded = frozenset({"small"})
+    machine.station("cpu").is_down("no connection could be made to it")
+    told = machine.scrape()
+
+    assert 0 == told.one("node_cache_usage_ratio")
+    assert {("npu", "small"): 1} == told.by("model_loaded")

@@ -162,3 +162,24 @@ def test_a_counter_at_rest_is_at_rest() -> None:
 def test_a_battery_is_believed_over_a_minute() -> None:
     """It tells late and coarsely."""
     assert [(0, 60, 900)] == spans((0, battery(10)), (30, battery(10)), (60, battery(20)))
+
+
+def test_a_battery_that_repeats_itself_tells_nothing() -> None:
+    """From the first on: else all that it says is rest, and no request costs anything."""
+    frozen = [(t, battery(14)) for t in range(0, 121, 10)]
+
+    assert [(0, 60, None), (60, 120, None)] == spans(*frozen)
+
+
+def test_a_battery_may_repeat_itself_for_minutes() -> None:
+    """UPower asks it now and then; only what is never followed by anything new is not believed."""
+    news = [(0, battery(10)), (30, battery(14))]
+    same = [(t, battery(14)) for t in range(60, 481, 30)]
+
+    assert [*[840.0] * 4, None, None, None] == [joules for _, _, joules in spans(*news, *same)][1:]
+    assert 5 == len(spans(*news, *same[:9], (330, battery(15))))
+
+
+def test_a_battery_at_rest_is_no_mistake() -> None:
+    """On mains it gives nothing, for hours."""
+    assert [(0, 60, 0)] == spans(*((t, battery(0)) for t in range(0, 61, 10)))

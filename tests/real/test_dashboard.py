@@ -330,6 +330,8 @@ window.asked = [];
 window.fetch = async (path, {headers, ...others} = {}) => {
   window.asked.push(headers?.Authorization ?? null);
   return headers?.Authorization === 'Bearer sesame' ? real(path, {headers, ...others})
+    : headers?.Authorization === 'Bearer weak'
+    ? new Response(JSON.stringify({error: {message: 'no', code: 'permission_denied'}}), {status: 403})
     : new Response(JSON.stringify({error: {message: 'An API key is needed.'}}), {status: 401});
 };
 """
@@ -342,21 +344,101 @@ def test_a_key_is_asked_for(desk: Desk) -> None:
     ) as page:
         told = page.run(f"""{SOON}
             const dialog = await soon(() => document.querySelector('dialog[open]'));
-            const why = text('#key-why');
+            const titles = [text('#key-title')];
             const use = async key => {{
               document.querySelector('#key-text').value = key;
               dialog.querySelector('[value=use]').click();
             }};
             await use('wrong');
             await soon(() => window.asked.includes('Bearer wrong') && dialog.open);
+            titles.push(text('#key-title'));
+            await use('weak');
+            await soon(() => window.asked.includes('Bearer weak') && dialog.open);
+            titles.push(text('#key-title'), getComputedStyle(document.querySelector('#flow-none')).visibility);
             await use('sesame');
             await soon(() => text('#line') === 'Live' && card('Ollama npu'));
-            return [why, Object.values(sessionStorage), Object.values(localStorage).includes('sesame'),
+            document.querySelector('#key-open').click();
+            titles.push(text('#key-title'));
+            return [titles, Object.values(sessionStorage), Object.values(localStorage).includes('sesame'),
               location.href + document.cookie + document.querySelector('#key-text').value];
         """)
 
-    assert told[0].startswith("An API key is needed.")
+    assert [
+        "A key is needed",
+        "This key is not known here",
+        "This key may not read",
+        "hidden",  # that there was no request: nobody knows that yet
+        "Use another key",
+    ] == told[0]
     assert (["sesame"], False, f"{desk.url}/") == tuple(told[1:])
+
+
+SPENT = """
+const real = window.fetch;
+window.fetch = async (path, ...others) => {
+  if (path !== '/events') return real(path, ...others);
+  const answer = await real(path, ...others);
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let heard = '';
+  while (!/data: .*\\n\\n/.test(heard)) heard += (await reader.read()).value;
+  await reader.cancel();
+  const told = JSON.parse(heard.split('data: ')[1].split('\\n\\n')[0]);
+  told.today.backends = {
+    'ollama-npu': {tokens: 40},
+    'ollama-igpu': {tokens: 40, estimated: 4.86},
+    'ollama-cpu': {tokens: 60, apportioned: 2000, estimated: 160},
+  };
+  const made = `event: snapshot\\ndata: ${JSON.stringify(told)}\\n\\n`;
+  return new Response(new TextEncoder().encode(made), {status: 200});
+};
+"""
+
+
+def test_what_is_old_says_so(desk: Desk) -> None:
+    """That all is well is no news once nothing is heard any more; once it is, it is."""
+    script = """
+    const real = window.fetch;
+    let heard = 0;
+    window.fetch = async (path, options) => {
+      if (path !== '/events' || heard++ > 1) return real(path, options);
+      if (heard === 2) throw new TypeError('nobody is there');
+      const answer = await real(path, options);
+      const reader = answer.body.getReader();
+      const stream = new ReadableStream({start: async to => {
+        to.enqueue((await reader.read()).value);
+        setTimeout(() => { to.close(); reader.cancel(); }, 300);
+      }});
+      return new Response(stream, {status: 200});
+    };
+    """
+    with desk.page(script=f"if (location.protocol !== 'about:') {{ {script} }}") as page:
+        told = page.run(f"""{SOON}
+            const note = () => getComputedStyle(document.querySelector('#status'), '::after').content;
+            const before = note();
+            await soon(() => note().includes('as last heard') && card('Ollama npu'));
+            await soon(() => text('#line') === 'Live');
+            return [before, note()];
+        """)
+
+    assert ["none", "none"] == told
+
+
+def test_what_was_spent_can_be_compared(desk: Desk) -> None:
+    """A column has one unit; what no battery has told yet says so."""
+    script = f"if (location.protocol !== 'about:') {{ {SPENT} }}"
+    with desk.page(script=script, is_let_in=False) as page:
+        rows = page.run(f"""{SOON}
+            await soon(() => document.querySelectorAll('#energy tbody tr').length === 4);
+            return [...document.querySelectorAll('#energy tbody tr')].map(row =>
+              [...row.querySelectorAll('td')].slice(0, 5).map(cell => cell.textContent.replace('\u00a0', ' ')));
+        """)
+
+    assert [
+        ["–", "not read yet", "40", "–", "–"],  # noqa: RUF001 - as it is shown
+        ["0.0014 Wh", "estimated", "40", "0.12 J", "0.03 Wh"],
+        ["0.6 Wh", "apportioned, estimated", "60", "36 J", "10 Wh"],
+        ["0.6 Wh", "", "100", "21.6 J", "6.01 Wh"],
+    ] == rows
 
 
 def test_the_page_is_small(desk: Desk) -> None:

@@ -53,6 +53,7 @@ function show() {
   const fresh = unseen;
   unseen = new Set();
   say(byId("version"), `version ${state.version}`);
+  byId("main").removeAttribute("aria-busy");
   parts.forEach(part => part.show(state, fresh));
 }
 

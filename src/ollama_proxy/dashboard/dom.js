@@ -62,12 +62,11 @@ export function duration(ms) {
     : `${Math.floor(minutes / 60)}\u00a0h ${minutes % 60}\u00a0min`;
 }
 
-/** Joules; from a tenth of a watt-hour on as that, from a kWh on as that. */
-export function energy(joules) {
+/** Joules; from a tenth of a watt-hour on as that, from a kWh on as that; as `like` is, where it is given. */
+export function energy(joules, like = joules) {
   if (!isNumber(joules)) return UNKNOWN;
-  if (joules < 360) return `${figure(joules)}\u00a0J`;
-  const wh = joules / 3600;
-  return wh < 1000 ? `${figure(wh)}\u00a0Wh` : `${figure(wh / 1000)}\u00a0kWh`;
+  if (like < 360) return `${figure(joules)}\u00a0J`;
+  return like < 3.6e6 ? `${figure(joules / 3600)}\u00a0Wh` : `${figure(joules / 3.6e6)}\u00a0kWh`;
 }
 
 const CLOCK = new Intl.DateTimeFormat(undefined, {

@@ -49,25 +49,28 @@ export class Energy {
     }
     byId("energy").hidden = found.length === 0;
     byId("energy-none").hidden = found.length > 0;
+    const thousandOf = each => each.tokens && each.joules !== null ? (each.joules / each.tokens) * 1000 : null;
+    // One unit in a column: figures below each other are compared.
+    const dearest = Math.max(...found.map(thousandOf));
     const row = each => {
       const bar = el("i", { class: "length", "aria-hidden": "true" });
       bar.style.width = `${((each.joules ?? 0) / most) * 100}%`;
       const name = each.id === null ? "All" : backends[each.id]?.name ?? each.id;
-      const thousand = each.tokens && each.joules !== null ? (each.joules / each.tokens) * 1000 : null;
+      const thousand = thousandOf(each);
       const price = parseFloat(byId("price").value);
       const cost = thousand === null || !(price >= 0) ? null : (thousand / J_PER_KWH) * price;
       const cells = [
-        each.grades.join(", "), each.tokens.toLocaleString("en"),
-        energy(thousand === null ? null : thousand / 1000), energy(thousand), cost === null ? UNKNOWN : figure(cost),
+        each.id !== null && each.joules === null ? "not read yet" : each.grades.join(", "), each.tokens.toLocaleString("en"),
+        energy(thousand === null ? null : thousand / 1000, dearest / 1000), energy(thousand, dearest), cost === null ? UNKNOWN : figure(cost),
       ];
       return el("tr", { class: each.id === null ? "sum" : hue(order.indexOf(each.id)) },
         el("th", { scope: "row" }, el("span", { class: "named" }, name)),
-        el("td", { class: "n" }, energy(each.joules), each.id === null ? null : el("span", { class: "track" }, bar)),
+        el("td", { class: "n" }, energy(each.joules, all.joules), each.id === null ? null : el("span", { class: "track" }, bar)),
         ...cells.map((text, index) => el("td", { class: index ? "n" : null }, text)));
     };
     byId("energy").replaceChildren(
       el("thead", {}, el("tr", {}, ...HEADS.map((head, index) => el("th", { scope: "col", class: index === 0 || index === 2 ? null : "n" }, head)))),
       el("tbody", {}, ...found.map(row), ...(found.length > 1 ? [row(all)] : [])));
-    say(byId("energy-since"), `Since ${clock(today.since)}: midnight, or the router's start. What requests cost beyond what the hardware draws at rest; all: of those whose energy is known.`);
+    say(byId("energy-since"), `Since ${clock(today.since)}: midnight, or the router's start. What requests cost beyond what the hardware draws at rest; all: of those whose energy is known. A battery tells it after a minute or two.`);
   }
 }

@@ -22,6 +22,11 @@ const WHYS = {
   failover: "Another one failed before its first byte.",
   balanced: "The best trade of time and watts.",
 };
+const FOUND = {
+  measured: "Measured by its card's own sensor.",
+  apportioned: "Its share of what the package or the battery gave.",
+  estimated: "By the watts that the configuration names: nothing measures it, or nothing has yet.",
+};
 const COLUMNS = ["Time", "Model", "Backend", "Why there", "Priority", "Waited", "First token", "In all", "Tokens", "Energy", "Outcome"];
 const NUMBERS = new Set(["Waited", "First token", "In all", "Tokens", "Energy"]);
 
@@ -47,7 +52,7 @@ class Line {
       row.first_ms === null ? "" : duration(row.first_ms),
       row.whole_ms === null ? "" : duration(row.whole_ms),
       row.tokens === null ? "" : row.tokens.toLocaleString("en"),
-      row.joules === null ? "" : energy(row.joules),
+      row.joules === null ? "" : `${row.joules_source === "estimated" ? "≈\u00a0" : ""}${energy(row.joules)}`,
       [row.outcome.replace("-", " "), row.code?.replaceAll("_", " ")].filter(Boolean).join(": "),
     ];
     this.element.className = row.backend === null ? "" : hue(place);
@@ -58,7 +63,7 @@ class Line {
     });
     this.cells[1].title = row.model;
     this.cells[3].title = WHYS[row.reason] ?? "";
-    this.cells[9].title = row.joules_source ?? "";
+    this.cells[9].title = FOUND[row.joules_source] ?? "";
   }
 }
 

@@ -18,12 +18,12 @@ export class Modes {
 
   build() {
     const box = byId("mode").querySelector(".modes");
-    for (const { name, title } of this.mode.modes) {
+    for (const { name, title, description } of this.mode.modes) {
       const input = el("input", {
         type: "radio", name: "mode", value: name, "aria-describedby": "mode-why",
         on: { change: () => this.choose(name) },
       });
-      const choice = el("label", {}, input, el("span", {}, title));
+      const choice = el("label", { title: description }, input, el("span", {}, title));
       this.choices.set(name, { input, choice });
       box.append(choice);
     }

@@ -25,7 +25,7 @@ export async function call(method, path, { body = null, headers = {} } = {}) {
     cache: "no-store",
   });
   const told = await answer.json().catch(() => ({}));
-  if (answer.status === 401) askKey(faultOf(told));
+  if (answer.status === 401) askKey();
   return { status: answer.status, told };
 }
 
@@ -42,11 +42,11 @@ function deferred() {
   return made;
 }
 
-/** Ask for a key, unless it is being asked for. */
-export function askKey(why = "") {
+/** Ask for a key, unless it is being asked for. `why`: the one that there is, is not good. */
+export function askKey(why = "This key is not known here") {
   const dialog = byId("key");
   byId("key-open").hidden = false;
-  if (why) say(byId("key-why"), `${why} It is kept until this tab is closed.`);
+  say(byId("key-title"), sessionStorage.getItem(KEY) === null ? "A key is needed" : why);
   if (!dialog.open) dialog.showModal();
 }
 
@@ -55,7 +55,7 @@ export function setUpKey() {
   const dialog = byId("key");
   const text = byId("key-text");
   byId("key-open").hidden = sessionStorage.getItem(KEY) === null;
-  byId("key-open").addEventListener("click", () => askKey());
+  byId("key-open").addEventListener("click", () => askKey("Use another key"));
   dialog.addEventListener("close", () => {
     const given = text.value.trim();
     text.value = "";
@@ -100,10 +100,10 @@ export class Stream {
         await this.hearAll(stop.signal, () => { failures = 0; });
       } catch (fault) {
         if (stop.signal.aborted) return;
-        if (fault instanceof Refused && fault.status === 401) {
+        if (fault.status === 401 || fault.code === "permission_denied") {
           tell("waiting", "A key is needed");
           const given = keyed.promise;
-          askKey(fault.message);
+          askKey(fault.status === 401 ? undefined : "This key may not read");
           await Promise.race([given, new Promise(r => stop.signal.addEventListener("abort", r))]);
           continue;
         }
@@ -130,7 +130,7 @@ export class Stream {
       alive();
       const answer = await fetch("/events", { headers, cache: "no-store", signal: silence.signal });
       if (!answer.ok) {
-        throw new Refused(answer.status, faultOf(await answer.json().catch(() => ({}))));
+        throw new Refused(answer.status, await answer.json().catch(() => ({})));
       }
       began();
       tell("live", "Live");
@@ -165,14 +165,16 @@ export class Stream {
 }
 
 class Refused extends Error {
-  constructor(status, message) {
-    super(message || `The router answers ${status}: trying again`);
+  constructor(status, told) {
+    super(faultOf(told) || `The router answers ${status}: trying again`);
     this.status = status;
+    this.code = told?.error?.code;
   }
 }
 
 function tell(state, word) {
   const line = byId("line");
   mark(line, "state", state);
+  mark(document.body, "line", state);
   say(line, word);
 }

@@ -25,6 +25,7 @@ def state(dispatcher: Dispatcher, climate: Climate, version: str) -> Iterator[Me
     yield InfoMetricFamily(PREFIX + "build", "Which router this is.", {"version": version})
     stations = list(dispatcher.stations.values())
     yield from _work(stations)
+    yield from _node(stations)
     yield from _parts(stations, climate)
     yield from _machine(climate)
     yield from _forecasts(stations)
@@ -78,6 +79,42 @@ def _work(stations: Sequence[Station]) -> Iterator[Metric]:
             for each in stations
             for priority, depth in each.line.depths.items()
         },
+    )
+
+
+def _node(stations: Sequence[Station]) -> Iterator[Metric]:
+    """The same for the machine as one server, as the Gateway API's Model Server Protocol asks for it.
+
+    An endpoint picker reads one sample of a name and cannot sum over labels.
+    """
+    up = [each for each in stations if each.spec.enabled and each.healthy]
+    slots = sum(each.spec.slots for each in up)
+    running = sum(each.in_flight for each in stations)
+    yield _gauge(
+        "node_requests_waiting",
+        "How many wait in line, for all backends: TotalQueuedRequests of the Model Server Protocol.",
+        (),
+        {(): sum(len(each.line) for each in stations)},
+    )
+    yield _gauge(
+        "node_requests_running",
+        "Slots that are taken, of all backends: TotalRunningRequests of the Model Server Protocol.",
+        (),
+        {(): running},
+    )
+    yield _gauge(
+        "node_cache_usage_ratio",
+        "0 to 1: slots that are taken, of those of backends that are up; 1 where none is. Stands for"
+        " KVCacheUtilization of the Model Server Protocol: a slot holds what was computed for one"
+        " request, and backends do not tell more of their caches.",
+        (),
+        {(): min(1.0, running / slots) if slots else 1.0},
+    )
+    yield _gauge(
+        "model_loaded",
+        "1 for each model that a backend has in memory.",
+        ("backend", "model"),
+        {(each.spec.id, model): 1 for each in up for model in sorted(each.loaded or ())},
     )
 
 

@@ -4,6 +4,8 @@ Rule 1: a span is measured only if both its ends were read; a reading that is lo
 place, and what a counter gained over such a gap is nobody's.
 Rule 2: a counter is believed before power times time; not if it stands still while power is drawn.
 Rule 3: nothing is booked twice: what was booked by power is not booked again when the counter moves.
+Rule 4: a battery's power is believed while it changes now and then: what is said again and again,
+from the first on or for minutes, is a driver that repeats itself.
 """
 
 import math
@@ -23,6 +25,8 @@ STILL_MAX_S = 10.0
 LOST_AFTER_S = 90.0
 # A battery tells its energy in steps of 36 J, and its power as of half a minute ago.
 SYSTEM_SPAN_S = 60.0
+# UPower asks a battery anew after two minutes at the latest; its last digits are never still.
+REPEATS_MAX_S = 300.0
 # What sensors say of power right after a resume is of before, or of waking itself.
 DISTRUST_S = 15.0
 
@@ -62,6 +66,7 @@ class Gauge:
     _moved_at: float = -math.inf
     _is_stuck: bool = False
     _is_counted: bool = True
+    _news_at: float = -math.inf  # when a reading was last another than the one before
     _trusted_from: float = -math.inf
 
     def is_live(self, now: float) -> bool:
@@ -81,16 +86,21 @@ class Gauge:
             return self._begin_anew(draw, now)
         if elapsed_s < SHORTEST_S:
             return None
+        if (last.watts, last.joules) != (draw.watts, draw.joules):
+            self._news_at = now
         self._last, self._read_at = draw, now
         if not self._add(last, draw, elapsed_s, now):
             return self._begin_anew(draw, now)
         is_open = self._still or (draw.scope is Scope.SYSTEM and now - self.since < SYSTEM_SPAN_S)
         if is_open:
             return None
+        if draw.scope is Scope.SYSTEM and draw.watts and now - self._news_at > REPEATS_MAX_S:
+            return self._begin_anew(draw, now)
         span = Span(self.since, now, self._pending, draw.scope, is_counted=self._is_counted)
         if self._pending > WATTS_MAX * (now - self.since):
             return self._begin_anew(draw, now)
-        self.since, self._pending, self._is_counted = now, 0.0, True
+        self.since, self._pending = now, 0.0
+        self._is_counted = True
         return span
 
     def distrust(self, now: float) -> Span:

@@ -9,7 +9,7 @@ Rule 4: of a span that was not measured, each pays its share of what its backend
 
 import math
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import attrs
 
@@ -38,6 +38,11 @@ class Rest:
     _recent: deque[float] = attrs.field(factory=lambda: deque(maxlen=RECENT_MAX))
     _least: float = math.inf
     _usual: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was ever seen at rest."""
+        return self._least < math.inf
 
     @property
     def watts(self) -> float:
@@ -171,7 +176,7 @@ class Meter:
         """Book a span that is over."""
         accounts = [*self._accounts.values(), *(account for _, account in self._leaving)]
         self._rate = None
-        if span.joules is None:
+        if span.joules is None or (span.scope is Scope.SYSTEM and self._is_rest_missed(accounts)):
             for account in accounts:
                 self._estimate(account, span.until)
         else:
@@ -183,6 +188,11 @@ class Meter:
         over = [(k, account) for k, account in self._leaving if account.ended <= span.until]
         self._leaving = [(k, account) for k, account in self._leaving if account.ended > span.until]
         return [Settled(k, a.backend, spent(a.paid, is_final=True)) for k, a in over]
+
+    def _is_rest_missed(self, accounts: Sequence[_Account]) -> bool:
+        """Whether what the whole machine draws at rest, its screen included, would be somebody's."""
+        rest = self._rests.get(self._on_battery)
+        return bool(accounts) and not (rest is not None and rest.is_known)
 
     def _split(
         self, span: Span, joules: float, accounts: list[_Account], *, is_throttled: bool

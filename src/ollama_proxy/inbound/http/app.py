@@ -107,7 +107,7 @@ def create_app(services: Services) -> QuartTrio:
     async def judge() -> Response | None:
         judged = _judged(services)
         if isinstance(judged, Refusal):
-            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, judged))
+            services.dispatcher.ledger.turn_away(turned_away("http", _place(), judged))
             return refusal_reply(judged)
         g.visitor = judged
         return None
@@ -129,6 +129,13 @@ def create_app(services: Services) -> QuartTrio:
 
 
 _RULES = {endpoint.name: f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
+_PATHS = {endpoint.name: endpoint.path for endpoint in ENDPOINTS}
+
+
+def _place() -> str:
+    """Which of our paths was asked for. Any other may hold what is secret: a key, pasted amiss."""
+    rule = asked().url_rule
+    return "elsewhere" if rule is None else _PATHS.get(str(rule.endpoint), str(rule))
 
 
 def _judged(services: Services) -> Visitor | Refusal:
