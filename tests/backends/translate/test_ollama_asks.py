@@ -415,6 +415,6 @@ def test_there_are_only_so_many_values() -> None:
     with pytest.raises(RequestRefused) as caught:
         _translate(Call.OLLAMA_CHAT, b'{"model":"m","messages":[' + b"," * (COMMAS_MAX + 1) + b"]}")
 
-    assert Code.BODY_TOO_LARGE is caught.value.refusal.code
+    assert Code.INVALID_REQUEST is caught.value.refusal.code
     most = ["x"] * (COMMAS_MAX - 1)
     assert most == _sent(Call.OLLAMA_EMBED, {"input": most})["input"]

@@ -18,7 +18,7 @@ _ANYTHING = msgspec.json.Decoder(dict[str, object] | str)
 _MESSAGE_CHARACTERS = 500
 COMMAS_MAX = 500_000  # in the text of the longest prompts there are some thousands
 _TOO_MANY_VALUES = Refusal(
-    Code.BODY_TOO_LARGE,
+    Code.INVALID_REQUEST,
     f"The body has more than {COMMAS_MAX} commas, too many values to translate for this backend.",
 )
 
