@@ -135,7 +135,10 @@ class Admission:
         self.follow(rules or Rules())
 
     def follow(self, rules: Rules) -> None:
-        """Go by other rules from now on; whoever was let in stays, until they ask again."""
+        """Go by other rules from now on.
+
+        Whoever was let in gets the answer that they asked for; who watches is told no more.
+        """
         before, self._rules = self._rules, rules
         self._ring = self._ring.replaced_by(rules.keys)
         if (rules.rate, rules.burst) != (before.rate, before.burst):
@@ -193,7 +196,7 @@ class Admission:
         """Say why somebody who was let in may not ask once more, or None. It counts."""
         if not self._ring and self._by_address is None:
             return None
-        if self._ring and (visitor.key is None or not self._ring.has(visitor.key)):
+        if not self.knows(visitor):
             refused: Visitor | Refusal = UNKNOWN_KEY
         else:
             refused = self._counted(visitor)
@@ -201,6 +204,10 @@ class Admission:
             return None
         self.turned_away[refused.code] += 1
         return refused
+
+    def knows(self, visitor: Visitor) -> bool:
+        """Whether the key of somebody who was let in is still good; without keys, everybody's is."""
+        return not self._ring or (visitor.key is not None and self._ring.has(visitor.key))
 
     def _address(self, headers: list[tuple[bytes, bytes]], peer: str) -> str:
         trusted = self._rules.trusted_proxies

@@ -31,7 +31,7 @@ from ollama_proxy.inbound.grpc.wire import (
     WireLimits,
 )
 from ollama_proxy.inbound.trust import Gate
-from ollama_proxy.policy.access import NOTHING
+from ollama_proxy.policy.access import NOTHING, UNKNOWN_KEY
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 log = logging.getLogger("ollama_proxy.grpc")
@@ -135,7 +135,14 @@ class LiveRpc:
             raise CallFailed(Status.INVALID_ARGUMENT, f"The request is no {name}.") from None
 
     async def send(self, message: Message) -> None:
-        """See `Rpc`."""
+        """See `Rpc`.
+
+        Raises:
+            RequestRefused: it is one of many that have no end, and the caller's key was withdrawn.
+        """
+        is_endless = self.method is not None and not self.method.is_work
+        if is_endless and not self._connection.knows(self.visitor):
+            raise RequestRefused(UNKNOWN_KEY)
         if not self.call.has_begun:
             self.begin(head_of_answer(self.initial, gzip=self.compress))
         await self.write(framed(message.SerializeToString(), compress=self.compress))
@@ -228,6 +235,10 @@ class Connection:
         self._heard = self._used = trio.current_time()
         self._is_warned = False
         self._tasks: trio.Nursery
+
+    def knows(self, visitor: Visitor) -> bool:
+        """Whether who was let in would be still."""
+        return self._terms.gate.admission.knows(visitor)
 
     def kick(self) -> None:
         """There is something to send."""

@@ -1,11 +1,13 @@
 """What a browser is shown: the page at the root, its files, and the stream of what changes."""
 
+from functools import partial
+
 from quart import Response, request
 
 from ollama_proxy.dashboard import Asset
 from ollama_proxy.inbound.answers import Headers
 from ollama_proxy.inbound.http.endpoint import TEXT, Dashboard, Endpoint, Services
-from ollama_proxy.inbound.http.exchange import holding
+from ollama_proxy.inbound.http.exchange import holding, visitor
 from ollama_proxy.inbound.http.replies import HeldBody, reply, text_reply
 from ollama_proxy.inbound.live.audience import Full, Seat
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
@@ -104,7 +106,10 @@ async def events(services: Services) -> Response:
     if "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site") in _ELSEWHERE:
         raise RequestRefused(_FOREIGN)
     try:
-        seat = audience.join(request.headers.get("Last-Event-ID", ""))
+        seat = audience.join(
+            request.headers.get("Last-Event-ID", ""),
+            partial(services.gate.admission.knows, visitor()),
+        )
     except Full:
         raise RequestRefused(_FULL) from None
     holding().callback(audience.leave, seat)

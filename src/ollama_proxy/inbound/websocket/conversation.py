@@ -89,6 +89,11 @@ class Conversation:
 
     items: list[Item] = attrs.field(factory=list)
 
+    @property
+    def characters(self) -> int:
+        """Of all items together."""
+        return sum(len(item.text) for item in self.items)
+
     def add(self, item: Item, after: str | None = None) -> str | None:
         """Put an item behind another ("root": before all), or at the end; returns the one before.
 
@@ -97,7 +102,7 @@ class Conversation:
         """
         if len(self.items) >= ITEMS_MAX:
             raise refused(f"A conversation has at most {ITEMS_MAX} items.")
-        if sum(len(other.text) for other in self.items) + len(item.text) > CHARACTERS_MAX:
+        if self.characters + len(item.text) > CHARACTERS_MAX:
             raise refused(f"A conversation has at most {CHARACTERS_MAX >> 20} Mi characters.")
         if any(other.id == item.id for other in self.items):
             raise refused(f"item.id: {item.id!r} is taken.", "item.id")

@@ -97,6 +97,7 @@ class _Response:
         factory=lambda: Item(make_id("item"), "assistant", "", status="in_progress")
     )
     is_over: bool = False
+    held: int = 0  # bytes of what was asked
     _pieces: list[str] = attrs.field(factory=list)
     _before: str | None = None
 
@@ -165,6 +166,7 @@ class _Response:
 
     def done(self, job: Job) -> None:  # noqa: ARG002 - as above
         """See `Listener`."""
+        self.talk.socket.free(self.held)
         self.talk.forget(self)
 
     def interrupt(self) -> None:
@@ -315,15 +317,22 @@ class RealtimeTalk:
             for field in msgspec.structs.fields(_Asked)
             if (value := getattr(wanted, field.name)) is not None
         }
+        self._keep(len(wanted.instructions or ""))
         self._session = msgspec.structs.replace(self._session, **given)
         self._model = wanted.model or self._model
         self.post("session.updated", session=self._shown())
 
     def _create(self, event: _Event) -> None:
         item = read_item(event.item or {})
+        self._keep(len(item.text))
         before = self.conversation.add(item, event.previous_item_id)
         for kind in ("conversation.item.added", "conversation.item.done"):
             self.post(kind, item=item.shown(), previous_item_id=before)
+
+    def _keep(self, more: int) -> None:
+        """Have counted what is kept, and what is about to be. Raises RequestRefused."""
+        instructions = self._session.instructions or ""
+        self.socket.keep(self.conversation.characters + len(instructions) + more)
 
     def _truncate(self, event: _Event) -> None:
         """What is of audio is cut there; of text nothing is said that was not heard."""
@@ -347,7 +356,10 @@ class RealtimeTalk:
             raise refused(f"The response {self._running[0].id} is not over yet.")
         self.socket.readmit()
         response = _Response(self, asked)
+        self._keep(0)  # with the last answer
         job = make_job(self._wanted(asked), self._sender(response), response)
+        response.held = len(job.errand.body)
+        self.socket.hold(response.held)
         self._running = response, job
         self.post("response.created", response=response.shown("in_progress"))
         self.dispatcher.submit(job)

@@ -34,6 +34,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
 from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
@@ -121,9 +122,14 @@ class Socket:
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, limits: SocketLimits, *, is_draining: Callable[[], bool]
+        self,
+        stream: trio.abc.Stream,
+        limits: SocketLimits,
+        *,
+        is_draining: Callable[[], bool],
+        bounds: Bounds | None = None,
     ) -> None:
-        """Take over a connection; `serve` does the rest."""
+        """Take over a connection; `serve` does the rest. `bounds`: of all connections together."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = ""
         self.visitor: Visitor = ANYBODY
@@ -134,6 +140,8 @@ class Socket:
         self._is_draining = is_draining
         self._wire = WSConnection(ConnectionType.SERVER)
         self._message = bytearray()  # of one that has not come to its end
+        self._bounds = bounds or Bounds()
+        self._kept = 0  # bytes between messages, by the dialogue
         self._left_to_read = float(limits.burst)
         self._counted_at = trio.current_time()
         self._was_heard = True
@@ -176,6 +184,9 @@ class Socket:
             finally:
                 # The number may soon be another client's.
                 self._descriptor = -1
+                self._forget_message()
+                self._bounds.free(self._kept)
+                self._kept = 0
                 # Nobody writes any more: who waits for that is told so.
                 self._lose()
                 nursery.cancel_scope.cancel()
@@ -232,6 +243,31 @@ class Socket:
             raise _Closing(CloseReason.POLICY_VIOLATION, "the API key is good no longer")
         if refusal is not None:
             raise RequestRefused(refusal)
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a request that is asked; `free` them when it has ended.
+
+        Raises:
+            RequestRefused: all connections together hold too many.
+        """
+        if not self._bounds.hold(size):
+            raise RequestRefused(TOO_MUCH_HELD)
+
+    def free(self, size: int) -> None:
+        """They are held no more."""
+        self._bounds.free(size)
+
+    def keep(self, size: int) -> None:
+        """Count what the dialogue keeps from now on, in all, as long as the socket is open.
+
+        Raises:
+            RequestRefused: as `hold`; then it counts what it did.
+        """
+        if size > self._kept:
+            self.hold(size - self._kept)
+        else:
+            self.free(self._kept - size)
+        self._kept = size
 
     @property
     def is_draining(self) -> bool:
@@ -349,7 +385,7 @@ class Socket:
                 self._gather(event.data)
                 if event.message_finished:
                     message = self._message.decode()
-                    self._message.clear()
+                    self._forget_message()
                     self._count()
                     await dialogue.hear(message)
                 elif event.frame_finished:
@@ -372,10 +408,17 @@ class Socket:
 
     def _gather(self, piece: str) -> None:
         # As bytes: they are what the limit is of, and a list would grow by pieces that are empty.
-        self._message += piece.encode()
+        data = piece.encode()
+        if not self._bounds.hold(len(data)):
+            raise _Closing(CloseReason.TRY_AGAIN_LATER, "the router holds all that it may")
+        self._message += data
         if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
             raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
+
+    def _forget_message(self) -> None:
+        self._bounds.free(len(self._message))
+        self._message = bytearray()  # not cleared: that would keep its room
 
     async def _ration(self) -> None:
         """Take a frame that says nothing by itself: ten thousand may have come in one read."""

@@ -79,6 +79,7 @@ class _Turn:
         first_s: from arrival to the first token.
         pieces: tokens so far.
         is_over: its last frame is out: nothing may follow.
+        held: bytes of it, until its job has ended.
     """
 
     talk: "StreamTalk"
@@ -88,6 +89,7 @@ class _Turn:
     first_s: float | None = None
     pieces: int = 0
     is_over: bool = False
+    held: int = 0
     _whole: list[str] = attrs.field(factory=list)
 
     async def token(self, job: Job, text: str) -> None:
@@ -155,6 +157,7 @@ class _Turn:
 
     def done(self, job: Job) -> None:  # noqa: ARG002 - as above
         """See `Listener`."""
+        self.talk.socket.free(self.held)
         self.talk.forget(self)
 
     def fail(self, refusal: Refusal) -> None:
@@ -269,9 +272,11 @@ class StreamTalk:
                 ),
                 turn,
             )
+            self.socket.hold(len(job.errand.body))
         except RequestRefused as refused:
             self._turn_away(turn, refused.refusal)
             return
+        turn.held = len(job.errand.body)
         self._running[request_id] = turn, job
         self.dispatcher.submit(job)
 
