@@ -361,6 +361,33 @@ async def test_a_socket_whose_key_was_withdrawn_is_closed() -> None:
     assert (POLICY_VIOLATION, 200) == (caught.value.reason.code, still.status_code)
 
 
+async def test_who_watches_with_a_key_that_was_withdrawn_is_told_no_more() -> None:
+    """On HTTP and gRPC, though they ask for nothing any more, and nothing is owed to them."""
+    watched = "/ollama_proxy.OllamaProxy/WatchState"
+    async with house() as owner, owner.client("owner") as admin, trio.open_nursery() as nursery:
+        heard: list[Heard] = []
+
+        async def watch() -> None:
+            heard.append(await grpc_call(owner, watched, "reader"))
+
+        async with owner.client("reader") as reader, reader.stream("GET", "/events") as events:
+            lines = events.aiter_lines()
+            while "event: snapshot" != await anext(lines):
+                continue
+            await anext(lines)  # its data, in which all modes are named
+            nursery.start_soon(watch)
+            owner.keys = (INFER, ADMIN)
+            owner.signal(signal.SIGHUP)
+            async with owner.client("reader") as again:
+                while (await again.get("/thermal")).status_code != 401:  # noqa: ASYNC110 - it tells when asked
+                    await trio.sleep(0.01)
+            assert 200 == (await admin.post("/efficiency", json={"mode": "quiet"})).status_code
+            rest = [line async for line in lines]
+
+    assert "quiet" not in str(rest)
+    assert [UNAUTHENTICATED] == [each.status for each in heard]
+
+
 # -- gRPC ------------------------------------------------------------------------------------------
 
 

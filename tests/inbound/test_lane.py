@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import hypothesis
@@ -358,6 +359,19 @@ class TestConnections:
             assert await connection.is_let_go()
             await door.assert_nothing_is_left()
 
+    async def test_empty_lines_do_not_keep_a_connection(self, mock_clock: MockClock) -> None:
+        """One now and then kept it for as long as its client liked."""
+        async with Door.open() as door:
+            connection = await door.connect()
+            assert 200 == (await connection.ask(post())).status
+            for _ in range(2):
+                await wait_all_tasks_blocked()
+                mock_clock.jump(LIMITS.idle_timeout_s * 0.6)
+                await connection.send(b"\r\n")
+
+            assert await connection.is_let_go()
+            await door.assert_nothing_is_left()
+
     async def test_close_is_heeded(self) -> None:
         """Who asks for it gets the answer, and the end; what is pipelined behind is not served."""
         backend = scripted().say("{}")
@@ -435,6 +449,20 @@ class TestBodies:
         assert (200, 200) == (first.status, second.status)
         assert all(body == errand.body for errand in backend.errands)
         assert 2 == len(backend.errands)
+
+    async def test_no_room_is_made_for_what_is_only_announced(self) -> None:
+        """Fifteen heads of 64 MiB each took 730 MiB, and no bound counted them."""
+        async with Door.open() as door:
+            connection = await door.connect()
+            tracemalloc.start()
+            try:
+                await connection.send(post(body=b"{", content_length=str(64 * MIB)))
+                await wait_all_tasks_blocked()
+                assert tracemalloc.get_traced_memory()[1] < MIB
+            finally:
+                tracemalloc.stop()
+            connection.leave()
+            await door.assert_nothing_is_left()
 
     async def test_what_follows_a_chunked_body_is_no_part_of_it(self) -> None:
         """Neither trailers nor a pipelined request nor junk: smuggling begins there."""

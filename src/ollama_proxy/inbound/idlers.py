@@ -29,6 +29,9 @@ class Idlers:
     def __len__(self) -> int:
         return len(self._until)
 
+    def __contains__(self, idler: Idler) -> bool:
+        return idler in self._until
+
     def add(self, idler: Idler) -> None:
         """It waits from now on."""
         self._until.pop(idler, None)  # whoever was there comes after all others now

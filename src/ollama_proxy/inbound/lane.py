@@ -458,26 +458,33 @@ class Lane:
         raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
 
     async def _read_sized(self, length: int) -> bytearray | None:
-        """Read a body of known length, around the parser: each byte is copied once."""
-        whole = bytearray(length)
-        have = len(self._buffer)
+        """Read a body of known length, around the parser: each byte is copied once, or seldom twice.
+
+        Room is made for what came and as much again, not for what was announced: that costs its
+        sender nothing, and us memory that no bound counts.
+        """
+        whole = self._buffer
+        self._buffer = bytearray()
+        have = len(whole)
         self._hold(have)
-        whole[:have] = self._buffer
-        self._buffer.clear()
-        view = memoryview(whole)
         while have < length:
-            if isinstance(self._stream, trio.SocketStream):
-                got = await self._stream.socket.recv_into(view[have:])
-            else:
-                data = await self._stream.receive_some(min(_READ_BYTES, length - have))
-                got = len(data)
-                view[have : have + got] = data
-            if not got:
-                return None
-            self._hold(got)
-            have += got
-        view.release()
+            whole.extend(bytes(min(length - have, max(have, _READ_BYTES))))
+            with memoryview(whole) as view:
+                while have < len(whole):
+                    got = await self._receive_into(view[have:])
+                    if not got:
+                        return None
+                    self._hold(got)
+                    have += got
         return whole
+
+    async def _receive_into(self, view: memoryview) -> int:
+        """Fill in what the client sends next; 0 at the connection's end."""
+        if isinstance(self._stream, trio.SocketStream):
+            return await self._stream.socket.recv_into(view)
+        data = await self._stream.receive_some(min(_READ_BYTES, len(view)))
+        view[: len(data)] = data
+        return len(data)
 
     async def _read_chunked(self) -> bytearray | None:
         body = _ChunkedBody()
@@ -518,17 +525,21 @@ class Lane:
             if self._job is None:
                 self._skip_empty_lines()
                 if self._buffer or self._closing:
+                    self._idlers.discard(self)
                     if not self._was_idle:
                         # Who sends many requests at once must not keep the others waiting.
                         await trio.lowlevel.checkpoint()
                     self._was_idle = False
                     return True
-                self._idlers.add(self)
+                if self not in self._idlers:
+                    self._idlers.add(self)
             self._was_idle = self._is_watching = True
             try:
                 data = await self._receive()
             finally:
                 self._is_watching = False
+            # Empty lines are no request: who sends them waits on.
+            if not data or data.strip(b"\r\n"):
                 self._idlers.discard(self)
             is_flooded = len(self._buffer) > PIPELINE_MAX_BYTES
             if is_flooded:

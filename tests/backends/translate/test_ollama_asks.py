@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from ollama_proxy.backends.translate import Translation, translation
+from ollama_proxy.backends.translate.reading import COMMAS_MAX
 from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.policy.refusal import Code, RequestRefused
 
@@ -407,3 +408,13 @@ def test_a_missing_field_is_named() -> None:
 def test_no_counterpart(call: Call, target: Dialect) -> None:
     """A call without a counterpart in the target's dialect has no translation."""
     assert translation(call, target, b"{}", model="m", now=NOW, identity="i") is None
+
+
+def test_there_are_only_so_many_values() -> None:
+    """A million and a half messages kept everybody else waiting for two seconds, and took 800 MiB."""
+    with pytest.raises(RequestRefused) as caught:
+        _translate(Call.OLLAMA_CHAT, b'{"model":"m","messages":[' + b"," * (COMMAS_MAX + 1) + b"]}")
+
+    assert Code.INVALID_REQUEST is caught.value.refusal.code
+    most = ["x"] * (COMMAS_MAX - 1)
+    assert most == _sent(Call.OLLAMA_EMBED, {"input": most})["input"]

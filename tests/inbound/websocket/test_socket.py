@@ -27,6 +27,7 @@ from wsproto.events import (
 
 from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.engine.ledger import Ledger, TurnedAway
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.socket import (
     HEAD_MAX_BYTES,
@@ -140,6 +141,7 @@ async def met(
     limits: SocketLimits | None = None,
     *,
     dialect: Callable[[Socket], Dialogue] | None = None,
+    bounds: Bounds | None = None,
 ) -> AsyncIterator[Client]:
     """A client and its socket, that have shaken hands; without a dialect a `Talk` answers."""
     to_router, from_client = memory_stream_one_way_pair()
@@ -150,6 +152,7 @@ async def met(
         stream,
         limits or SocketLimits(),
         is_draining=lambda: client.is_draining,
+        bounds=bounds,
     )
     client.socket = socket
 

@@ -16,6 +16,11 @@ _PLACE = re.compile(r"(?P<fault>.*?)(?: - at `\$\.?(?P<place>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 _ANYTHING = msgspec.json.Decoder(dict[str, object] | str)
 _MESSAGE_CHARACTERS = 500
+COMMAS_MAX = 500_000  # in the text of the longest prompts there are some thousands
+_TOO_MANY_VALUES = Refusal(
+    Code.INVALID_REQUEST,
+    f"The body has more than {COMMAS_MAX} commas, too many values to translate for this backend.",
+)
 
 
 class GarbledAnswer(ValueError):  # noqa: N818 - named for what it is about, as all faults here
@@ -42,6 +47,9 @@ def _misread(error: msgspec.ValidationError) -> RequestRefused:
 
 def read_request(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Read a caller's body. Raises RequestRefused, with the field at fault where there is one."""
+    # Not its length: pictures are long, and cost nothing. It is the values that keep others waiting.
+    if body.count(b",") > COMMAS_MAX:
+        raise RequestRefused(_TOO_MANY_VALUES)
     try:
         # msgspec checks the UTF-8 of the strings it builds, not of what it passes as Raw.
         return decoder.decode(body.decode())

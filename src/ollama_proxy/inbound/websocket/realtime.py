@@ -383,9 +383,8 @@ class RealtimeTalk:
             raise refused(f"The response {self._running[0].id} is not over yet.")
         self.socket.readmit()
         response = _Response(self, asked)
-        wanted = self._wanted(asked)
-        job = make_job(wanted, self._sender(response), response)
-        self._hold(response.id, sum(len(str(said["content"]).encode()) for said in wanted.messages))
+        job = make_job(self._wanted(asked), self._sender(response), response)
+        self._hold(response.id, len(job.errand.body))
         self._running = response, job
         self.post("response.created", response=response.shown("in_progress"))
         self.dispatcher.submit(job)

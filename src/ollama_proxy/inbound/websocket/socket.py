@@ -387,7 +387,7 @@ class Socket:
                 fits = self._gather(event.data, is_whole=event.message_finished)
                 if event.message_finished:
                     message = self._message.decode()
-                    self._message.clear()
+                    self._message = bytearray()  # not cleared: that would keep its room
                     self._free()  # from here on who hears it counts what is kept
                     self._count()
                     if fits:
