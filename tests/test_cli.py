@@ -178,6 +178,19 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_who_asks_until_it_has_ended(desk: Desk, number: signal.Signals) -> None:
+    """However often and however late: the end is in order."""
+    desk.write(config_for("http://127.0.0.1:1"))
+    async with desk.serving() as router:
+        while router.process.poll() is None:
+            router.process.send_signal(number)
+            await trio.lowlevel.checkpoint()
+        code = await router.process.wait()
+
+    assert 0 == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_serve_from_ready_to_exit(desk: Desk, number: signal.Signals) -> None:
     """The first and only line on stdout says where it is; told to stop, it exits with 0."""
     async with open_fake() as fake:

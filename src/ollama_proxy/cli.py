@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import attrs
 import trio
@@ -240,21 +242,61 @@ def _serve(arguments: argparse.Namespace) -> int:
     for note in loaded.notes:
         log.warning("%s", note)
     refused: list[str] = []
+    endings = _Endings()
+    endings.take()
     try:
-        trio.run(_serve_plan, loaded, read)
+        trio.run(_serve_plan, loaded, read, endings.heeding)
     except* CannotServe as group:
         refused += [f"ollama-proxy: {error}" for error in group.exceptions]
+    finally:
+        endings.leave()
     for line in refused:
         print(line, file=sys.stderr)
     return BAD_CONFIG if refused else OK
 
 
-async def _serve_plan(loaded: Loaded, read: Callable[[], Loaded]) -> None:
+@attrs.define
+class _Endings:
+    """SIGTERM and SIGINT while `serve` does not listen: before it the end at once, after it nothing.
+
+    A service manager may ask twice, and the second time comes when all is done but the interpreter's own
+    end: it is no reason to have died of a signal.
+    """
+
+    _were_heeded: bool = False
+    _before: dict[signal.Signals, Any] = attrs.field(factory=dict)
+
+    def take(self) -> None:
+        """From now on."""
+        for each in (signal.SIGTERM, signal.SIGINT):
+            self._before[each] = signal.signal(each, self._came)
+
+    def heeding(self) -> None:
+        """`serve` listens."""
+        self._were_heeded = True
+
+    def leave(self) -> None:
+        """The process ends, or, where nobody has listened, is as before."""
+        for each, before in self._before.items():
+            # Ignored by the kernel: at its end the interpreter would put back the default.
+            signal.signal(each, signal.SIG_IGN if self._were_heeded else before)
+
+    def _came(self, number: int, _: FrameType | None) -> None:
+        if not self._were_heeded:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+async def _serve_plan(
+    loaded: Loaded, read: Callable[[], Loaded], heeding: Callable[[], None]
+) -> None:
     """Serve, with the defaults filled in where the configuration names no backend."""
     config = loaded.config
     if not config.backends:
         config = attrs.evolve(config, backends=(await _default_backend(),))
-    await serve(Plan(config=config, reload=read, announce=_announce, keys=loaded.keys))
+    await serve(
+        Plan(config=config, reload=read, announce=_announce, keys=loaded.keys, heeding=heeding)
+    )
 
 
 def _announce(line: str) -> None:

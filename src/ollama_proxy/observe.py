@@ -16,13 +16,14 @@ import structlog
 import trio
 from structlog.typing import EventDict
 
-from ollama_proxy.engine.ledger import Fact, Ledger, Outcome, TurnedAway
+from ollama_proxy.engine.ledger import Change, Fact, Ledger, Outcome, TurnedAway
 from ollama_proxy.journal import JournalHandler, leads_to_journal
 from ollama_proxy.policy.refusal import Code
 
 LINES_PER_S = 5.0  # of requests that became no job, in the long run
 LINES_AT_ONCE = 20.0
 access = logging.getLogger("ollama_proxy.access")
+audit = logging.getLogger("ollama_proxy.audit")
 
 
 def _text(value: str) -> str:
@@ -216,11 +217,10 @@ def log_fact(fact: Fact, statuses: Mapping[Code, int]) -> None:
 
 
 @attrs.define
-class TurnedAwayLog:
-    """Writes one line for each request that became no job, unless they come in floods.
+class _Sparing:
+    """Writes at most `LINES_PER_S` in the long run; the others are counted, and the next line says how many.
 
-    A request that cannot be read costs its sender next to nothing: a line for each would fill a disk at
-    the price of a loop. Those beyond `LINES_PER_S` are counted, and the next line says how many.
+    What costs its sender next to nothing would fill a disk at the price of a loop.
 
     Attributes:
         now: seconds.
@@ -232,17 +232,48 @@ class TurnedAwayLog:
     _left: float = LINES_AT_ONCE
     _at: float = -math.inf
 
-    def write(self, request: TurnedAway) -> None:
-        """Write it, or count it."""
-        if not access.isEnabledFor(logging.INFO):
-            return
+    def _may_write(self) -> bool:
+        """Whether there is a line for one more; else it is counted."""
         now = self.now()
         self._left = min(LINES_AT_ONCE, self._left + (now - self._at) * LINES_PER_S)
         self._at = now
         if self._left < 1:
             self.unsaid += 1
-            return
+            return False
         self._left -= 1
+        return True
+
+
+class ChangeLog(_Sparing):
+    """Writes one line for each change that somebody makes, unless they come in floods."""
+
+    def write(self, change: Change) -> None:
+        """Write it, or count it."""
+        if not self._may_write():
+            return
+        facts = {
+            "door": change.door,
+            "address": _text(change.address) or None,
+            "key_name": change.key_name or None,
+            "change": _text(change.what),
+        }
+        line = "{change} by {door} from {address} key={key_name}".format_map({
+            name: "-" if fact is None else fact for name, fact in facts.items()
+        })
+        if self.unsaid:
+            line += f" ({self.unsaid} more changes were made since the last such line)"
+            facts["unsaid"] = str(self.unsaid)
+        self.unsaid = 0
+        audit.info("%s", line, extra={"facts": facts})
+
+
+class TurnedAwayLog(_Sparing):
+    """Writes one line for each request that became no job, unless they come in floods."""
+
+    def write(self, request: TurnedAway) -> None:
+        """Write it, or count it."""
+        if not (access.isEnabledFor(logging.INFO) and self._may_write()):
+            return
         facts = dict.fromkeys(_NAMES) | {
             "door": request.door,
             "call": _text(request.path),
@@ -260,7 +291,8 @@ class TurnedAwayLog:
 
 
 def observe(ledger: Ledger, *, access_log: bool, statuses: Mapping[Code, int]) -> None:
-    """Keep the books that were asked for; `statuses`: HTTP's for each refusal."""
+    """Keep the books that were asked for, that of changes in any case; `statuses`: HTTP's for each refusal."""
+    ledger.changes_read_by(ChangeLog().write)
     if access_log:
         ledger.read_by(partial(log_fact, statuses=statuses))
         ledger.door_read_by(TurnedAwayLog().write)

@@ -411,12 +411,14 @@ class Plan:
         reload: reads the configuration anew; raises ConfigFaults.
         announce: is told one line once every door is open.
         keys: that are asked for; none: nobody is.
+        heeding: is told once signals are heeded here.
     """
 
     config: Config
     reload: Callable[[], Loaded]
     announce: Callable[[str], None]
     keys: Sequence[Key] = ()
+    heeding: Callable[[], object] = bool  # nobody need know
 
 
 async def serve(  # noqa: PLR0915 - the tree, once
@@ -461,9 +463,9 @@ async def serve(  # noqa: PLR0915 - the tree, once
         climate,
         statuses=STATUS,
         version=ollama_proxy.__version__,
-        turned_away=gate.admission.turned_away,
     )
     ledger.read_by(metrics.record)
+    ledger.door_read_by(metrics.turn_away)
     dashboard = _new_dashboard(config, dispatcher, climate, ledger, news)
     app = create_app(
         Services(
@@ -488,6 +490,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
             headers=limits.headers,
         ),
         bounds=bounds,
+        ledger=ledger,
     )
     settings = FrontSettings(
         limits=limits,
@@ -510,7 +513,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
     )
     metrics.doors = _doors(front, grpc, bounds, grpc_bounds)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
-    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config))
+    wyoming = WyomingDoor(dispatcher, _wyoming_settings(config), bounds)
     host = config.server.host
     grpc_port = config.server.grpc_port if grpc is not None else None
     voice_port = config.wyoming.port if config.wyoming.enabled else None
@@ -539,6 +542,7 @@ async def serve(  # noqa: PLR0915 - the tree, once
         rooms = _Rooms(fleet, climate, gate, encryption)
         reload = functools.partial(_tell_and_reload, plan, rooms, manager)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            plan.heeding()
             async with trio.open_nursery() as doors:
                 doors.start_soon(_heed, signals, ending, reload, name="signals")
                 with ending.start:
@@ -626,7 +630,14 @@ def _new_grpc_door(
         unread_bytes=config.server.max_buffered_mib << 20,
     )
     methods = all_methods(dispatcher, climate, news)
-    return GrpcDoor(methods, gate, settings, bounds=bounds, encryption=encryption)
+    return GrpcDoor(
+        methods,
+        gate,
+        settings,
+        bounds=bounds,
+        ledger=dispatcher.ledger,
+        encryption=encryption,
+    )
 
 
 def _doors(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,15 +22,18 @@ from trio_websocket import (
 
 from ollama_proxy.config import Auth, Config, Loaded, RateLimit, Server
 from ollama_proxy.engine.climate import Climate, ClimateSettings
+from ollama_proxy.engine.ledger import Change
 from ollama_proxy.engine.news import News
 from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.grpc.pb import ollama_proxy_pb2 as pb
 from ollama_proxy.inbound.grpc.pb import status_pb2
 from ollama_proxy.inbound.http.app import ENDPOINTS
+from ollama_proxy.observe import LINES_AT_ONCE, ChangeLog
 from ollama_proxy.policy.access import NEEDS, OPEN, Key, Permission, digest_of
 from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.serve import CannotServe, Plan, serve
 from tests.engine.floor import open_floor
+from tests.fakes.ollama import Script
 from tests.inbound.ends import scripted
 from tests.inbound.grpc.peer import Client as GrpcClient
 from tests.inbound.grpc.peer import Heard
@@ -61,10 +65,10 @@ def guarded(config: Config, **changes: Any) -> Config:
 
 
 @asynccontextmanager
-async def house(**changes: Any) -> AsyncIterator[Owner]:
+async def house(script: Script | None = None, **changes: Any) -> AsyncIterator[Owner]:
     """A router that asks for keys, with the NPU behind it."""
-    async with fakes("npu") as fleet:
-        config = guarded(configured(backend("npu", fleet["npu"].url)), **changes)
+    async with fakes("npu", script=script) as fleet:
+        config = guarded(configured(backend("npu", fleet["npu"].url, slots=4)), **changes)
         keys = KEYS if config.server.auth.api_keys else ()
         async with running(config, keys) as owner:
             yield owner
@@ -261,7 +265,7 @@ async def test_who_comes_too_often_is_told_when_to_come_again() -> None:
     assert 90 <= int(answers[2].headers["retry-after"]) <= 100
     assert "rate_limit_exceeded" == answers[2].json()["error"]["code"]
     assert isinstance(listing.json()["error"], str)
-    assert 'ollama_proxy_turned_away_total{code="rate_limit_exceeded"} 2.0' in page
+    assert 'ollama_proxy_turned_away_total{code="rate_limit_exceeded",door="http"} 2.0' in page
 
 
 async def test_an_address_has_the_rate_where_no_keys_are_asked_for() -> None:
@@ -423,6 +427,129 @@ async def http_status(owner: Owner) -> int:
     """What the same key is told at another door."""
     async with owner.client("asker") as client:
         return (await client.post(CHAT, json=ask())).status_code
+
+
+# -- who changes something -------------------------------------------------------------------------
+
+
+async def test_who_changes_something_is_written_down(caplog: pytest.LogCaptureFixture) -> None:
+    """By which door, from where, with which key, and what; refused, they change nothing."""
+    caplog.set_level(logging.INFO, logger="ollama_proxy.audit")
+    message = pb.SetEfficiencyRequest(mode="balanced").SerializeToString()
+    async with (
+        house() as owner,
+        owner.client("owner") as admin,
+        owner.client("reader") as reader,
+    ):
+        await reader.post("/efficiency", json={"mode": "quiet"})
+        await admin.post("/efficiency", json={"mode": "loud"})
+        await admin.post("/efficiency", json={"mode": "quiet"})
+        await admin.post("/api/pull", json={"model": "some\nmodel"})
+        await admin.request("DELETE", "/api/delete", json={"model": MODEL})
+        await grpc_call(owner, f"{SERVICE}/SetEfficiency", "owner", message)
+
+    told = [r.__dict__["facts"] for r in caplog.records if r.name == "ollama_proxy.audit"]
+    assert [
+        ("http", "mode quiet"),
+        ("http", "pull some\\nmodel on ollama-npu"),
+        ("http", f"delete {MODEL} on ollama-npu"),
+        ("grpc", "mode balanced"),
+    ] == [(fact["door"], fact["change"]) for fact in told]
+    assert {("127.0.0.1", "owner-name")} == {(f["address"], f["key_name"]) for f in told}
+
+
+def test_a_flood_of_changes_fills_no_disk(caplog: pytest.LogCaptureFixture) -> None:
+    """As with who is turned away: the rest is counted, and told with the next line."""
+    caplog.set_level(logging.INFO, logger="ollama_proxy.audit")
+    now = 100.0
+    book = ChangeLog(now=lambda: now)
+    change = Change(door="http", address="", key_name="", what="mode quiet")
+    for _ in range(100):
+        book.write(change)
+    now += 1.0
+    book.write(change)
+
+    left_out = 100 - int(LINES_AT_ONCE)
+    assert int(LINES_AT_ONCE) + 1 == len(caplog.records)
+    assert f"({left_out} more changes were made" in caplog.records[-1].getMessage()
+    assert caplog.records[0].getMessage() == "mode quiet by http from - key=-"
+
+
+# -- who stays -----------------------------------------------------------------------------------
+
+
+async def withdraw(owner: Owner, *left: Key) -> None:
+    """Have the file read again, in which only these are left, and see it heeded."""
+    owner.keys = left
+    owner.signal(signal.SIGHUP)
+    async with owner.client("asker") as client:
+        while (await client.get("/v1/models")).status_code != 401:  # noqa: ASYNC110 - it tells when asked
+            await trio.sleep(0.01)
+
+
+async def test_who_watches_and_whose_key_was_withdrawn_is_told_no_more() -> None:
+    """The stream ends; another's goes on."""
+    async with (
+        house() as owner,
+        owner.client("reader") as gone,
+        owner.client("owner") as other,
+        gone.stream("GET", "/events") as ended,
+        other.stream("GET", "/events") as going_on,
+    ):
+        await withdraw(owner, ADMIN)
+        told = [piece async for piece in ended.aiter_raw()]
+        await other.post("/efficiency", json={"mode": "quiet"})
+        async for piece in going_on.aiter_raw():
+            if b"event: change" in piece and not owner.ended.is_set():
+                owner.signal(signal.SIGTERM)
+        await owner.ended.wait()
+
+    assert told[0].startswith(b"retry:")
+
+
+async def test_a_grpc_stream_whose_key_was_withdrawn_ends() -> None:
+    """One that only tells; and one that waits with its request cannot bring it any more."""
+    reader, asker = ([(b"authorization", b"Bearer " + key)] for key in (b"reader", b"asker"))
+    async with house() as owner:
+        stream = await trio.open_tcp_stream("127.0.0.1", owner.grpc_port)
+        async with GrpcClient(stream) as client:
+            watch = client.peer.call(b"", path=f"{SERVICE}/WatchState", headers=reader)
+            while not client.peer.heard[watch].messages:
+                await client.listen()
+            late = client.peer.open(path=f"{SERVICE}/Generate", headers=asker)
+            await client.call(b"", path=f"{SERVICE}/ListModels", headers=reader)
+            await withdraw(owner, ADMIN)
+            ends = [(await client.ended(each)).status for each in (watch, late)]
+            again = await client.call(b"", path=f"{SERVICE}/ListModels", headers=reader)
+
+    assert [UNAUTHENTICATED] * 3 == [*ends, again.status]
+
+
+async def test_an_answer_whose_key_was_withdrawn_is_finished() -> None:
+    """It was begun for a good one: on every door."""
+    script = Script(tokens=20, interval_s=0.02)
+    headers = [(b"authorization", b"Bearer asker")]
+    async with house(script=script) as owner, owner.client("asker") as client:
+        stream = await trio.open_tcp_stream("127.0.0.1", owner.grpc_port)
+        async with (
+            GrpcClient(stream) as grpc,
+            socket_of(owner.url, extra_headers=BEARER) as socket,
+            client.stream("POST", CHAT, json=ask(stream=True)) as answer,
+        ):
+            call = grpc.peer.call(REQUEST, path=f"{SERVICE}/GenerateStream", headers=headers)
+            while not grpc.peer.heard[call].messages:
+                await grpc.listen()
+            await socket.send_message(json.dumps({"model": MODEL, "prompt": "hi"}))
+            frame = json.loads(await socket.get_message())
+            await withdraw(owner, READ, ADMIN)
+            while not frame["done"]:
+                frame = json.loads(await socket.get_message())
+            whole = b"".join([piece async for piece in answer.aiter_raw()])
+            ended = await grpc.ended(call)
+
+    assert 0 == ended.status
+    assert 20 == frame["token_count"]
+    assert b"[DONE]" in whole
 
 
 # -- the file is read again, and the open door -----------------------------------------------------

@@ -14,7 +14,6 @@ from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
-from ollama_proxy.inbound.admission import Admission
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.metrics.exposition import Metrics
 from tests.fakes.backend import ScriptedBackend
@@ -116,6 +115,5 @@ def watched(dispatcher: Dispatcher, clock: MockClock) -> Machine:
         climate,
         statuses=STATUS,
         version="1.2.3",
-        turned_away=Admission().turned_away,
     )
     return Machine(dispatcher, climate, metrics)

@@ -9,12 +9,13 @@ from trio.testing import MockClock
 
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Stage
-from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.engine.ledger import Fact, Ledger, Outcome, TurnedAway
 from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.energy import Grade
 from ollama_proxy.policy.hardware import PACKAGE
 from ollama_proxy.policy.readings import Fan, Findings, Kind, Supply, Zone
+from ollama_proxy.policy.refusal import Code
 from ollama_proxy.policy.route import Reason
 from tests.fleet import MODEL
 from tests.metrics.scrapes import PREFIX, Machine, read, watched
@@ -53,7 +54,7 @@ MORE = {
     "forecast_error_ratio": {"backend"},
     "forecast_bias_ratio": {"backend"},
     "forecasts_total": {"backend"},
-    "turned_away_total": {"code"},
+    "turned_away_total": {"door", "code"},
     "backend_deadline_total": {"backend", "outcome"},
     "node_requests_waiting": set(),
     "node_requests_running": set(),
@@ -95,6 +96,9 @@ def machine(mock_clock: MockClock) -> Machine:
     made.metrics.doors = lambda: {
         "http": DoorState(connections=3, held_bytes=5, reached={"head_time": 2})
     }
+    made.metrics.turn_away(
+        TurnedAway(request_id="", door="grpc", path="/x", code=Code.INVALID_API_KEY, status=401)
+    )
     made.metrics.record(
         Fact(
             request_id="1",

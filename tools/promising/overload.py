@@ -6,7 +6,9 @@ a backend's slots meet only for as many as they can serve. Goodput is whole answ
 
 import json
 import random
+import re
 import time
+from collections import Counter
 from statistics import median
 
 import attrs
@@ -43,13 +45,15 @@ class Tally:
     Attributes:
         good: answered whole and within the deadline.
         late: answered whole and later.
-        other: anything else, an error after some work included.
+        missed: taken on, and told at the deadline that it was missed (504).
+        other: anything else, by its status and code.
         shed_s: how long each that was refused waited for that.
     """
 
     good: int = 0
     late: int = 0
-    other: int = 0
+    missed: int = 0
+    other: Counter[str] = attrs.field(factory=Counter)
     shed_s: list[float] = attrs.field(factory=list)
 
 
@@ -66,15 +70,25 @@ async def _call(router: Server, tally: Tally) -> None:
         async for data in stream:
             answer += data
     took = trio.current_time() - began
-    match answer.split(b" ", 2)[1]:
+    match b"".join(answer.split(b" ", 2)[1:2]):
         case b"200" if took <= DEADLINE_MS / 1000:
             tally.good += 1
         case b"200":
             tally.late += 1
         case b"503" | b"429":
             tally.shed_s.append(took)
+        case b"504":
+            tally.missed += 1
         case _:
-            tally.other += 1
+            tally.other[_kind(answer)] += 1
+
+
+def _kind(answer: bytes) -> str:
+    """Status and code of an answer, and what it says where it is none that is known."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1:2] or [b"no answer"]
+    found = re.search(rb'"code":"(\w+)"', body)
+    return f"{status[0].decode()} {found[1].decode() if found else body[:80]!r}"
 
 
 async def _load(router: Server, per_second: float, seconds: float, chance: random.Random) -> Tally:
@@ -92,7 +106,7 @@ async def _load(router: Server, per_second: float, seconds: float, chance: rando
 def measure(seconds: float = DURATION_S, loads: tuple[float, ...] = LOADS) -> bool:
     """Print what each load left served; whether the promise is kept."""
     chance = random.Random(1)  # noqa: S311 - it makes arrivals
-    peak, share, slow = 0.0, 0.0, 0.0
+    peak, share, slow, others = 0.0, 0.0, 0.0, 0
     with servers.fake_backend() as fake, servers.configured(CONFIG.format(url=fake.url)) as router:
         servers.instruct(fake, tokens=4, first_token_s=SERVICE_S)
         trio.run(
@@ -109,10 +123,14 @@ def measure(seconds: float = DURATION_S, loads: tuple[float, ...] = LOADS) -> bo
             waits = f"p50 {median(shed) * 1000:.1f} ms, p99 {slow * 1000:.1f} ms" if shed else "-"
             print(
                 f"{times:4.1f} x capacity: {goodput:5.1f} good answers/s ({share:.0%} of the peak),"
-                f" {len(shed)} shed ({waits}), {tally.late} late, {tally.other} other"
+                f" {len(shed)} shed ({waits}), {tally.late} late, {tally.missed} missed, {tally.other.total()} other"
             )
-    kept = share >= LEAST_SHARE and slow <= MOST_SHED_S
+            others += tally.other.total()
+            for kind, count in tally.other.items():
+                print(f"      {count} were {kind}")
+    kept = share >= LEAST_SHARE and slow <= MOST_SHED_S and not others
     print(
-        f"at least {LEAST_SHARE:.0%} of the peak; the rest told within {MOST_SHED_S * 1000:.0f} ms"
+        f"at least {LEAST_SHARE:.0%} of the peak; the rest told within {MOST_SHED_S * 1000:.0f} ms;"
+        " no answer but these"
     )
     return kept

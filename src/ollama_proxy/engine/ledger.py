@@ -99,12 +99,30 @@ class TurnedAway:
     status: int | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Change:
+    """Something about the router or a backend that somebody is about to change.
+
+    Attributes:
+        door: by which they came.
+        address: from where, as far as that is known; on D-Bus the name of their connection.
+        key_name: of their API key; empty: they came with none.
+        what: the change, in words; a caller's own may be among them.
+    """
+
+    door: str
+    address: str
+    key_name: str
+    what: str
+
+
 @attrs.define
 class Ledger:
     """Hands each fact to everybody who keeps books: log and metrics."""
 
     _readers: list[Callable[[Fact], None]] = attrs.field(factory=list)
     _at_doors: list[Callable[[TurnedAway], None]] = attrs.field(factory=list)
+    _of_changes: list[Callable[[Change], None]] = attrs.field(factory=list)
 
     def read_by(self, reader: Callable[[Fact], None]) -> None:
         """From now on, tell `reader` every fact. It must not block nor raise."""
@@ -113,6 +131,15 @@ class Ledger:
     def door_read_by(self, reader: Callable[[TurnedAway], None]) -> None:
         """From now on, tell `reader` who was turned away. It must not block nor raise."""
         self._at_doors.append(reader)
+
+    def changes_read_by(self, reader: Callable[[Change], None]) -> None:
+        """From now on, tell `reader` who changes what. It must not block nor raise."""
+        self._of_changes.append(reader)
+
+    def change(self, change: Change) -> None:
+        """Write down who changes what."""
+        for reader in self._of_changes:
+            reader(change)
 
     def turn_away(self, request: TurnedAway) -> None:
         """Write down that a request became no job."""

@@ -8,8 +8,8 @@ before: all clients of a machine share its address.
 
 import logging
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -116,28 +116,23 @@ def secret_of(headers: Headers) -> bytes | None:
 
 
 class Admission:
-    """Decides who is let in. One for all doors.
-
-    Attributes:
-        turned_away: how many were not, by why.
-    """
+    """Decides who is let in. One for all doors, each of which books whom it turns away."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         """Go by these rules; without any, everybody is let in."""
-        self.turned_away = Counter(
-            dict.fromkeys((Code.INVALID_API_KEY, Code.PERMISSION_DENIED, Code.RATE_LIMITED), 0)
-        )
         self._rules = Rules()
         self._ring = Ring()
         self._by_key: Buckets | None = None
         self._by_address: Buckets | None = None
         self._wrong = Buckets(WRONG_PER_S, WRONG_BURST)
+        self._stays: dict[object, tuple[Visitor, Callable[[], None]]] = {}
         self.follow(rules or Rules())
 
     def follow(self, rules: Rules) -> None:
         """Go by other rules from now on.
 
-        Whoever was let in gets the answer that they asked for; who watches is told no more.
+        Who was let in without a good key, as it is now, must leave where they `stay`; elsewhere what
+        was begun for them is finished, and they are judged when they ask again.
         """
         before, self._rules = self._rules, rules
         self._ring = self._ring.replaced_by(rules.keys)
@@ -146,6 +141,28 @@ class Admission:
             # Apart: however many addresses come, no key's bucket is forgotten.
             self._by_key = Buckets(rules.rate, rules.burst) if limited else None
             self._by_address = Buckets(rules.rate, rules.burst) if limited else None
+
+        for visitor, leave in list(self._stays.values()):
+            if not self._is_known(visitor):
+                leave()
+
+    @contextmanager
+    def stay(self, visitor: Visitor, leave: Callable[[], None]) -> Iterator[None]:
+        """While somebody stays: have them leave as soon as their key is good no longer.
+
+        Args:
+            visitor: who was let in.
+            leave: called once at most for each change of the rules; must not block nor raise.
+        """
+        key = object()
+        self._stays[key] = visitor, leave
+        try:
+            yield
+        finally:
+            del self._stays[key]
+
+    def _is_known(self, visitor: Visitor) -> bool:
+        return not self._ring or (visitor.key is not None and self._ring.has(visitor.key))
 
     def admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:
         """Let somebody in, or say why not. It counts.
@@ -163,10 +180,7 @@ class Admission:
         """
         if not self._ring and self._by_address is None:
             return ANYBODY
-        admitted = self._admit(what, headers, peer)
-        if isinstance(admitted, Refusal):
-            self.turned_away[admitted.code] += 1
-        return admitted
+        return self._admit(what, headers, peer)
 
     def _admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:
         need = need_of(what)
@@ -196,18 +210,10 @@ class Admission:
         """Say why somebody who was let in may not ask once more, or None. It counts."""
         if not self._ring and self._by_address is None:
             return None
-        if not self.knows(visitor):
-            refused: Visitor | Refusal = UNKNOWN_KEY
-        else:
-            refused = self._counted(visitor)
-        if not isinstance(refused, Refusal):
-            return None
-        self.turned_away[refused.code] += 1
-        return refused
-
-    def knows(self, visitor: Visitor) -> bool:
-        """Whether the key of somebody who was let in is still good; without keys, everybody's is."""
-        return not self._ring or (visitor.key is not None and self._ring.has(visitor.key))
+        if not self._is_known(visitor):
+            return UNKNOWN_KEY
+        counted = self._counted(visitor)
+        return counted if isinstance(counted, Refusal) else None
 
     def _address(self, headers: list[tuple[bytes, bytes]], peer: str) -> str:
         trusted = self._rules.trusted_proxies

@@ -213,6 +213,7 @@ class Front:
                 head_timeout_s=limits.head_timeout_s, write_timeout_s=limits.write_timeout_s
             ),
             is_draining=lambda: self.is_draining,
+            ledger=self._dispatcher.ledger,
             bounds=self._bounds,
         )
         self._sockets.add(socket)

@@ -54,7 +54,8 @@ from wsproto.connection import ConnectionState as WebSocketState
 from wsproto.events import CloseConnection
 from wsproto.frame_protocol import CloseReason
 
-from ollama_proxy.inbound.answers import error_body
+from ollama_proxy.engine.ledger import Ledger
+from ollama_proxy.inbound.answers import error_body, turned_away
 from ollama_proxy.inbound.bounds import Bound, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
@@ -197,9 +198,14 @@ class GuardedServer:
         limits: GuardedLimits | None = None,
         *,
         bounds: Bounds | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """Make ready to serve `app`, a Quart-Trio application. `bounds`: are told what was reached."""
+        """Make ready to serve `app`, a Quart-Trio application.
+
+        `bounds` are told what was reached, the `ledger` who never came as far as the application.
+        """
         self.bounds = bounds or Bounds()
+        self.ledger = ledger or Ledger()
         self.limits = limits or GuardedLimits()
         self.is_draining = False
         self._idle: set[trio.CancelScope] = set()
@@ -398,7 +404,11 @@ class _Connection:
             if status in _BOUNDS:
                 self._server.bounds.reach(_BOUNDS[status])
             if status is not None:
-                await self._wire.send(_answer(status, is_head=self._buffer.startswith(b"HEAD ")))
+                why = _refusal(status)
+                # What it asked for is not known for sure.
+                self._server.ledger.turn_away(turned_away("http", "", why))
+                is_head = self._buffer.startswith(b"HEAD ")
+                await self._wire.send(_answer(status, why, is_head=is_head))
                 break
             rest = await _Exchange(self._server, self._wire).run(self._buffer)
             if rest is None:
@@ -471,12 +481,17 @@ _REFUSALS: Final = {
 }
 
 
-def _answer(status: HTTPStatus, *, is_head: bool) -> bytes:
-    """Say no, and close. What was asked is not known for sure, so the words are OpenAI's."""
-    code, message = _REFUSALS.get(
-        status, (Code.INVALID_REQUEST, "The request is malformed or ambiguous HTTP.")
+def _refusal(status: HTTPStatus) -> Refusal:
+    return Refusal(
+        *_REFUSALS.get(
+            status, (Code.INVALID_REQUEST, "The request is malformed or ambiguous HTTP.")
+        )
     )
-    body = error_body(Dialect.OPENAI, Refusal(code, message))
+
+
+def _answer(status: HTTPStatus, why: Refusal, *, is_head: bool) -> bytes:
+    """Say no, and close. What was asked is not known for sure, so the words are OpenAI's."""
+    body = error_body(Dialect.OPENAI, why)
     allow = "allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"

@@ -269,6 +269,7 @@ class Lane:
         self._dialect = Dialect.OPENAI
         self._request_id = ""
         self._path = ""
+        self._sharing: Headers = []  # where a listed page asks
         self._head_until = 0.0
 
     # -- reading -------------------------------------------------------------------------------
@@ -351,6 +352,7 @@ class Lane:
     async def _read_first_line(self) -> bytes | None:
         """Read until the request line is whole. None: the client closed instead."""
         self._request_id = self._path = ""
+        self._sharing = []
         self._head_until = trio.current_time() + self._limits.head_timeout_s
         while True:
             self._skip_empty_lines()
@@ -416,6 +418,7 @@ class Lane:
         refusal = self._gate.judge(framing.host, framing.origin) or judge_page("POST", head.headers)
         if refusal is not None:
             raise _Fault(refusal)
+        self._sharing = self._gate.sharing(framing.origin)
         visitor = self._gate.admission.admit(f"POST {call.path}", head.headers, self._peer)
         if isinstance(visitor, Refusal):
             raise _Fault(visitor)
@@ -555,7 +558,7 @@ class Lane:
 
     async def begin(self, job: Job, head: Head, first: bytes, *, complete: bool) -> None:
         """See `Caller`. Head and first bytes go out in one write."""
-        headers: Headers = [*head.headers, *routing_headers(job)]
+        headers: Headers = [*head.headers, *routing_headers(job), *self._sharing]
         length = len(first) if complete else head.length
         self._sized = length is not None
         self._chunked = length is None and not self._http10
@@ -706,7 +709,8 @@ class Lane:
 
     def _error(self, refusal: Refusal, more: Headers) -> bytes:
         body = error_body(self._dialect, refusal)
-        headers = [*error_headers(refusal), *more, (b"content-length", b"%d" % len(body))]
+        length = (b"content-length", b"%d" % len(body))
+        headers = [*error_headers(refusal), *more, *self._sharing, length]
         self._add_connection(headers)
         return _head_bytes(STATUS[refusal.code], headers) + body
 

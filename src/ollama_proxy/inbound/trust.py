@@ -1,4 +1,4 @@
-"""Who may ask: the Host and Origin of a request, judged the same on every HTTP door.
+"""Who may ask: the Host and Origin of a request, judged the same on every door that has them.
 
 A proxy launders what its backends refuse: Ollama checks both headers itself, but sees only the
 router's. So a page that rebinds its name to 127.0.0.1, or posts across origins, is stopped here.
@@ -60,6 +60,15 @@ class Gate:
         # Nearly every request carries the same Host: it is judged once.
         self._known_good: set[bytes] = set()
 
+    def sharing(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
+        """The headers by which a browser lets a page of another origin read an answer.
+
+        For those that the owner lists, by their names, and without cookies; none for all others.
+        """
+        if origin is None or origin.decode("latin-1").lower().rstrip("/") not in self._origins:
+            return []
+        return [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+
     def judge(self, host: bytes, origin: bytes | None) -> Refusal | None:
         """Say why a request is not heard, or None.
 
@@ -72,7 +81,8 @@ class Gate:
             if not name or not (_is_loopback(name) or name in self._hosts):
                 return Refusal(
                     Code.FORBIDDEN,
-                    "The Host header names a host this router does not answer for. Add it to"
+                    "The Host header (in gRPC the :authority) names a host this router does not"
+                    " answer for. Add it to"
                     " server.allowed_hosts if it should.",
                     param="Host",
                 )
@@ -91,6 +101,27 @@ class Gate:
             " should.",
             param="Origin",
         )
+
+
+# What a listed page may ask for, and for how long its browser need not ask whether it may.
+_PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, HEAD, POST, DELETE"),
+    (b"access-control-max-age", b"600"),
+]
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9, -]{0,2000}")
+
+
+def preflight_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """What a listed page's browser is told that asks what the page may send.
+
+    Whatever header it asks for: the owner has let that page in, and what is no header of ours is ignored.
+
+    Args:
+        headers: of the question, lower-case names.
+    """
+    asked = b", ".join(v for name, v in headers if name == b"access-control-request-headers")
+    allowed = _HEADER_NAMES.fullmatch(asked) and asked
+    return [*_PREFLIGHT, *([(b"access-control-allow-headers", allowed)] if allowed else [])]
 
 
 # As what a form of any page may send without asking; a form's third type cannot be made to hold JSON.

@@ -1,7 +1,6 @@
 """The page that is scraped, in either of Prometheus's two forms."""
 
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
@@ -10,14 +9,13 @@ from prometheus_client.registry import Collector
 
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
-from ollama_proxy.engine.ledger import Fact
+from ollama_proxy.engine.ledger import Fact, TurnedAway
 from ollama_proxy.metrics import doors as at_doors
 from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.requests import Requests
-from ollama_proxy.metrics.state import state, turned_away
+from ollama_proxy.metrics.series import Counter
+from ollama_proxy.metrics.state import state
 from ollama_proxy.policy.refusal import Code
-
-_NOBODY: Mapping[Code, int] = MappingProxyType({})
 
 
 class Metrics(Collector):
@@ -35,7 +33,6 @@ class Metrics(Collector):
         *,
         statuses: Mapping[Code, int],
         version: str,
-        turned_away: Mapping[Code, int] = _NOBODY,
     ) -> None:
         """Begin at 0.
 
@@ -44,26 +41,35 @@ class Metrics(Collector):
             climate: the same.
             statuses: HTTP's for each refusal.
             version: of the router.
-            turned_away: how many were not let in, by why; read at each scrape.
         """
         self._dispatcher = dispatcher
         self._climate = climate
         self._version = version
         self.doors: Callable[[], Mapping[str, DoorState]] = dict
         self.lost_lines: Callable[[], int] = int
-        self._turned_away = turned_away
+        # Both labels are of a fixed few, whatever was asked for.
+        self._turned_away = Counter(
+            "turned_away_total",
+            "Requests that became no job: they could not be read, or were not let in. They are not in"
+            " requests_total.",
+            *("door", "code"),
+        )
         self._requests = Requests(dispatcher.stations, statuses)
 
     def record(self, fact: Fact) -> None:
         """Count a request that ended; for the ledger."""
         self._requests.record(fact)
 
+    def turn_away(self, request: TurnedAway) -> None:
+        """Count a request that became no job; for the ledger."""
+        self._turned_away.add(request.door, request.code.value)
+
     def collect(self) -> Iterator[Metric]:
         """All of them, as they are now; for the library."""
         yield from state(self._dispatcher, self._climate, self._version)
         yield from self._requests.families()
         yield from at_doors.families(self.doors(), self.lost_lines())
-        yield turned_away(self._turned_away)
+        yield self._turned_away.family()
 
     def page(self, is_openmetrics: bool) -> bytes:  # noqa: FBT001 - the one thing that a scraper chooses
         """What a scraper is to have."""

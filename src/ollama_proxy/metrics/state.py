@@ -15,7 +15,6 @@ from ollama_proxy.engine.station import Station
 from ollama_proxy.metrics.series import PREFIX
 from ollama_proxy.policy.estimate import Learned
 from ollama_proxy.policy.modes import Mode
-from ollama_proxy.policy.refusal import Code
 
 Samples = Mapping[tuple[str, ...], float | None]
 
@@ -39,17 +38,6 @@ def state(dispatcher: Dispatcher, climate: Climate, version: str) -> Iterator[Me
             for (backend, grade), joules in dispatcher.meters.books.backends.items()
             if backend in dispatcher.stations
         },
-    )
-
-
-def turned_away(counts: Mapping[Code, int]) -> Metric:
-    """How many were not let in."""
-    return _counter(
-        "turned_away_total",
-        "Requests that were not let in: without a good key, with one that is for something else, or"
-        " too often. They are not in requests_total.",
-        ("code",),
-        {(code.value,): count for code, count in counts.items()},
     )
 
 

@@ -20,7 +20,11 @@ from tests.inbound.grpc.peer import Client, framed_request
 
 Serve = Callable[[Rpc], Awaitable[None]]
 REQUEST = pb.GenerateRequest(prompt="hi").SerializeToString()
-GATE = Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"])
+GATE = Gate(
+    bound_host="127.0.0.1",
+    allowed_hosts=["router.example"],
+    allowed_origins=["https://friend.example"],
+)
 
 
 @attrs.define
@@ -239,6 +243,60 @@ async def test_what_is_no_grpc_is_turned_away(changes: dict[str, bytes], status:
 
     assert (status, None) == (dict(heard.headers)[b":status"], heard.status)
     assert 0 == after.status
+
+
+async def test_what_is_no_grpc_may_finish_its_body() -> None:
+    """Its answer comes before that, and is not taken back by a reset; who never finishes is reset."""
+    async with served({"Echo": echo}) as (client, _):
+        slow, never = (client.peer.open(path="/it/Echo", content_type=b"text/x") for _ in range(2))
+        heard = await client.ended(slow)
+        client.peer.say(slow, b"{}", end=True)
+        left = client.peer.heard[never]
+        while left.reset is None:
+            await client.listen()
+
+    assert (b"415", None) == (dict(heard.headers)[b":status"], heard.reset)
+    assert (b"415", 0) == (dict(left.headers)[b":status"], left.reset)
+
+
+@pytest.mark.parametrize(
+    ("authority", "status"),
+    [
+        (b"localhost", 0),
+        (b"localhost:50051", 0),
+        (b"127.0.0.1:1", 0),
+        (b"[::1]:50051", 0),
+        (b"router.example:50051", 0),
+        (b"", 0),
+        (b"%2Frun%2Frouter.sock", 0),
+        (b"unix:/run/router.sock", 0),
+        (b"/run/router.sock", 0),
+        (b"evil.example", 7),
+        (b"evil.example:50051", 7),
+        (b"localhost.evil.example", 7),
+        (b"192.0.2.1:50051", 7),
+        (b"unix.evil.example", 7),
+        (b"[::1]evil", 7),
+    ],
+)
+async def test_the_authority_is_judged_as_a_host_is(authority: bytes, status: int) -> None:
+    """Whether an origin comes with it or not; who names a file, or nothing, is no page."""
+    none = [] if authority else [(b"host", b"")]
+    async with served({"Echo": echo}) as (client, _):
+        heard = await client.call(
+            REQUEST, path="/it/Echo", headers=none, **{":authority": authority}
+        )
+
+    assert status == heard.status
+
+
+async def test_a_page_names_a_host() -> None:
+    """With an origin, none is as good as a wrong one."""
+    headers = [(b"origin", b"https://friend.example"), (b"host", b"")]
+    async with served({"Echo": echo}) as (client, _):
+        heard = await client.call(REQUEST, path="/it/Echo", headers=headers, **{":authority": b""})
+
+    assert Status.PERMISSION_DENIED == heard.status
 
 
 async def test_a_page_of_another_origin_is_not_heard() -> None:

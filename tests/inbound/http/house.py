@@ -75,9 +75,9 @@ def open_house(
         climate,
         statuses=STATUS,
         version="1.2.3",
-        turned_away=gate.admission.turned_away,
     )
     ledger.read_by(metrics.record)
+    ledger.door_read_by(metrics.turn_away)
     picture = Picture(dispatcher, climate, "1.2.3")
     ledger.read_by(picture.book)
     news.followed_by(picture.routed)

@@ -3,6 +3,7 @@
 import attrs
 
 from ollama_proxy.inbound.websocket.socket import Socket
+from ollama_proxy.policy.refusal import Refusal
 
 
 @attrs.define(eq=False)
@@ -17,6 +18,10 @@ class Echo:
     async def hear(self, message: str) -> None:
         """See `Dialogue`."""
         await self.socket.send(message.encode())
+
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """Nothing is."""
+        raise NotImplementedError
 
     def leave(self) -> None:
         """See `Dialogue`."""

@@ -11,6 +11,7 @@ from trio.testing import (
     MockClock,
     lockstep_stream_one_way_pair,
     memory_stream_one_way_pair,
+    memory_stream_pair,
     wait_all_tasks_blocked,
 )
 from wsproto import ConnectionType, WSConnection
@@ -25,14 +26,17 @@ from wsproto.events import (
 )
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.engine.ledger import Ledger, TurnedAway
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.socket import (
+    HEAD_MAX_BYTES,
     PENDING_MAX_BYTES,
     Dialogue,
     Socket,
     SocketLimits,
 )
+from ollama_proxy.policy.refusal import Code, Refusal
 from tests.inbound.ends import loopback_pair, read_to_end
 
 GATE = Gate(bound_host="127.0.0.1")
@@ -63,6 +67,10 @@ class Talk:
         answer = self.answers(message)
         if answer:
             self.socket.post(answer)
+
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """Nothing is."""
+        raise NotImplementedError
 
     def leave(self) -> None:
         """See `Dialogue`."""
@@ -394,3 +402,29 @@ async def test_who_takes_nothing_is_reset(mock_clock: MockClock) -> None:
         await wait_all_tasks_blocked()  # what is read before that makes room to write
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(near)
+
+
+async def test_a_handshake_has_its_time(autojump_clock: MockClock) -> None:
+    """Who does not finish it is let go, without a word: it may be none."""
+    ours, theirs = memory_stream_pair()
+    socket = Socket(theirs, SocketLimits(head_timeout_s=10.0), is_draining=lambda: False)
+    began = trio.current_time()
+    await socket.serve(b"GET /it HTTP/1.1\r\nhost:", GATE, {})
+    await theirs.aclose()
+
+    assert 10 <= trio.current_time() - began < 11
+    assert b"" == bytes(await ours.receive_some())
+
+
+async def test_a_handshake_has_its_length(autojump_clock: MockClock) -> None:
+    """More of it is refused in HTTP, and booked."""
+    ours, theirs = memory_stream_pair()
+    ledger = Ledger()
+    booked: list[TurnedAway] = []
+    ledger.door_read_by(booked.append)
+    socket = Socket(theirs, SocketLimits(), is_draining=lambda: False, ledger=ledger)
+    begin = b"GET /it HTTP/1.1\r\nx: " + b"x" * (HEAD_MAX_BYTES + 1)
+    await socket.serve(begin, GATE, {})
+
+    assert bytes(await ours.receive_some()).startswith(b"HTTP/1.1 431 ")
+    assert [Code.HEADERS_TOO_LARGE] == [each.code for each in booked]

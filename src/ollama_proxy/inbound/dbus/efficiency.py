@@ -6,6 +6,7 @@ from typing import Any
 from ollama_proxy.bus.message import Call, CallRefused
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.ledger import Change
 from ollama_proxy.inbound.dbus.interface import read_interfaces
 from ollama_proxy.inbound.dbus.tree import INVALID_ARGS, LIMITS_EXCEEDED, NAME, Body, Exported
 from ollama_proxy.inbound.dbus.values import record_of, text_of
@@ -36,9 +37,16 @@ def export_efficiency(climate: Climate, dispatcher: Dispatcher, follow: Follow) 
             "PowerBudgetWatts": dispatcher.settings.route.watts_cap or 0.0,
         }
 
+    def choose(wanted: object, sender: str = "") -> None:
+        mode = _mode(wanted)
+        dispatcher.ledger.change(
+            Change(door="dbus", address=sender, key_name="", what=f"mode {mode.value}")
+        )
+        climate.choose_mode(mode)
+
     async def set_mode(call: Call) -> Body:
         before = climate.mode
-        climate.choose_mode(_mode(call.body[0]))
+        choose(call.body[0], call.sender)
         return (before.value,)
 
     async def hold(call: Call) -> Body:
@@ -93,7 +101,7 @@ def export_efficiency(climate: Climate, dispatcher: Dispatcher, follow: Follow) 
             "Hold": hold,
             "Release": release,
         },
-        setters={"Mode": lambda wanted: climate.choose_mode(_mode(wanted))},
+        setters={"Mode": choose},
     )
 
 

@@ -7,6 +7,7 @@ Rule 3: what waits is awaited where it is made, so that a slow reader slows its 
 
 import logging
 import math
+import re
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,9 @@ import trio
 from google.protobuf.message import DecodeError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.admission import ANYBODY, Visitor
+from ollama_proxy.inbound.answers import turned_away
 from ollama_proxy.inbound.grpc.messages import Budget, framed
 from ollama_proxy.inbound.grpc.metadata import GZIP, Head, Pairs, end_of_answer, head_of_answer
 from ollama_proxy.inbound.grpc.rpc import Message, Method
@@ -35,11 +38,15 @@ from ollama_proxy.policy.access import NOTHING, UNKNOWN_KEY
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 log = logging.getLogger("ollama_proxy.grpc")
+DOOR = "grpc"
 _READ_BYTES = 16384  # more would let one peer's cheap frames take the clock for too long
 _METHOD_NOT_ALLOWED = b"405"
 _UNSUPPORTED_MEDIA_TYPE = b"415"
 _NOT_GRPC = b"This port speaks gRPC only.\n"
 _TOO_LATE = Ended(Status.DEADLINE_EXCEEDED, "The deadline has passed.")
+# Programs that speak through a socket of files, or a relay of one, name it as libraries do: C++ with its
+# path's slashes encoded, others as a URI, or not at all. Browsers always name a host.
+_NO_HOST = re.compile(rb"$|/|%2f|unix:", re.IGNORECASE)
 _STOPPING = refused(Refusal(Code.SHUTTING_DOWN, "The router is shutting down."))
 _UNREAD = refused(Refusal(Code.REQUEST_TIMEOUT, "The answer was left unread for too long."))
 _FAULTED = refused(Refusal(Code.INTERNAL, "The router made a mistake; its log says which."))
@@ -76,6 +83,7 @@ class Terms:
         methods: by their paths.
         gate: says who may ask.
         budget: what all of them may keep unread.
+        ledger: is told who is turned away.
     """
 
     methods: Mapping[str, Method]
@@ -83,6 +91,7 @@ class Terms:
     budget: Budget
     limits: WireLimits = attrs.field(factory=WireLimits)
     patience: Patience = attrs.field(factory=Patience)
+    ledger: Ledger = attrs.field(factory=Ledger)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -99,6 +108,7 @@ class LiveRpc:
     initial: Pairs = attrs.field(factory=list)
     trailing: Pairs = attrs.field(factory=list)
     compress: bool = False
+    is_job: bool = False
     stopped: Ended | None = None
     visitor: Visitor = ANYBODY
     readable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -135,14 +145,7 @@ class LiveRpc:
             raise CallFailed(Status.INVALID_ARGUMENT, f"The request is no {name}.") from None
 
     async def send(self, message: Message) -> None:
-        """See `Rpc`.
-
-        Raises:
-            RequestRefused: it is one of many that have no end, and the caller's key was withdrawn.
-        """
-        is_endless = self.method is not None and not self.method.is_work
-        if is_endless and not self._connection.knows(self.visitor):
-            raise RequestRefused(UNKNOWN_KEY)
+        """See `Rpc`."""
         if not self.call.has_begun:
             self.begin(head_of_answer(self.initial, gzip=self.compress))
         await self.write(framed(message.SerializeToString(), compress=self.compress))
@@ -209,6 +212,11 @@ class LiveRpc:
         self.readable.unpark_all()
         self.writable.unpark_all()
 
+    def leave(self) -> None:
+        """Its key is good no longer: what was begun is finished, nothing else is told or begun."""
+        if not self.is_job:
+            self.stop(refused(UNKNOWN_KEY))
+
     def stop(self, how: Ended) -> None:
         """End it now."""
         if self.stopped is None:
@@ -235,10 +243,6 @@ class Connection:
         self._heard = self._used = trio.current_time()
         self._is_warned = False
         self._tasks: trio.Nursery
-
-    def knows(self, visitor: Visitor) -> bool:
-        """Whether who was let in would be still."""
-        return self._terms.gate.admission.knows(visitor)
 
     def kick(self) -> None:
         """There is something to send."""
@@ -422,6 +426,8 @@ class Connection:
                 ended = await self._answer(rpc)
             if rpc.scope.cancelled_caught:
                 ended = rpc.stopped or _TOO_LATE
+            if ended not in {None, WELL} and not (call.is_over or call.has_begun or rpc.is_job):
+                self._book(rpc, ended.booked)
             if ended is not None and not call.is_over:
                 metadata = rpc.trailing if call.has_begun else rpc.initial + rpc.trailing
                 self.wire.end(call, end_of_answer(ended, metadata, is_all=not call.has_begun))
@@ -442,12 +448,9 @@ class Connection:
                 return None
             if head.fault is not None:
                 return head.fault
-            origin = head.first(b"origin")
-            # Only pages are judged: no browser speaks to this port, but what stands before it may.
-            if origin is not None:
-                refusal = self._terms.gate.judge(head.authority, origin)
-                if refusal is not None:
-                    return refused(refusal)
+            refusal = self._judge(head)
+            if refusal is not None:
+                return refused(refusal)
             what = NOTHING if rpc.method is None else rpc.method.path
             admitted = self._terms.gate.admission.admit(what, head.metadata, self._peer)
             if isinstance(admitted, Refusal):
@@ -455,7 +458,8 @@ class Connection:
             rpc.visitor = admitted
             if rpc.method is None:
                 return Ended(Status.UNIMPLEMENTED, f"There is no method {head.path[:200]!r}.")
-            await rpc.method.serve(rpc)
+            with self._terms.gate.admission.stay(admitted, rpc.leave):
+                await rpc.method.serve(rpc)
         except CallFailed as failed:
             return failed.ended
         except RequestRefused as why:
@@ -469,11 +473,33 @@ class Connection:
             return _FAULTED
         return WELL
 
+    def _judge(self, head: Head) -> Refusal | None:
+        """As on HTTP. A program that names no host, or a socket's path, is no page with a rebound name."""
+        origin = head.first(b"origin")
+        if origin is None and _NO_HOST.match(head.authority):
+            return None
+        return self._terms.gate.judge(head.authority, origin)
+
+    def _book(self, rpc: LiveRpc, refusal: Refusal) -> None:
+        """A call that becomes no job. Its id is told where it had come so far as to have one."""
+        request_id = dict(rpc.initial).get(b"x-request-id", b"").decode()
+        # What is no method's may be anything, a key by mistake.
+        path = "" if rpc.method is None else rpc.method.path
+        self._terms.ledger.turn_away(turned_away(DOOR, path, refusal, request_id))
+
     async def _turn_away(self, rpc: LiveRpc) -> None:
         is_post = rpc.call.head.method == b"POST"
+        code = Code.UNSUPPORTED_MEDIA_TYPE if is_post else Code.METHOD_NOT_ALLOWED
+        self._book(rpc, Refusal(code, ""))
         status = _UNSUPPORTED_MEDIA_TYPE if is_post else _METHOD_NOT_ALLOWED
         more = [] if is_post else [(b"allow", b"POST")]
         rpc.begin([(b":status", status), (b"content-type", b"text/plain"), *more])
         if rpc.call.head.method != b"HEAD":
             await rpc.write(_NOT_GRPC)
         self.wire.end(rpc.call)
+        self.kick()
+        # Behind a whole answer a reset is no fault (RFC 9113, 8.1), but curl takes it for one while its
+        # body is on its way. gRPC's own clients do not, and are not waited for.
+        with trio.move_on_after(self._terms.patience.linger_s):
+            while not rpc.call.inbox.has_ended:
+                await rpc.readable.park()

@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from ollama_proxy.certificates import HTTP2
+from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.encryption import Encryption, Handshakes
@@ -41,11 +42,12 @@ class GrpcDoor:
         settings: GrpcSettings,
         *,
         bounds: Bounds | None = None,
+        ledger: Ledger | None = None,
         encryption: Encryption | None = None,
     ) -> None:
         """Make ready; `serve` opens the door. With `encryption`, it is for TLS alone.
 
-        `bounds` are told what was reached.
+        `bounds` are told what was reached, the `ledger` who is turned away.
         """
         self._terms = Terms(
             methods={method.path: method for method in methods},
@@ -53,6 +55,7 @@ class GrpcDoor:
             budget=Budget(settings.unread_bytes),
             limits=settings.limits,
             patience=settings.patience,
+            ledger=ledger or Ledger(),
         )
         self._connections: set[Connection] = set()
         self._open = Connections(

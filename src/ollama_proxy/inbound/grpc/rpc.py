@@ -35,6 +35,7 @@ class Rpc(Protocol):
         initial: metadata for the answer's head, while it was not sent.
         trailing: metadata for its end.
         compress: messages of the answer that are large.
+        is_job: it became one, which has its own place in the books.
     """
 
     arrived: float
@@ -44,6 +45,7 @@ class Rpc(Protocol):
     initial: Pairs
     trailing: Pairs
     compress: bool
+    is_job: bool
 
     @property
     def head(self) -> Head:

@@ -67,14 +67,27 @@ class Ended:
         message: a sentence for people; empty where it ended well.
         details: a google.rpc.Status, for machines; empty: none.
         trailing: more metadata for the end.
+        refusal: as which the books know it; without it, by its status.
     """
 
     status: Status
     message: str = ""
     details: bytes = b""
     trailing: tuple[tuple[str, str], ...] = ()
+    refusal: Refusal | None = None
+
+    @property
+    def booked(self) -> Refusal:
+        """Why there was no answer, in the words that every door shares."""
+        return self.refusal or Refusal(_CODES.get(self.status, Code.INVALID_REQUEST), self.message)
 
 
+# What the wire itself refuses; whatever else is wrong with a call is its caller's mistake.
+_CODES = {
+    Status.UNIMPLEMENTED: Code.NOT_IMPLEMENTED,
+    Status.RESOURCE_EXHAUSTED: Code.BODY_TOO_LARGE,
+    Status.DEADLINE_EXCEEDED: Code.DEADLINE_EXCEEDED,
+}
 WELL = Ended(Status.OK)
 
 
@@ -98,4 +111,4 @@ def refused(refusal: Refusal) -> Ended:
     trailing: tuple[tuple[str, str], ...] = ()
     if refusal.retry_after_s is not None:
         trailing = (("retry-after", str(max(1, math.ceil(refusal.retry_after_s)))),)
-    return Ended(status, refusal.message, told.SerializeToString(), trailing)
+    return Ended(status, refusal.message, told.SerializeToString(), trailing, refusal)

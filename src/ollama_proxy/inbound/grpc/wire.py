@@ -376,14 +376,14 @@ class Wire:
                 self._engine.end_stream(call.id)
             else:
                 self._engine.send_headers(call.id, headers, end_stream=True)
-        if not call.inbox.has_ended:
-            self._reset(call.id, ErrorCodes.NO_ERROR)  # nobody reads what is still to come
 
     def close(self, call: Call) -> None:
         """Forget a call."""
         if not call.is_over:
             call.is_over = True
             self._reset(call.id, ErrorCodes.INTERNAL_ERROR)
+        elif not (call.inbox.has_ended or call.was_reset):
+            self._reset(call.id, ErrorCodes.NO_ERROR)  # nobody reads what is still to come
         call.inbox.close()
         self._widen_for(call)
         self.calls.pop(call.id, None)

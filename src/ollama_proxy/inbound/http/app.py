@@ -1,5 +1,6 @@
 """The Quart app, put together: every endpoint behind one gate, every error in its path's dialect."""
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from quart import Response, g, request
@@ -23,10 +24,9 @@ from ollama_proxy.inbound.http import (
 from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import HoldingRequest, asked, bounded, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
-from ollama_proxy.inbound.http.replies import json_reply, refusal_reply
-from ollama_proxy.inbound.trust import judge_page
-from ollama_proxy.policy.access import NOTHING
-from ollama_proxy.policy.ask import CALLS_BY_PATH
+from ollama_proxy.inbound.http.replies import json_reply, refusal_reply, reply
+from ollama_proxy.inbound.trust import judge_page, preflight_headers
+from ollama_proxy.policy.access import NOTHING, OPEN
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 __all__ = ["ENDPOINTS", "Services", "create_app"]
@@ -107,23 +107,27 @@ def create_app(services: Services) -> QuartTrio:
     async def judge() -> Response | None:
         judged = _judged(services)
         if isinstance(judged, Refusal):
-            services.dispatcher.ledger.turn_away(turned_away("http", _place(), judged))
-            return refusal_reply(judged)
+            return _turned_away(services, judged)
+        if judged is PREFLIGHT:
+            return reply(b"", 204, preflight_headers(raw_headers()))
         g.visitor = judged
         return None
 
+    @app.after_request
+    async def share(response: Response) -> Response:
+        for name, value in services.gate.sharing(_origin(raw_headers())):
+            response.headers.add(name.decode(), value.decode("latin-1"))
+        return response
+
     @app.errorhandler(RequestRefused)
     async def refuse(refused: RequestRefused) -> Response:
-        return refusal_reply(refused.refusal)
+        return _turned_away(services, refused.refusal)
 
     @app.errorhandler(HTTPException)
     async def explain(error: HTTPException) -> Response:
         allowed = sorted(error.valid_methods or ()) if isinstance(error, MethodNotAllowed) else []
         more = [(b"allow", ", ".join(allowed).encode())] if allowed else []
-        refusal = _refusal_of(error, services)
-        if asked().path in CALLS_BY_PATH:
-            services.dispatcher.ledger.turn_away(turned_away("http", asked().path, refusal))
-        return refusal_reply(refusal, more)
+        return _turned_away(services, _refusal_of(error, services), more)
 
     return app
 
@@ -138,17 +142,39 @@ def _place() -> str:
     return "elsewhere" if rule is None else _PATHS.get(str(rule.endpoint), str(rule))
 
 
+def _turned_away(
+    services: Services, refusal: Refusal, more: Sequence[tuple[bytes, bytes]] = ()
+) -> Response:
+    """Refuse what is being asked, and book it."""
+    services.dispatcher.ledger.turn_away(turned_away("http", _place(), refusal))
+    return refusal_reply(refusal, more)
+
+
+# Who only asks what a listed page may do: a browser asks that without the page's key.
+PREFLIGHT = Visitor(OPEN)
+
+
+def _origin(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    # Two origins are none that is allowed.
+    origins = [value for name, value in headers if name == b"origin"]
+    return b", ".join(origins) if origins else None
+
+
 def _judged(services: Services) -> Visitor | Refusal:
     headers = raw_headers()
     hosts = [value for name, value in headers if name == b"host"]
-    origins = [value for name, value in headers if name == b"origin"]
-    # Of two hosts neither can be believed, and two origins are none that is allowed.
+    # Of two hosts neither can be believed.
     host = hosts[0] if len(hosts) == 1 else b""
-    refusal = services.gate.judge(host, b", ".join(origins) if origins else None) or judge_page(
-        asked().method, headers
-    )
+    origin = _origin(headers)
+    refusal = services.gate.judge(host, origin) or judge_page(asked().method, headers)
     if refusal is not None:
         return refusal
+    if (
+        asked().method == "OPTIONS"
+        and services.gate.sharing(origin)
+        and any(name == b"access-control-request-method" for name, _ in headers)
+    ):
+        return PREFLIGHT
     # By the endpoint that will answer, not by the path again: there is no second reading of it.
     rule = asked().url_rule
     what = NOTHING if rule is None else _RULES.get(str(rule.endpoint), str(rule))

@@ -7,6 +7,7 @@ from quart import Response, request
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.inbound.figures import efficiency_of, unknown_mode
 from ollama_proxy.inbound.heat import draw_of, fan_of, moment_of, part_of, zone_of
+from ollama_proxy.inbound.http.auditing import tell_change
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
 from ollama_proxy.inbound.http.naming import GARBLED
 from ollama_proxy.inbound.http.replies import json_reply, prefers_text, text_reply
@@ -96,6 +97,7 @@ async def set_efficiency(services: Services) -> Response:
     mode = parse_mode(wanted) if isinstance(wanted, str) else None
     if mode is None:
         raise RequestRefused(unknown_mode(wanted))
+    tell_change(services, f"mode {mode.value}")
     services.climate.choose_mode(mode)
     return _mode_reply(services)
 

@@ -9,6 +9,7 @@ from quart import Response, request
 
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.answers import error_piece
+from ollama_proxy.inbound.http.auditing import tell_change
 from ollama_proxy.inbound.http.endpoint import JSON, Endpoint, Services
 from ollama_proxy.inbound.http.exchange import holding, raw_headers
 from ollama_proxy.inbound.http.naming import read_named
@@ -29,6 +30,7 @@ async def manage(services: Services, *, path: str, changes_models: bool) -> Resp
     """Pass on a call about a model."""
     body, model = await read_named()
     station = _choose(services, model)
+    tell_change(services, f"{path.rpartition('/')[2]} {model or '-'} on {station.spec.id}")
     return await _pass_on(services, station, path, body, changes_models=changes_models)
 
 
@@ -43,6 +45,8 @@ async def blob(services: Services, *, digest: str) -> Response:
     body = request.body if request.method == "POST" else None
     # Nobody says for which model it is: whoever sends the same calls elsewhere names the target.
     station = _choose(services, None)
+    if body is not None:
+        tell_change(services, f"blob {digest} on {station.spec.id}")
     return await _pass_on(services, station, f"/api/blobs/{digest}", body, changes_models=False)
 
 

@@ -106,13 +106,12 @@ async def events(services: Services) -> Response:
     if "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site") in _ELSEWHERE:
         raise RequestRefused(_FOREIGN)
     try:
-        seat = audience.join(
-            request.headers.get("Last-Event-ID", ""),
-            partial(services.gate.admission.knows, visitor()),
-        )
+        seat = audience.join(request.headers.get("Last-Event-ID", ""))
     except Full:
         raise RequestRefused(_FULL) from None
     holding().callback(audience.leave, seat)
+    dismiss = partial(audience.dismiss_from, seat)
+    holding().enter_context(services.gate.admission.stay(visitor(), dismiss))
     return reply(_SeatBody(seat), 200, headers)
 
 

@@ -1,13 +1,12 @@
 """Who watches: each is told what there is, then what changes, at one pace for all of them.
 
 Messages are numbered. Whoever comes back and names the last that was heard gets those that were
-missed, while they are kept; else all of it anew. Whoever does not take what is told is let go, and
-whose key was withdrawn, before anything more is told.
+missed, while they are kept; else all of it anew. Whoever does not take what is told is let go.
 """
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NoReturn
 
 import attrs
@@ -31,15 +30,10 @@ class Full(Exception):  # noqa: N818 - no fault: as many watch as may
 
 @attrs.define(eq=False)
 class Seat:
-    """One who watches. To be iterated over for bytes of an event stream; ends when it is let go.
-
-    Attributes:
-        is_welcome: asked before anything is told.
-    """
+    """One who watches. To be iterated over for bytes of an event stream; ends when it is let go."""
 
     _put: trio.MemorySendChannel[bytes]
     _take: trio.MemoryReceiveChannel[bytes]
-    is_welcome: Callable[[], bool]
 
     def __aiter__(self) -> "Seat":
         return self
@@ -48,9 +42,7 @@ class Seat:
         return await self._take.__anext__()
 
     def offer(self, message: bytes) -> bool:
-        """Tell something; False where it must be let go: so much is untaken, or it is not welcome."""
-        if not self.is_welcome():
-            return False
+        """Tell something; False where so much is untaken that it must be let go."""
         try:
             self._put.send_nowait(message)
         except (trio.WouldBlock, trio.BrokenResourceError):
@@ -86,12 +78,11 @@ class Audience:
         """How many watch."""
         return len(self._seats)
 
-    def join(self, last_heard: str = "", is_welcome: Callable[[], bool] = lambda: True) -> Seat:
+    def join(self, last_heard: str = "") -> Seat:
         """Take a seat; `leave` gives it back.
 
         Args:
             last_heard: the last message's id, as it was told; anything else is as good as none.
-            is_welcome: whether it may be told more; once it may not, it is let go.
 
         Raises:
             Full: as many as may are watching.
@@ -99,11 +90,16 @@ class Audience:
         if len(self._seats) >= SEATS or self._is_over:
             raise Full
         self.tell()
-        seat = Seat(*trio.open_memory_channel[bytes](UNTAKEN), is_welcome)
+        seat = Seat(*trio.open_memory_channel[bytes](UNTAKEN))
         seat.offer(b"".join((_GREETING, *self._missed(last_heard))))
         self._seats[seat] = None
         self._wanted.set()
         return seat
+
+    def dismiss_from(self, seat: Seat) -> None:
+        """Let go of one who watches; what was told may still be taken."""
+        if seat in self._seats:
+            self._let_go(seat)
 
     def leave(self, seat: Seat) -> None:
         """Give a seat back, also one that was taken away."""

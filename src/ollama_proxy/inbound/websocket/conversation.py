@@ -41,6 +41,11 @@ class Item:
     text: str
     status: str = "completed"
 
+    @property
+    def size(self) -> int:
+        """Of its text, in bytes."""
+        return len(self.text.encode())
+
     def shown(self) -> dict[str, object]:
         """As it stands in events."""
         kind = "output_text" if self.role == "assistant" else "input_text"
@@ -89,11 +94,6 @@ class Conversation:
 
     items: list[Item] = attrs.field(factory=list)
 
-    @property
-    def characters(self) -> int:
-        """Of all items together."""
-        return sum(len(item.text) for item in self.items)
-
     def add(self, item: Item, after: str | None = None) -> str | None:
         """Put an item behind another ("root": before all), or at the end; returns the one before.
 
@@ -102,7 +102,7 @@ class Conversation:
         """
         if len(self.items) >= ITEMS_MAX:
             raise refused(f"A conversation has at most {ITEMS_MAX} items.")
-        if self.characters + len(item.text) > CHARACTERS_MAX:
+        if sum(len(other.text) for other in self.items) + len(item.text) > CHARACTERS_MAX:
             raise refused(f"A conversation has at most {CHARACTERS_MAX >> 20} Mi characters.")
         if any(other.id == item.id for other in self.items):
             raise refused(f"item.id: {item.id!r} is taken.", "item.id")

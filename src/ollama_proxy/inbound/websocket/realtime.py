@@ -5,6 +5,7 @@ come with the handshake's headers; without them a response is as urgent as speec
 is refused in words: nothing here would hear it.
 """
 
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
-from ollama_proxy.inbound.answers import turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
 from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.websocket.conversation import (
@@ -26,12 +27,12 @@ from ollama_proxy.inbound.websocket.conversation import (
     read_item,
     refused,
 )
-from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
+from ollama_proxy.inbound.websocket.socket import DOORS, STOPPING, Socket
 from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Refusal, RequestRefused
 
-DOOR = "realtime"
 PATH = "/v1/realtime"
+DOOR = DOORS[PATH]
 _encode = msgspec.json.Encoder().encode
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -97,7 +98,6 @@ class _Response:
         factory=lambda: Item(make_id("item"), "assistant", "", status="in_progress")
     )
     is_over: bool = False
-    held: int = 0  # bytes of what was asked
     _pieces: list[str] = attrs.field(factory=list)
     _before: str | None = None
 
@@ -166,7 +166,6 @@ class _Response:
 
     def done(self, job: Job) -> None:  # noqa: ARG002 - as above
         """See `Listener`."""
-        self.talk.socket.free(self.held)
         self.talk.forget(self)
 
     def interrupt(self) -> None:
@@ -179,6 +178,7 @@ class _Response:
         self.is_over = True
         self.talk.forget(self)
         self.item.text = "".join(self._pieces)
+        self.talk.keep(self.item)
         self.item.status = "completed" if status == "completed" else "incomplete"
         post = self.talk.post
         if self._pieces:
@@ -205,6 +205,7 @@ class RealtimeTalk:
     _model: str = ""
     _headers: RoutingHeaders = attrs.field(init=False)
     _running: tuple[_Response, Job] | None = None
+    _kept: dict[str, int] = attrs.field(factory=dict)  # bytes that count, by what they are of
     _numbers: "itertools.count[int]" = attrs.field(factory=lambda: itertools.count(1))
 
     # -- Dialogue ----------------------------------------------------------------------------------
@@ -230,12 +231,23 @@ class RealtimeTalk:
             self._complain(refusal.refusal, event_id)
         await trio.lowlevel.checkpoint()
 
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """See `Dialogue`."""
+        try:
+            event_id = _event.decode(message.encode()).event_id
+        except (msgspec.DecodeError, RecursionError):
+            event_id = None
+        self._complain(refusal, event_id)
+
     def leave(self) -> None:
         """See `Dialogue`."""
         if self._running is not None:
             response, job = self._running
             response.is_over = True
             self.dispatcher.withdraw(job)
+            self.forget(response)
+        for what in list(self._kept):
+            self._drop(what)
 
     @property
     def is_idle(self) -> bool:
@@ -256,6 +268,7 @@ class RealtimeTalk:
         return _encode({"type": kind, "event_id": f"event_{next(self._numbers)}"} | dict(fields))
 
     def _complain(self, refusal: Refusal, event_id: str | None) -> None:
+        self.socket.turn_away(refusal)
         self.post(
             "error",
             error={
@@ -293,15 +306,12 @@ class RealtimeTalk:
                 self.post("conversation.item.retrieved", item=item.shown())
             case "conversation.item.delete":
                 self.conversation.delete(event.item_id)
+                self._drop(event.item_id)
                 self.post("conversation.item.deleted", item_id=event.item_id)
             case "conversation.item.truncate":
                 self._truncate(event)
             case "response.create":
-                try:
-                    self._respond(event.response or _Asked())
-                except RequestRefused as why:
-                    self.dispatcher.ledger.turn_away(turned_away(DOOR, PATH, why.refusal))
-                    raise
+                self._respond(event.response or _Asked())
             case "response.cancel":
                 self._cancel(event.response_id)
             case kind if "audio" in kind:
@@ -309,30 +319,47 @@ class RealtimeTalk:
             case kind:
                 raise refused(f"type: {kind[:100]!r} is not understood.", "type")
 
+    def _hold(self, what: str, size: int) -> None:
+        """Count bytes that are kept, in place of what was of the same. Raises RequestRefused."""
+        before = self._kept.get(what, 0)
+        if size > before and not self.socket.bounds.hold(size - before):
+            raise RequestRefused(TOO_MUCH_HELD)
+        self.socket.bounds.free(max(0, before - size))
+        self._kept[what] = size
+
+    def _drop(self, what: str) -> None:
+        self.socket.bounds.free(self._kept.pop(what, 0))
+
+    def keep(self, item: Item) -> None:
+        """Count an answer. It is there, and there is nobody who could be refused for it."""
+        if any(each is item for each in self.conversation.items):
+            with contextlib.suppress(RequestRefused):
+                self._hold(item.id, item.size)
+
     def _update(self, wanted: _Asked) -> None:
         _check_modalities(wanted)
         _check_length(wanted)
+        if wanted.instructions is not None:
+            self._hold("instructions", len(wanted.instructions.encode()))
         given = {
             field.name: value
             for field in msgspec.structs.fields(_Asked)
             if (value := getattr(wanted, field.name)) is not None
         }
-        self._keep(len(wanted.instructions or ""))
         self._session = msgspec.structs.replace(self._session, **given)
         self._model = wanted.model or self._model
         self.post("session.updated", session=self._shown())
 
     def _create(self, event: _Event) -> None:
         item = read_item(event.item or {})
-        self._keep(len(item.text))
         before = self.conversation.add(item, event.previous_item_id)
+        try:
+            self._hold(item.id, item.size)
+        except RequestRefused:
+            self.conversation.delete(item.id)
+            raise
         for kind in ("conversation.item.added", "conversation.item.done"):
             self.post(kind, item=item.shown(), previous_item_id=before)
-
-    def _keep(self, more: int) -> None:
-        """Have counted what is kept, and what is about to be. Raises RequestRefused."""
-        instructions = self._session.instructions or ""
-        self.socket.keep(self.conversation.characters + len(instructions) + more)
 
     def _truncate(self, event: _Event) -> None:
         """What is of audio is cut there; of text nothing is said that was not heard."""
@@ -356,10 +383,8 @@ class RealtimeTalk:
             raise refused(f"The response {self._running[0].id} is not over yet.")
         self.socket.readmit()
         response = _Response(self, asked)
-        self._keep(0)  # with the last answer
         job = make_job(self._wanted(asked), self._sender(response), response)
-        response.held = len(job.errand.body)
-        self.socket.hold(response.held)
+        self._hold(response.id, len(job.errand.body))
         self._running = response, job
         self.post("response.created", response=response.shown("in_progress"))
         self.dispatcher.submit(job)
@@ -410,4 +435,5 @@ class RealtimeTalk:
         """A response is over."""
         if self._running is not None and self._running[0] is response:
             self._running = None
+            self._drop(response.id)
             self.socket.settled()

@@ -32,8 +32,9 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ollama_proxy.engine.job import CallerLeft
+from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.admission import ANYBODY, KEY_PROTOCOL, Admission, Visitor, peer_of
-from ollama_proxy.inbound.answers import STATUS, error_body, error_headers
+from ollama_proxy.inbound.answers import STATUS, error_body, error_headers, turned_away
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
 from ollama_proxy.inbound.connections import reset_when_closed
 from ollama_proxy.inbound.farewell import part
@@ -42,12 +43,17 @@ from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
-HEAD_MAX_BYTES = 32 << 10
+# What the books call what is spoken at a path.
+DOOR = "websocket"
+DOORS = {"/v1/realtime": "realtime"}
+HEAD_MAX_BYTES = 16 << 10  # h11 below wsproto reads no more
 FAREWELL_S = 1.0
 PENDING_MAX_BYTES = 64 << 10  # who leaves so much unread is not listened to
 _READ_BYTES = 65536
 _MARK_BYTES = 8
 _SHORT, _LONG = 125, 65535
+# As which wsproto closes what it cannot parse; a client that closes so says that we cannot speak.
+_UNPARSED = {CloseReason.PROTOCOL_ERROR, CloseReason.INVALID_FRAME_PAYLOAD_DATA}
 
 
 @attrs.frozen(kw_only=True)
@@ -82,6 +88,9 @@ class Dialogue(Protocol):
     async def hear(self, message: str) -> None:
         """The client has said something. It may raise CallerLeft."""
 
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """What the client has said is not heard; it is to be told so."""
+
     def leave(self) -> None:
         """The socket is closed: whatever it asked for is wanted no more."""
 
@@ -102,12 +111,16 @@ def text_frame(payload: bytes) -> bytes:
 
 @attrs.frozen
 class _Closing(Exception):  # noqa: N818 - a decision on its way out of the reader
-    """The socket is to be closed with this code."""
+    """The socket is to be closed with this code. `fault`: what the client did; None: nothing."""
 
     code: int
     reason: str
+    fault: Code | None = None
 
 
+_TOO_LONG = Refusal(
+    Code.HEADERS_TOO_LARGE, f"The request's head is longer than {HEAD_MAX_BYTES >> 10} KiB."
+)
 STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5)
 _GOING_AWAY = _Closing(CloseReason.GOING_AWAY, "the router is shutting down")
 
@@ -119,6 +132,7 @@ class Socket:
         headers: of the handshake, lower-case names.
         target: the path and query that were asked for.
         visitor: who was let in.
+        bounds: what all clients hold of the router's memory; what is asked for counts here, too.
     """
 
     def __init__(
@@ -127,12 +141,15 @@ class Socket:
         limits: SocketLimits,
         *,
         is_draining: Callable[[], bool],
+        ledger: Ledger | None = None,
         bounds: Bounds | None = None,
     ) -> None:
-        """Take over a connection; `serve` does the rest. `bounds`: of all connections together."""
+        """Take over a connection; `serve` does the rest."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.target = ""
         self.visitor: Visitor = ANYBODY
+        self._ledger = ledger or Ledger()
+        self.bounds = bounds or Bounds()
         self._admission: Admission | None = None
         self._stream = stream
         self._descriptor = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
@@ -140,8 +157,7 @@ class Socket:
         self._is_draining = is_draining
         self._wire = WSConnection(ConnectionType.SERVER)
         self._message = bytearray()  # of one that has not come to its end
-        self._bounds = bounds or Bounds()
-        self._kept = 0  # bytes between messages, by the dialogue
+        self._held = 0  # bytes of it that count
         self._left_to_read = float(limits.burst)
         self._counted_at = trio.current_time()
         self._was_heard = True
@@ -184,9 +200,7 @@ class Socket:
             finally:
                 # The number may soon be another client's.
                 self._descriptor = -1
-                self._forget_message()
-                self._bounds.free(self._kept)
-                self._kept = 0
+                self._free()
                 # Nobody writes any more: who waits for that is told so.
                 self._lose()
                 nursery.cancel_scope.cancel()
@@ -202,6 +216,8 @@ class Socket:
             ending = closing
         finally:
             dialogue.leave()
+        if ending is not None and ending.fault is not None:
+            self.turn_away(Refusal(ending.fault, ending.reason))
         if self._is_gone:
             raise CallerLeft
         ending = ending or _GOING_AWAY
@@ -240,34 +256,16 @@ class Socket:
         """
         refusal = None if self._admission is None else self._admission.readmit(self.visitor)
         if refusal is not None and refusal.code is Code.INVALID_API_KEY:
-            raise _Closing(CloseReason.POLICY_VIOLATION, "the API key is good no longer")
+            raise _Closing(
+                CloseReason.POLICY_VIOLATION, "the API key is good no longer", refusal.code
+            )
         if refusal is not None:
             raise RequestRefused(refusal)
 
-    def hold(self, size: int) -> None:
-        """Count bytes of a request that is asked; `free` them when it has ended.
-
-        Raises:
-            RequestRefused: all connections together hold too many.
-        """
-        if not self._bounds.hold(size):
-            raise RequestRefused(TOO_MUCH_HELD)
-
-    def free(self, size: int) -> None:
-        """They are held no more."""
-        self._bounds.free(size)
-
-    def keep(self, size: int) -> None:
-        """Count what the dialogue keeps from now on, in all, as long as the socket is open.
-
-        Raises:
-            RequestRefused: as `hold`; then it counts what it did.
-        """
-        if size > self._kept:
-            self.hold(size - self._kept)
-        else:
-            self.free(self._kept - size)
-        self._kept = size
+    def turn_away(self, refusal: Refusal, request_id: str = "") -> None:
+        """Book what becomes no job."""
+        path = self.target.partition("?")[0]
+        self._ledger.turn_away(turned_away(DOORS.get(path, DOOR), path, refusal, request_id))
 
     @property
     def is_draining(self) -> bool:
@@ -287,6 +285,9 @@ class Socket:
                 self._wire.receive_data(data)
                 request = next(self._wire.events(), None)
             except (RemoteProtocolError, UnicodeError) as error:
+                if size > HEAD_MAX_BYTES:
+                    self._reject(_TOO_LONG)
+                    return None
                 self._reject(
                     Refusal(Code.INVALID_REQUEST, f"A WebSocket is spoken here: {error}."),
                     getattr(error, "event_hint", None),
@@ -295,7 +296,7 @@ class Socket:
             if isinstance(request, Request):
                 return self._judge(request, gate, dialects)
             if size > HEAD_MAX_BYTES:
-                self._reject(Refusal(Code.HEADERS_TOO_LARGE, "The request's head is too long."))
+                self._reject(_TOO_LONG)
                 return None
             data = bytes(await self._stream.receive_some(_READ_BYTES))
             if not data:
@@ -345,6 +346,7 @@ class Socket:
 
     def _reject(self, refusal: Refusal, hint: object = None) -> None:
         """Say in HTTP why there is no socket. `hint`: what wsproto would say."""
+        self.turn_away(refusal)
         status, more = STATUS[refusal.code], []
         if isinstance(hint, RejectConnection):
             status, more = hint.status_code or status, list(hint.headers)
@@ -377,48 +379,66 @@ class Socket:
         try:
             yield from self._wire.events()
         except RemoteProtocolError as error:
-            raise _Closing(CloseReason.PROTOCOL_ERROR, str(error)) from None
+            raise _Closing(CloseReason.PROTOCOL_ERROR, str(error), Code.INVALID_REQUEST) from None
 
     async def _take(self, event: Event, dialogue: Dialogue) -> None:
         match event:
             case TextMessage():
-                self._gather(event.data)
+                fits = self._gather(event.data, is_whole=event.message_finished)
                 if event.message_finished:
                     message = self._message.decode()
-                    self._forget_message()
+                    self._message = bytearray()  # not cleared: that would keep its room
+                    self._free()  # from here on who hears it counts what is kept
                     self._count()
-                    await dialogue.hear(message)
+                    if fits:
+                        await dialogue.hear(message)
+                    else:
+                        dialogue.refuse(message, TOO_MUCH_HELD)
                 elif event.frame_finished:
                     await self._ration()
             case BytesMessage():
-                raise _Closing(CloseReason.UNSUPPORTED_DATA, "text is understood, bytes are not")
+                why = "text is understood, bytes are not"
+                raise _Closing(CloseReason.UNSUPPORTED_DATA, why, Code.UNSUPPORTED_MEDIA_TYPE)
             case Ping():
                 self._post_event(event.response())
                 await self._ration()
             case CloseConnection():
                 # What cannot be parsed ends here, too: wsproto knows the code.
-                raise _Closing(event.code, event.reason or "")
+                fault = Code.INVALID_REQUEST if event.code in _UNPARSED else None
+                raise _Closing(event.code, event.reason or "", fault)
             case Pong():
                 if len(event.payload) == _MARK_BYTES:
                     mark = int.from_bytes(event.payload, "big")
                     self._read = min(max(self._read, mark), self._said)
                 await self._ration()
             case _:
-                raise _Closing(CloseReason.PROTOCOL_ERROR, "this is not understood")
+                raise _Closing(
+                    CloseReason.PROTOCOL_ERROR, "this is not understood", Code.INVALID_REQUEST
+                )
 
-    def _gather(self, piece: str) -> None:
+    def _gather(self, piece: str, *, is_whole: bool) -> bool:
+        """Add a piece of a message. False: it is too much for the router, but is there, whole.
+
+        Before a message is whole nobody can say whose it is, and so not refuse it alone.
+        """
         # As bytes: they are what the limit is of, and a list would grow by pieces that are empty.
         data = piece.encode()
-        if not self._bounds.hold(len(data)):
-            raise _Closing(CloseReason.TRY_AGAIN_LATER, "the router holds all that it may")
         self._message += data
         if len(self._message) > self._limits.message_bytes:
             limit = self._limits.message_bytes >> 10
-            raise _Closing(CloseReason.MESSAGE_TOO_BIG, f"messages have at most {limit} KiB")
+            why = f"messages have at most {limit} KiB"
+            raise _Closing(CloseReason.MESSAGE_TOO_BIG, why, Code.BODY_TOO_LARGE)
+        if self.bounds.hold(len(data)):
+            self._held += len(data)
+            return True
+        if not is_whole:
+            why = "the router holds as much as it may"
+            raise _Closing(CloseReason.TRY_AGAIN_LATER, why, TOO_MUCH_HELD.code)
+        return False
 
-    def _forget_message(self) -> None:
-        self._bounds.free(len(self._message))
-        self._message = bytearray()  # not cleared: that would keep its room
+    def _free(self) -> None:
+        self.bounds.free(self._held)
+        self._held = 0
 
     async def _ration(self) -> None:
         """Take a frame that says nothing by itself: ten thousand may have come in one read."""
@@ -432,7 +452,7 @@ class Socket:
         self._left_to_read = min(float(limits.burst), self._left_to_read + more) - 1
         self._counted_at = now
         if self._left_to_read < 0:
-            raise _Closing(CloseReason.TRY_AGAIN_LATER, "too many messages")
+            raise _Closing(CloseReason.TRY_AGAIN_LATER, "too many messages", Code.RATE_LIMITED)
 
     # -- writing -----------------------------------------------------------------------------------
 

@@ -13,15 +13,14 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
-from ollama_proxy.inbound.answers import turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
 from ollama_proxy.inbound.reading import ID_EXPECTED, is_request_id, make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
-from ollama_proxy.inbound.websocket.socket import STOPPING, Socket
+from ollama_proxy.inbound.websocket.socket import DOOR, STOPPING, Socket
 from ollama_proxy.policy.ask import WISH_NAMES
 from ollama_proxy.policy.lineage import trace_of
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
-DOOR = "websocket"
 PATH = "/v1/stream/ws"
 RUNNING_MAX = 256  # at once on one socket; more are refused, and the socket stays
 _SHOWN = 200
@@ -78,18 +77,18 @@ class _Turn:
         streams: each token is told as it comes.
         first_s: from arrival to the first token.
         pieces: tokens so far.
+        size: of what was asked, in bytes, which count until it is over.
         is_over: its last frame is out: nothing may follow.
-        held: bytes of it, until its job has ended.
     """
 
     talk: "StreamTalk"
     id: str
     id_json: bytes
     streams: bool
+    size: int
     first_s: float | None = None
     pieces: int = 0
     is_over: bool = False
-    held: int = 0
     _whole: list[str] = attrs.field(factory=list)
 
     async def token(self, job: Job, text: str) -> None:
@@ -157,7 +156,6 @@ class _Turn:
 
     def done(self, job: Job) -> None:  # noqa: ARG002 - as above
         """See `Listener`."""
-        self.talk.socket.free(self.held)
         self.talk.forget(self)
 
     def fail(self, refusal: Refusal) -> None:
@@ -202,11 +200,11 @@ class StreamTalk:
         try:
             asked = _message.decode(content)
         except (msgspec.DecodeError, RecursionError) as error:
-            self.socket.post(_encode(_error(_name(content), _not_understood(error))))
+            self._refuse(_name(content), _not_understood(error))
             return
         match asked.type:
             case "request":
-                self._start(asked)
+                self._start(asked, len(content))
             case "cancel":
                 self._cancel(asked.request_id)
             case other:
@@ -215,11 +213,11 @@ class StreamTalk:
                     f"type: expected request or cancel, got {other[:_SHOWN]!r}.",
                     param="type",
                 )
-                self.socket.post(_encode(_error(asked.request_id, refusal)))
+                self._refuse(asked.request_id, refusal)
         # Who sends many at once lets those who work have their turn, and waits for a slow reader.
         await trio.lowlevel.checkpoint()
 
-    def _start(self, asked: Message) -> None:
+    def _start(self, asked: Message, size: int) -> None:
         request_id = asked.request_id or make_request_id()
         if not is_request_id(request_id.encode()):
             refusal = Refusal(
@@ -227,7 +225,7 @@ class StreamTalk:
                 f"request_id: expected {ID_EXPECTED}, got {request_id[:_SHOWN]!r}.",
                 param="request_id",
             )
-            self.socket.post(_encode(_error(request_id[:_SHOWN], refusal)))
+            self._refuse(request_id[:_SHOWN], refusal)
             return
         if request_id in self._running:
             refusal = Refusal(
@@ -235,9 +233,9 @@ class StreamTalk:
                 f"request_id: {request_id[:_SHOWN]!r} is running already.",
                 param="request_id",
             )
-            self.socket.post(_encode(_error(request_id, refusal)))
+            self._refuse(request_id, refusal)
             return
-        turn = _Turn(self, request_id, _encode(request_id), asked.stream)
+        turn = _Turn(self, request_id, _encode(request_id), asked.stream, size)
         if self.socket.is_draining:
             # What is new would be cut off with what runs, or keep the router from its end.
             self._turn_away(turn, STOPPING)
@@ -272,18 +270,24 @@ class StreamTalk:
                 ),
                 turn,
             )
-            self.socket.hold(len(job.errand.body))
         except RequestRefused as refused:
             self._turn_away(turn, refused.refusal)
             return
-        turn.held = len(job.errand.body)
+        if not self.socket.bounds.hold(size):
+            self._turn_away(turn, TOO_MUCH_HELD)
+            return
         self._running[request_id] = turn, job
         self.dispatcher.submit(job)
 
     def _turn_away(self, turn: _Turn, refusal: Refusal) -> None:
         """End what becomes no job, and book it."""
         turn.fail(refusal)
-        self.dispatcher.ledger.turn_away(turned_away(DOOR, PATH, refusal, turn.id))
+        self.socket.turn_away(refusal, turn.id)
+
+    def _refuse(self, request_id: str, refusal: Refusal) -> None:
+        """The same of a message that is no request of its own."""
+        self.socket.post(_encode(_error(request_id, refusal)))
+        self.socket.turn_away(refusal, request_id)
 
     def _cancel(self, request_id: str) -> None:
         found = self._running.get(request_id)
@@ -293,7 +297,7 @@ class StreamTalk:
                 f"request_id: nothing that runs is named {request_id[:_SHOWN]!r}.",
                 param="request_id",
             )
-            self.socket.post(_encode(_error(request_id, refusal)))
+            self._refuse(request_id, refusal)
             return
         turn, job = found
         turn.interrupt()
@@ -306,7 +310,12 @@ class StreamTalk:
         found = self._running.get(turn.id)
         if found is not None and found[0] is turn:
             del self._running[turn.id]
+            self.socket.bounds.free(turn.size)
             self.socket.settled()
+
+    def refuse(self, message: str, refusal: Refusal) -> None:
+        """See `Dialogue`."""
+        self._refuse(_name(message.encode()), refusal)
 
     def leave(self) -> None:
         """See `Dialogue`."""

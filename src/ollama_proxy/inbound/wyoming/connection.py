@@ -14,6 +14,7 @@ import trio
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Job
 from ollama_proxy.inbound.answers import turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
 from ollama_proxy.inbound.reading import make_request_id
 from ollama_proxy.inbound.text import End, Sender, Wanted, make_job
 from ollama_proxy.inbound.wyoming.event import BadEvent, Event, EventReader, encode_event
@@ -157,10 +158,13 @@ class Connection:
     settings: WyomingSettings
     memory: Memory
     is_draining: Callable[[], bool]
+    bounds: Bounds = attrs.field(factory=Bounds)
     _pen: Pen = attrs.field(init=False)
     _reader: EventReader = attrs.field(factory=EventReader)
     _talk: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _owed: int = 0
+    _half: int = 0  # bytes that count of an event that is not whole
+    _whole: int = 0  # the same of transcripts that are not answered
 
     def __attrs_post_init__(self) -> None:
         self._pen = Pen(self.stream, self.settings.write_timeout_s)
@@ -175,6 +179,7 @@ class Connection:
                 with self._talk:
                     await self._listen(ask)
                 talking.cancel_scope.cancel()
+            self.bounds.free(self._half + self._whole)
             await self._part()
             writing.cancel_scope.cancel()
 
@@ -215,7 +220,9 @@ class Connection:
                 if self._pen.is_behind:
                     await self._pen.flushed()
         except BadEvent as bad:
-            self._pen.post(_error(Code.INVALID_REQUEST, str(bad)))
+            self._complain(str(bad))
+        except RequestRefused as refused:
+            self._complain(refused.refusal.message, refused.refusal.code)
         except (CallerLeft, trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
@@ -227,10 +234,15 @@ class Connection:
             except BadEvent as bad:
                 if bad.is_lost:
                     raise
-                self._pen.post(_error(Code.INVALID_REQUEST, str(bad)))
+                self._complain(str(bad))
                 continue
+            self.bounds.free(self._half)
+            self._half = 0
             if event is not None:
                 return event
+            if not self.bounds.hold(self._reader.size):
+                raise RequestRefused(TOO_MUCH_HELD)
+            self._half = self._reader.size
             data = await self.stream.receive_some(_READ_BYTES)
             if not data:
                 return None
@@ -245,7 +257,10 @@ class Connection:
                 text = event.data.get("text")
                 told = {"text": text} if isinstance(text, str) else {}
                 self._pen.post(encode_event("pong", {**told}))
+            case "transcript" if not self.bounds.hold(event.size):
+                self._complain(TOO_MUCH_HELD.message, TOO_MUCH_HELD.code)
             case "transcript":
+                self._whole += event.size
                 try:
                     ask.send_nowait(event)
                 except trio.WouldBlock:
@@ -261,6 +276,8 @@ class Connection:
         async for event in asked:
             await self._answer_one(event)
             self._owed -= 1
+            self._whole -= event.size
+            self.bounds.free(event.size)
             if self.is_draining():
                 self.drain()
 
@@ -268,22 +285,19 @@ class Connection:
         try:
             transcript = msgspec.convert(event.data, _Transcript)
         except msgspec.ValidationError as fault:
-            self._pen.post(
-                _error(Code.INVALID_REQUEST, f"The transcript is not understood: {fault}.")
-            )
+            self._complain(f"The transcript is not understood: {fault}.")
             return
         turn = _Turn(self._pen, self.memory, transcript)
         if self.is_draining():
-            turn.fail(_STOPPING)
+            self._turn_away(turn, _STOPPING)
             return
         if not transcript.text.strip():
-            turn.fail(_SILENCE)
+            self._turn_away(turn, _SILENCE)
             return
         try:
             job = make_job(self._wanted(transcript), self._sender(), turn)
         except RequestRefused as refused:
-            turn.fail(refused.refusal)
-            self.dispatcher.ledger.turn_away(turned_away(DOOR, "", refused.refusal))
+            self._turn_away(turn, refused.refusal)
             return
         self.dispatcher.submit(job)
         try:
@@ -291,6 +305,19 @@ class Connection:
         finally:
             turn.is_left = True
             self.dispatcher.withdraw(job)
+
+    def _turn_away(self, turn: _Turn, refusal: Refusal) -> None:
+        """End what becomes no job, and book it."""
+        turn.fail(refusal)
+        self._book(refusal)
+
+    def _complain(self, message: str, code: Code = Code.INVALID_REQUEST) -> None:
+        """The same of an event that is none, or not taken."""
+        self._pen.post(_error(code, message))
+        self._book(Refusal(code, message))
+
+    def _book(self, refusal: Refusal) -> None:
+        self.dispatcher.ledger.turn_away(turned_away(DOOR, "", refusal))
 
     def _wanted(self, transcript: _Transcript) -> Wanted:
         instructions = self.settings.instructions

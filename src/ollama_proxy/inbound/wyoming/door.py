@@ -7,6 +7,7 @@ import attrs
 import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.connections import Connections
 from ollama_proxy.inbound.wyoming.connection import Connection, WyomingSettings
 from ollama_proxy.inbound.wyoming.memory import Memory
@@ -20,6 +21,7 @@ class WyomingDoor:
 
     dispatcher: Dispatcher
     settings: WyomingSettings
+    bounds: Bounds = attrs.field(factory=Bounds)
     is_draining: bool = False
     _memory: Memory = attrs.field(factory=Memory)
     _connections: set[Connection] = attrs.field(factory=set)
@@ -68,6 +70,7 @@ class WyomingDoor:
             self.settings,
             self._memory,
             is_draining=lambda: self.is_draining,
+            bounds=self.bounds,
         )
         self._connections.add(connection)
         try:

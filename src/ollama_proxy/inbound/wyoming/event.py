@@ -29,10 +29,14 @@ class BadEvent(Exception):  # noqa: N818 - the other end's fault, not an error o
 
 @attrs.frozen
 class Event:
-    """One event. Payloads are audio, which nobody here listens to: they are left out."""
+    """One event. Payloads are audio, which nobody here listens to: they are left out.
+
+    `size`: of what was read of it, in bytes as they came.
+    """
 
     type: str
     data: dict[str, Any] = attrs.field(factory=dict)
+    size: int = attrs.field(default=0, eq=False)
 
 
 class _Header(msgspec.Struct):
@@ -71,7 +75,13 @@ class EventReader:
 
     _buffer: bytearray = attrs.field(factory=bytearray)
     _begun: _Header | None = None  # its data are still to come
+    _line_bytes: int = 0  # of the header that was read last
     _skip: int = 0  # what is still to come of the payload before
+
+    @property
+    def size(self) -> int:
+        """How many bytes are kept."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Add bytes as they came."""
@@ -97,7 +107,8 @@ class EventReader:
         more = bytes(self._buffer[:size])
         del self._buffer[:size]
         self._skip = header.payload_length or 0
-        return Event(header.type, (header.data or {}) | (_read_data(more) if more else {}))
+        data = (header.data or {}) | (_read_data(more) if more else {})
+        return Event(header.type, data, self._line_bytes + size)
 
     def _drop_payload(self) -> None:
         dropped = min(self._skip, len(self._buffer))
@@ -113,6 +124,7 @@ class EventReader:
             return None
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
+        self._line_bytes = end + 1
         try:
             return _header.decode(line)
         except _FAULTS as fault:

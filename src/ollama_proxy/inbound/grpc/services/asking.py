@@ -8,7 +8,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import Job
-from ollama_proxy.inbound.answers import routing_headers, turned_away
+from ollama_proxy.inbound.answers import routing_headers
 from ollama_proxy.inbound.grpc.rpc import Message, Rpc
 from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.inbound.text import (
@@ -154,7 +154,7 @@ async def ask_for_text(
         RequestRefused: there is no answer, or no more of it.
     """
     ear = _Ear(rpc, on_token)
-    job = _made(dispatcher, rpc, sender, lambda: make_job(wanted, sender, ear))
+    job = _made(rpc, sender, lambda: make_job(wanted, sender, ear))
     return await _ask(dispatcher, ear, job)
 
 
@@ -176,23 +176,18 @@ async def ask_for_vectors(
         RequestRefused: there is no answer.
     """
     ear = _Ear(rpc)
-    job = _made(dispatcher, rpc, sender, lambda: make_vector_job(model, inputs, sender, ear))
+    job = _made(rpc, sender, lambda: make_vector_job(model, inputs, sender, ear))
     return await _ask(dispatcher, ear, job)
 
 
-def _made(dispatcher: Dispatcher, rpc: Rpc, sender: Sender, make: Callable[[], Job]) -> Job:
+def _made(rpc: Rpc, sender: Sender, make: Callable[[], Job]) -> Job:
     # Also who is refused here is told by which name to look for it.
     rpc.initial[:] = [(b"x-request-id", sender.request_id.encode())]
-    try:
-        return make()
-    except RequestRefused as refused:
-        dispatcher.ledger.turn_away(
-            turned_away(DOOR, rpc.head.path, refused.refusal, sender.request_id)
-        )
-        raise
+    return make()
 
 
 async def _ask(dispatcher: Dispatcher, ear: _Ear, job: Job) -> Answer:
+    ear.rpc.is_job = True
     try:
         dispatcher.submit(job)
         await ear.over.wait()

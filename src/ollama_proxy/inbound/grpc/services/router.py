@@ -9,6 +9,7 @@ from google.protobuf.json_format import ParseDict
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import Job
+from ollama_proxy.engine.ledger import Change
 from ollama_proxy.inbound.figures import (
     Values,
     decision_of,
@@ -148,6 +149,15 @@ class OllamaProxy:
         mode = parse_mode(request.mode)
         if mode is None:
             raise RequestRefused(unknown_mode(request.mode))
+        who = rpc.visitor
+        self._dispatcher.ledger.change(
+            Change(
+                door="grpc",
+                address=who.address or rpc.peer,
+                key_name=who.name,
+                what=f"mode {mode.value}",
+            )
+        )
         self._climate.choose_mode(mode)
         self._changes.tell()
         return _told(efficiency_of(self._climate, self._dispatcher), pb.EfficiencyState())
