@@ -48,13 +48,31 @@ async def test_in_line_each_at_its_own(nursery: trio.Nursery, autojump_clock: Mo
 
 async def test_the_wait_counts(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     """What is left after the line is all the backend has."""
-    floor = open_floor(nursery, autojump_clock, backend().say("a", after=1.5))
+    played = backend().say("a", after=1.5).then().say("b", after=3.0)
+    floor = open_floor(nursery, autojump_clock, played)
     floor.submit()
 
-    caller = await floor.ask(max_latency_s=2.0)
+    caller = await floor.ask(max_latency_s=3.2)
 
-    assert [(2.0, "deadline_exceeded"), (2.0, "done")] == caller.heard
+    assert [(3.2, "deadline_exceeded"), (3.2, "done")] == caller.heard
     assert 1.5 == floor.fact(caller).queue_s
+    await floor.assert_at_rest()
+
+
+async def test_who_would_be_late_in_any_case_is_told_when_it_is_its_turn(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """It would keep a slot for nothing, and whoever comes behind it would be late for that."""
+    played = backend().say("a", after=1.5)
+    floor = open_floor(nursery, autojump_clock, played)
+    floor.submit()
+    caller = floor.submit(max_latency_s=2.0)
+    behind = floor.submit(max_latency_s=9.0)
+    await behind.ended.wait()
+
+    assert [(1.5, "deadline_exceeded"), (1.5, "done")] == caller.heard
+    assert (1.5, 2) == (floor.fact(caller).queue_s, len(played.errands))
+    assert (3.0, "a") == behind.heard[0]
     await floor.assert_at_rest()
 
 

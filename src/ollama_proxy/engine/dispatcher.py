@@ -48,6 +48,7 @@ from ollama_proxy.policy.route import (
     Steering,
     explain,
     foresee,
+    is_lost,
 )
 from ollama_proxy.policy.thermal import ThermalState
 
@@ -537,7 +538,13 @@ class Dispatcher:
         """Give waiting jobs to free slots."""
         while (job := station.next()) is not None:
             assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
-            self._start(job, station, job.decision, self._now())
+            now = self._now()
+            if is_lost(job.decision.candidates[0], job.deadline - now):
+                # Its slot would be taken for nothing, and those behind it would be late for that.
+                job.assigned = now
+                self._refuse(job, _too_late(job))
+                continue
+            self._start(job, station, job.decision, now)
 
     def _start(
         self, job: Job, station: Station, decision: Decision, now: float, *, is_hedge: bool = False

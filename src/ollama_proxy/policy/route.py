@@ -410,6 +410,14 @@ def _is_worth_a_try(candidate: Candidate, limit_s: float, now: float) -> bool:
     return was_heard and is_idle and candidate.prior_s <= limit_s
 
 
+def is_lost(candidate: Candidate, left_s: float) -> bool:
+    """Whether a request whose turn it is would most likely end after its deadline.
+
+    It was promised, so the doubt is its own: by the usual error a forecast may be too long.
+    """
+    return candidate.alone_s - candidate.off_s > left_s
+
+
 def _in_ms(candidate: Candidate) -> str:
     """A prediction, with what it may be wrong by where that is known."""
     about = f" (give or take {SAFETY * candidate.off_s * 1000:.0f} ms)" if candidate.off_s else ""
