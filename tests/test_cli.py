@@ -1,5 +1,6 @@
 """The command as its users run it: a process with arguments, an environment, output and an exit code."""
 
+import gzip
 import json
 import os
 import re
@@ -605,6 +606,17 @@ async def test_whatever_answers(desk: Desk, head: bytes, body: bytes, sentence: 
     said = done.stderr.decode()
     assert (1, b"", True) == (done.returncode, done.stdout, said.rstrip("\n").isprintable())
     assert sentence in said
+
+
+async def test_an_answer_without_an_end(desk: Desk) -> None:
+    """It is not read until memory is gone, though it would be one of ours in the end."""
+    packed = gzip.compress(b'{"status": "ok", "more": "%b"}' % (b"a" * (80 << 20)))
+    head = b"200 OK\r\nContent-Encoding: gzip"
+    async with answering(head, packed) as bomb:
+        done = await desk.run("status", "--url", bomb)
+
+    assert (1, b"") == (done.returncode, done.stdout)
+    assert f"ollama-proxy: {bomb} answers, but is no ollama-proxy\n" == done.stderr.decode()
 
 
 async def test_json_is_json_also_where_nobody_answers(desk: Desk) -> None:

@@ -20,7 +20,8 @@ from ollama_proxy.config import (
 )
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.preempt import Started
-from ollama_proxy.serve import CannotServe, Plan, serve
+from ollama_proxy.rooms import CannotServe
+from ollama_proxy.serve import Plan, serve
 from tests.fakes.ollama import Behaviour, Fake, Record, Script, open_fake
 from tests.routers import (
     CHAT,

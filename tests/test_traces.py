@@ -231,7 +231,7 @@ async def test_a_collector_that_hangs_is_not_waited_for() -> None:
 def test_nothing_is_imported_for_who_keeps_no_traces() -> None:
     """Neither by the command line nor by a router without a collector."""
     code = (
-        "import sys, ollama_proxy.cli, ollama_proxy.serve as s\n"
+        "import sys, ollama_proxy.cli, ollama_proxy.serve, ollama_proxy.rooms as s\n"
         "from ollama_proxy.config import Config\n"
         "assert s._open_traces(Config()) is None\n"
         "print([m for m in sys.modules if m.startswith(('opentelemetry', 'ollama_proxy.traces'))])\n"
@@ -246,7 +246,7 @@ def test_a_missing_extra_is_named() -> None:
     code = (
         "import sys\n"
         "sys.modules['opentelemetry'] = None\n"
-        "import ollama_proxy.serve as s\n"
+        "import ollama_proxy.rooms as s\n"
         "from ollama_proxy.config import Config, Observability\n"
         "try:\n"
         "    s._open_traces(Config(observability=Observability(otlp_endpoint='http://127.0.0.1:1')))\n"

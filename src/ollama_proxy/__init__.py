@@ -23,7 +23,10 @@ The rooms, and who may import whom (`tools/layers` checks it):
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     client     commands that ask a running router; say is one    config, tables
     senses     builds the senses, holds their nursery            sensors, notifier, desktop, engine, policy
-    serve      builds all of it, holds the nursery tree          everything but simulate; nobody imports it
+    decisions  the decision log, and its replay                  policy, config
+    stations   the backends that are open                        backends, engine, config
+    rooms      builds all the others out of the configuration    everything but simulate
+    serve      holds the nursery tree that they live in          rooms, stations; only cli imports it
 
 Start order is nesting, so shutdown order is nesting:
 

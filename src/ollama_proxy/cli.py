@@ -31,7 +31,9 @@ from ollama_proxy.config import (
 from ollama_proxy.keyring import KeyFault, make_key
 from ollama_proxy.observe import set_up_logging
 from ollama_proxy.policy.fleet import BackendType
-from ollama_proxy.serve import CannotServe, Plan, does_answer, serve
+from ollama_proxy.rooms import CannotServe
+from ollama_proxy.serve import Plan, serve
+from ollama_proxy.stations import does_answer
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
 BAD_CONFIG = 2

@@ -43,6 +43,7 @@ CERT_VARIABLE = "OLLAMA_PROXY_CERT_FILE"
 NOT_OURS = "{} answers, but is no ollama-proxy"
 # What httpx raises where nothing that it understands comes back; UnicodeError: `http://..` is no name.
 UNREACHED = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+ANSWER_MAX_BYTES = 64 << 20
 SAID_MAX = 1000  # characters of a fault that others tell
 # What it raises to take an answer for one that it is not.
 MISSHAPEN = (KeyError, TypeError, AttributeError, ValueError)
@@ -160,11 +161,25 @@ def ask(
     """One call to a running router: status and decoded answer. Raises Unanswered."""
     url = router_url(arguments)
     try:
-        with httpx.Client(**client_settings(arguments, timeout=10)) as client:
-            answer = client.request(method, url + path, json=body, headers=headers)
+        with (
+            httpx.Client(**client_settings(arguments, timeout=10)) as client,
+            client.stream(method, url + path, json=body, headers=headers) as answer,
+        ):
+            return decoded(url, _read_whole(url, answer))
     except UNREACHED as error:
         raise Unanswered(unanswered(url, error)) from error
-    return decoded(url, answer)
+
+
+def _read_whole(url: str, answer: httpx.Response) -> httpx.Response:
+    """An answer with its body, undone of any coding. Raises Unanswered: no router's is so long."""
+    pieces, size = [], 0
+    for piece in answer.iter_bytes():
+        pieces.append(piece)
+        size += len(piece)
+        if size > ANSWER_MAX_BYTES:
+            raise Unanswered(NOT_OURS.format(url))
+    told = {name: answer.headers[name] for name in ("x-backend-used",) if name in answer.headers}
+    return httpx.Response(answer.status_code, headers=told, content=b"".join(pieces))
 
 
 def decoded(url: str, answer: httpx.Response) -> tuple[int, Answer]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-import ollama_proxy.serve
+import ollama_proxy.rooms
 from ollama_proxy.cli import main
 from ollama_proxy.engine.dispatcher import Dispatcher
 from tests.fault.programs import Program
@@ -87,6 +87,6 @@ if __name__ == "__main__":
     clock = _WallClock()
     time.time = clock.time
     signal.signal(signal.SIGUSR2, clock.jump)
-    setattr(ollama_proxy.serve, "Dispatcher", _Seen)  # noqa: B010 - mypy would not have it otherwise
+    setattr(ollama_proxy.rooms, "Dispatcher", _Seen)  # noqa: B010 - mypy would not have it otherwise
     signal.signal(signal.SIGUSR1, _write)
     sys.exit(main())

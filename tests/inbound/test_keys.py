@@ -31,7 +31,8 @@ from ollama_proxy.inbound.http.app import ENDPOINTS
 from ollama_proxy.observe import LINES_AT_ONCE, ChangeLog
 from ollama_proxy.policy.access import NEEDS, OPEN, Key, Permission, digest_of
 from ollama_proxy.policy.ask import Call, Dialect
-from ollama_proxy.serve import CannotServe, Plan, serve
+from ollama_proxy.rooms import CannotServe
+from ollama_proxy.serve import Plan, serve
 from tests.engine.floor import open_floor
 from tests.fakes.ollama import Script
 from tests.inbound.ends import scripted

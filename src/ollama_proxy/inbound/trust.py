@@ -124,7 +124,7 @@ def preflight_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[byte
     return [*_PREFLIGHT, *([(b"access-control-allow-headers", allowed)] if allowed else [])]
 
 
-# As what a form of any page may send without asking; a form's third type cannot be made to hold JSON.
+# What any page may send without asking; it names its origin then, unless it is older than that rule.
 _FORMS = (b"text/plain", b"multipart/form-data")
 _FOREIGN = {b"cross-site", b"same-site"}
 

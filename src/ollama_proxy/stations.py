@@ -1,0 +1,201 @@
+"""The backends that are open, each with its station: opened, probed, replaced and closed with the configuration.
+
+A station lives in the workers' nursery, until it is retired and its slots are empty.
+"""
+
+import functools
+import logging
+import os
+
+import trio
+
+from ollama_proxy.backends.backend import Backend, BackendFailed
+from ollama_proxy.backends.embedded import EmbeddedBackend
+from ollama_proxy.backends.endpoint import Endpoint
+from ollama_proxy.backends.ollama import OllamaBackend
+from ollama_proxy.backends.openai import OpenAIBackend
+from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.server import Server, ServerSettings
+from ollama_proxy.config import (
+    BackendConfig,
+    Config,
+    Scheduler,
+)
+from ollama_proxy.engine.crew import Workers
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.health import HealthSettings, watch_health
+from ollama_proxy.engine.station import Station
+from ollama_proxy.engine.worker import work
+from ollama_proxy.policy.fleet import BackendType
+
+log = logging.getLogger("ollama_proxy")
+
+FIRST_PROBE_S = 0.5
+EMBEDDED_START_S = 300.0
+FAREWELL_S = 1.0
+PROBES_AT_ONCE = 8
+
+
+def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
+    """The backend that a part of the configuration describes."""
+    spec = config.to_spec()
+    settings = ServerSettings(
+        connect_timeout_s=config.connect_timeout_s,
+        api_key=os.environ.get(spec.api_key_env, "") if spec.api_key_env else "",
+    )
+
+    def open_server(url: str) -> Server:
+        return Server(Endpoint.parse(url), settings, pump)
+
+    match spec.type:
+        case BackendType.OLLAMA:
+            return OllamaBackend(spec, open_server(spec.endpoint))
+        case BackendType.OPENAI:
+            return OpenAIBackend(spec, open_server(spec.endpoint))
+        case BackendType.EMBEDDED:
+            return EmbeddedBackend(spec, open_server)
+
+
+class Fleet:
+    """The stations that are open, by the configuration that each came from."""
+
+    def __init__(self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery) -> None:
+        """Begin with none."""
+        self.dispatcher = dispatcher
+        self._pump = pump
+        self._workers = workers
+        self._open: dict[str, tuple[BackendConfig, Station]] = {}
+        self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
+        self._applying = trio.Lock()  # SIGHUP may come before all is open
+
+    async def apply(self, config: Config) -> None:
+        """Open what is new, close what is gone, replace what has changed.
+
+        A replaced station is closed after its successor was probed, so that those in its line
+        find a place; those at its slots finish on it. They join in the owner's order, in which
+        they are shown.
+        """
+        async with self._applying:
+            await self._apply(config)
+
+    async def _apply(self, config: Config) -> None:
+        wanted = {backend.id: backend for backend in config.backends}
+        health = HealthSettings(interval_s=config.router.health_interval_s)
+        lines = config.scheduler
+        opened: dict[str, Station] = {}
+        async with trio.open_nursery() as opening:
+            for backend_id, backend in wanted.items():
+                known = self._open.get(backend_id)
+                if known is None or known[0] != backend:
+                    station = Station(
+                        _open_backend(backend, self._pump), queue_capacity=lines.queue_capacity
+                    )
+                    if known is not None and known[0].endpoint == backend.endpoint:
+                        station.inherit(known[1])
+                    opened[backend_id] = station
+                    opening.start_soon(self._start, station, health)
+        for backend_id, station in opened.items():
+            known = self._open.get(backend_id)
+            self._open[backend_id] = (wanted[backend_id], station)
+            self.dispatcher.add(station)
+            if known is not None:
+                self.dispatcher.remove(known[1])
+        for gone in self._open.keys() - wanted.keys():
+            _, station = self._open.pop(gone)
+            self.dispatcher.remove(station)
+        for _, station in self._open.values():
+            _set_scheduler(station, lines)
+            self.dispatcher.health_changed(station)  # there may be more slots for some
+        self._pump.stall_timeout_s = config.router.stall_timeout_s
+
+    async def _start(self, station: Station, health: HealthSettings) -> None:
+        await self._workers.start(self._run, station, health, name=f"station {station.spec.id}")
+
+    async def _run(
+        self,
+        station: Station,
+        health: HealthSettings,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """One station's life: from its first probe until it is retired and its slots are empty."""
+        backend = station.backend
+        try:
+            async with trio.open_nursery() as life:
+                station.open(
+                    Workers(
+                        life,
+                        functools.partial(work, self.dispatcher, station),
+                        slots=station.spec.slots,
+                        name=station.spec.id,
+                    )
+                )
+                if station.spec.enabled:
+                    life.start_soon(backend.run, name=f"backend {station.spec.id}")
+                    with trio.move_on_after(FIRST_PROBE_S):
+                        await self._start_health(life, station, health)
+                task_status.started()
+                await station.wait_retired()
+                life.cancel_scope.cancel()
+        finally:
+            station.close()
+            with trio.move_on_after(FAREWELL_S, shield=True):
+                await backend.aclose()
+
+    async def _start_health(
+        self, life: trio.Nursery, station: Station, health: HealthSettings
+    ) -> None:
+        """Start probing, and wait for the first probe for as long as the caller waits."""
+        probed = trio.Event()
+
+        async def watch() -> None:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(watch_health, self.dispatcher, station, health, self._probes)
+                probed.set()
+
+        life.start_soon(watch, name=f"health {station.spec.id}")
+        await probed.wait()
+
+    async def wait_embedded(self) -> None:
+        """Where nothing but an embedded model can answer, wait until it can, or never will."""
+        enabled = [station for _, station in self._open.values() if station.spec.enabled]
+        embedded = [s.backend for s in enabled if isinstance(s.backend, EmbeddedBackend)]
+        if not embedded or len(embedded) < len(enabled):
+            return
+        log.info("loading the embedded model; the doors open when it can answer")
+        with trio.move_on_after(EMBEDDED_START_S):
+            for backend in embedded:
+                await backend.settled.wait()
+            # It can answer, or never will; the next probe tells the dispatcher so.
+            for station in enabled:
+                await self._probe(station)
+
+    async def _probe(self, station: Station) -> None:
+        try:
+            station.is_well(await station.backend.probe())
+        except BackendFailed as failure:
+            station.is_down(str(failure))
+        self.dispatcher.health_changed(station)
+
+
+async def does_answer(config: BackendConfig) -> bool:
+    """Whether a server answers there, now."""
+    pump = Pump(stall_timeout_s=1.0)
+    backend = _open_backend(config, pump)
+    try:
+        with trio.move_on_after(FIRST_PROBE_S * 2):
+            await backend.probe()
+            return True
+    except BackendFailed:
+        return False
+    finally:
+        await backend.aclose()
+    return False
+
+
+def _set_scheduler(station: Station, scheduler: Scheduler) -> None:
+    station.line.capacity = scheduler.queue_capacity
+    station.line.aging_s = scheduler.aging_s
+    station.reserve_critical_slots = scheduler.reserve_critical_slots
+    station.preempts = scheduler.preempt_started if scheduler.preempt else None
+    station.touch()
