@@ -4,7 +4,6 @@ No prompt, answer, header or key is ever written: the facts that come here do no
 """
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from structlog.typing import EventDict
 
 from ollama_proxy.engine.ledger import Change, Fact, Ledger, Outcome, TurnedAway
 from ollama_proxy.journal import JournalHandler, leads_to_journal
+from ollama_proxy.policy.rates import Bucket
 from ollama_proxy.policy.refusal import Code
 
 LINES_PER_S = 5.0  # of requests that became no job, in the long run
@@ -104,20 +104,15 @@ class Ration(logging.Filter):
         super().__init__()
         self.lost = 0
         self._unsaid = 0
-        self._per_s = self._left = lines_per_s
-        self._at = 0.0
+        self._lines = Bucket(lines_per_s, lines_per_s)
         self._out = out
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is written. Time is what the lines say it is: it may jump, and go back."""
-        passed_s = max(0.0, record.created - self._at)
-        self._at = record.created
-        self._left = min(self._per_s, self._left + passed_s * self._per_s)
-        if self._left < 1:
+        if self._lines.take(record.created):
             self.lost += 1
             self._unsaid += 1
             return False
-        self._left -= 1
         if self._unsaid:
             message = f"{self._unsaid} lines of the log were left out (log_lines_per_s)"
             self._unsaid = 0
@@ -229,18 +224,13 @@ class _Sparing:
 
     now: Callable[[], float] = trio.current_time
     unsaid: int = 0
-    _left: float = LINES_AT_ONCE
-    _at: float = -math.inf
+    _lines: Bucket = attrs.field(factory=partial(Bucket, LINES_PER_S, LINES_AT_ONCE))
 
     def _may_write(self) -> bool:
         """Whether there is a line for one more; else it is counted."""
-        now = self.now()
-        self._left = min(LINES_AT_ONCE, self._left + (now - self._at) * LINES_PER_S)
-        self._at = now
-        if self._left < 1:
+        if self._lines.take(self.now()):
             self.unsaid += 1
             return False
-        self._left -= 1
         return True
 
 

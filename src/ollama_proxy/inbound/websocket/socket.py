@@ -41,6 +41,7 @@ from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Dialect
+from ollama_proxy.policy.rates import Bucket
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 # What the books call what is spoken at a path.
@@ -158,8 +159,7 @@ class Socket:
         self._wire = WSConnection(ConnectionType.SERVER)
         self._message = bytearray()  # of one that has not come to its end
         self._held = 0  # bytes of it that count
-        self._left_to_read = float(limits.burst)
-        self._counted_at = trio.current_time()
+        self._messages = Bucket(limits.messages_per_s, limits.burst)
         self._was_heard = True
         self._dialogue: Dialogue | None = None
         self._greeting = trio.CancelScope()
@@ -447,11 +447,7 @@ class Socket:
 
     def _count(self) -> None:
         """Who says more than is ever needed is let go, before others wait for it."""
-        now, limits = trio.current_time(), self._limits
-        more = (now - self._counted_at) * limits.messages_per_s
-        self._left_to_read = min(float(limits.burst), self._left_to_read + more) - 1
-        self._counted_at = now
-        if self._left_to_read < 0:
+        if self._messages.take(trio.current_time()):
             raise _Closing(CloseReason.TRY_AGAIN_LATER, "too many messages", Code.RATE_LIMITED)
 
     # -- writing -----------------------------------------------------------------------------------
