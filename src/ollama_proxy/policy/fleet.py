@@ -2,6 +2,7 @@
 
 import enum
 import fnmatch
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -252,14 +253,17 @@ class BackendView:
         else:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.
-        ends_s = [abs(each.ends - now) for each in self.busy]
+        soonest_s = math.inf
+        for each in self.busy:  # most have a slot or two: `min` would cost more than it saves
+            left_s = abs(each.ends - now)
+            soonest_s = min(soonest_s, left_s)
         ahead_s = self.line.ahead_s(priority, client)
         extra = len(self.busy) - slots
         if (others := self.others) is not None and others.count:
             # Nobody tells when they began: the first of so many ends so soon on average.
-            ends_s.append(usual_s / (others.at_work + 1))
+            soonest_s = min(soonest_s, usual_s / (others.at_work + 1))
             extra += others.at_work
             ahead_s += others.ahead(priority) * usual_s
         if extra > 0:  # critical ones at slots that are not for this one, or they wait at a node
             ahead_s += extra * usual_s
-        return min(ends_s) + ahead_s / slots
+        return soonest_s + ahead_s / slots
