@@ -498,7 +498,7 @@ class TestFaults:
             ),
             (
                 backend(type='"llama"'),
-                'backends[0].type: must be one of ollama, openai, embedded (got "llama")',
+                'backends[0].type: must be one of ollama, openai, embedded, router (got "llama")',
             ),
             (backend("slots = 0"), "backends[0].slots: must be 1 to 1024 (got 0)"),
             (
