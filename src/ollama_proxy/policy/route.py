@@ -302,7 +302,7 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
             if barred is not None:
                 barred.append(Barred(view.spec.id, f"is too hot: {view.hot}"))
             continue
-        if view.busy:
+        if view.busy or ((others := view.others) is not None and others.count):
             has_room = view.has_room(priority)
             wait_s = 0.0 if has_room else view.wait_s(priority, client, candidate.whole_s, now)
             candidate = _load(candidate, view, wait_s, time_weight)
@@ -588,7 +588,7 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float, time_weight: f
     """The same for a backend that is not idle: others share it, or must end first."""
     id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, *rest = candidate
     latency, power, _, loaded, prefix, failing, heat, wake = terms
-    load = -math.log2(1 + len(view.busy) / view.spec.slots)
+    load = -math.log2(1 + view.taken / view.spec.slots)
     if wait_s:
         load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
         # Each one before it may take longer than expected, or shorter: errors add up as squares.
