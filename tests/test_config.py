@@ -214,6 +214,7 @@ class TestGood:
                 name="A",
                 enabled=False,
                 slots=3,
+                slots_max=3,
                 models=("q*",),
                 exclude=("qx",),
                 aliases={"gpt": "q"},
@@ -498,7 +499,7 @@ class TestFaults:
             ),
             (
                 backend(type='"llama"'),
-                'backends[0].type: must be one of ollama, openai, embedded (got "llama")',
+                'backends[0].type: must be one of ollama, openai, embedded, router (got "llama")',
             ),
             (backend("slots = 0"), "backends[0].slots: must be 1 to 1024 (got 0)"),
             (

@@ -107,7 +107,7 @@ async def serve(
         workers.start_soon(rooms.manager.keep_watchdog)
         if rooms.encryption is not None:
             workers.start_soon(rooms.encryption.watch, config.router.health_interval_s)
-        fleet = Fleet(rooms.dispatcher, pump, workers)
+        fleet = Fleet(rooms.dispatcher, pump, workers, node_id=rooms.node_id)
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )

@@ -15,6 +15,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.router import RouterBackend
 from ollama_proxy.backends.server import Server, ServerSettings
 from ollama_proxy.config import (
     BackendConfig,
@@ -36,7 +37,7 @@ FAREWELL_S = 1.0
 PROBES_AT_ONCE = 8
 
 
-def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
+def _open_backend(config: BackendConfig, pump: Pump, node_id: str = "") -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
     settings = ServerSettings(
@@ -54,15 +55,20 @@ def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
             return OpenAIBackend(spec, open_server(spec.endpoint))
         case BackendType.EMBEDDED:
             return EmbeddedBackend(spec, open_server)
+        case BackendType.ROUTER:
+            return RouterBackend(spec, open_server(spec.endpoint), node_id=node_id)
 
 
 class Fleet:
     """The stations that are open, by the configuration that each came from."""
 
-    def __init__(self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery) -> None:
-        """Begin with none."""
+    def __init__(
+        self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery, *, node_id: str = ""
+    ) -> None:
+        """Begin with none; `node_id` is what this router is called by others."""
         self.dispatcher = dispatcher
         self._pump = pump
+        self._node_id = node_id
         self._workers = workers
         self._open: dict[str, tuple[BackendConfig, Station]] = {}
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
@@ -88,7 +94,8 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend, self._pump), queue_capacity=lines.queue_capacity
+                        _open_backend(backend, self._pump, self._node_id),
+                        queue_capacity=lines.queue_capacity,
                     )
                     if known is not None and known[0].endpoint == backend.endpoint:
                         station.inherit(known[1])
@@ -126,7 +133,7 @@ class Fleet:
                     Workers(
                         life,
                         functools.partial(work, self.dispatcher, station),
-                        slots=station.spec.slots,
+                        slots=max(station.written.slots, station.written.slots_max),
                         name=station.spec.id,
                     )
                 )

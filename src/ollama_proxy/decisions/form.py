@@ -59,7 +59,9 @@ class Speeds(msgspec.Struct, omit_defaults=True):
 class View(msgspec.Struct, omit_defaults=True):
     """One backend as it stood; as `policy.fleet.BackendView`.
 
-    Of its models there are only those that may be meant. `judged`: when a choice last looked at what
+    Of its models there are only those that may be meant. `mode`, `draining`, `ttft_s` and
+    `tokens_per_s`: what a router says of itself, the last two of the model. `turned_away`: the priority
+    up to which it says that it is full. `judged`: when a choice last looked at what
     was learned; None: it did not, or does now.
     """
 
@@ -78,6 +80,11 @@ class View(msgspec.Struct, omit_defaults=True):
     heat: str = "unknown"
     hot: str = ""
     asleep: bool = False
+    mode: str | None = None
+    draining: bool = False
+    ttft_s: float | None = None
+    tokens_per_s: float | None = None
+    turned_away: int | None = None
     judged: float | None = None
 
 
@@ -112,6 +119,7 @@ class Asked(msgspec.Struct, omit_defaults=True):
     prompt_bytes: int = 0
     answer_limit: int | None = None
     continues: bool = False
+    forwarded: bool = False
 
 
 class Wished(msgspec.Struct, omit_defaults=True):
