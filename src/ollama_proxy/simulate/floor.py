@@ -17,6 +17,7 @@ from ollama_proxy.engine.job import Caller, Job
 from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import ENDINGS
+from ollama_proxy.policy.fleet import BackendSpec
 from ollama_proxy.policy.refusal import Refusal
 from ollama_proxy.policy.route import RouteSettings
 from ollama_proxy.simulate.arrivals import Arrival, Kind
@@ -105,11 +106,11 @@ def open_dispatcher(scenario: Scenario, hours: Hours) -> Dispatcher:
     return dispatcher
 
 
-def open_station(scenario: Scenario, machine: Machine) -> Station:
+def open_station(scenario: Scenario, spec: BackendSpec) -> Station:
     """A backend's station, closed; nothing is known of it."""
     scheduler = scenario.scheduler
     return Station(
-        Facade(machine.spec),
+        Facade(spec),
         queue_capacity=scheduler.queue_capacity,
         aging_s=scheduler.aging_s,
         reserve_critical_slots=scheduler.reserve_critical_slots,
@@ -138,7 +139,7 @@ class Floor:
         self.crews = [self._join(machine) for machine in fleet]
 
     def _join(self, machine: Machine) -> Crew:
-        station = open_station(self._scenario, machine)
+        station = open_station(self._scenario, machine.spec)
         crew = Crew(self, station, machine)
         station.open(crew)
         station.watch = lambda: self._hours.at(self._hours.now, self._ask_lingering, crew)

@@ -1,12 +1,13 @@
 """Several pickers over one fleet, which share nothing but what each node tells when it is asked.
 
 Law: a picker is the real dispatcher, whose backends are nodes; a node is the real dispatcher, over one
-modelled machine. Between the two are a request and its answer, which take no time, and `Node.told`.
+modelled machine. Between the two are a request and its answer, which take no time, and what a node
+tells of itself when it is asked.
 """
 
 import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -17,7 +18,10 @@ from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import ENDINGS
 from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.others import Others
+from ollama_proxy.policy.estimate import Learned
+from ollama_proxy.policy.fleet import BackendType
+from ollama_proxy.policy.modes import Mode
+from ollama_proxy.policy.node import Node
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.simulate.arrivals import Traffic
 from ollama_proxy.simulate.callers import Callers
@@ -25,20 +29,14 @@ from ollama_proxy.simulate.floor import Floor, Visitor, open_dispatcher, open_st
 from ollama_proxy.simulate.hours import Hours
 from ollama_proxy.simulate.model import Machine
 from ollama_proxy.simulate.report import Tally
-from ollama_proxy.simulate.scenario import FleetConfig, Scenario
-SETTLED_S = 0.001  # until all has happened that happens at once, such as a slot being cleared for one
+from ollama_proxy.simulate.scenario import Scenario, fleet_of
+
+SETTLED_S = (
+    0.001  # until all has happened that happens at once, such as a slot being cleared for one
+)
 
 
-@attrs.frozen(kw_only=True)
-class Word:
-    """What a node tells of itself."""
-
-    probe: Probe
-    at_work: int
-    waiting: Sequence[int]
-
-
-class Node:
+class Place:
     """A router with one backend, among others.
 
     Attributes:
@@ -58,17 +56,23 @@ class Node:
             hours.at(absence.at_s, self._leave, None)
             hours.at(absence.until_s, self._return, None)
 
-    def told(self) -> Word:
-        """What it answers one who asks what it has to do."""
-        probe = self.machine.probe(self._hours.now)
-        if self.machine.given.lies:
-            return Word(probe=probe, at_work=0, waiting=(0,) * len(Priority))
-        depths = self._station.line.depths
-        return Word(
-            probe=probe,
-            at_work=self._station.in_flight,
-            waiting=[depths[priority] for priority in Priority],
+    def told(self) -> Probe:
+        """What it answers one who asks how it is: as `inbound.node` has it of a real one."""
+        probe, station = self.machine.probe(self._hours.now), self._station
+        depths, speeds = station.line.depths, station.estimates.subjects
+        is_honest = not self.machine.given.lies
+        node = Node(
+            mode=Mode.BALANCED,
+            slots=station.spec.slots,
+            at_work=station.in_flight if is_honest else 0,
+            waiting=[depths[p] if is_honest else 0 for p in Priority],
+            models=probe.models,
+            loaded=probe.loaded,
+            token_j=_told({m: station.energy.token_j(m) for m in speeds}),
+            first_s=_told({m: _value(s.first_s) for m, s in speeds.items()}),
+            tokens_per_s=_told({m: _value(s.decode) for m, s in speeds.items()}),
         )
+        return attrs.evolve(probe, node=node)
 
     def takes_at_once(self, job: Job) -> bool:
         """Whether it would begin with a request that came now."""
@@ -110,6 +114,15 @@ class Node:
         self.is_gone = False
 
 
+def _value(learned: Learned | None) -> float | None:
+    return None if learned is None else learned.value
+
+
+def _told(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are known, as exactly as a node tells them."""
+    return {name: float(f"{value:.4g}") for name, value in figures.items() if value is not None}
+
+
 @attrs.define(eq=False)
 class Visit(Visitor):
     """An attempt of a picker's, at a node.
@@ -144,9 +157,8 @@ class Post:
     """A node as one picker knows it; the crew of its station there."""
 
     picker: "Picker"
-    node: Node
+    node: Place
     station: Station
-    others: Others
 
     def give(self, attempt: Attempt, at_work: int) -> None:  # noqa: ARG002 - as `Crew` has it
         """See `Crew`."""
@@ -194,6 +206,7 @@ class Post:
             return BackendFailed(Fault.BROKE, refusal.message)
         if refusal.code is Code.DEADLINE_EXCEEDED and self.picker.hours.now >= job.deadline:
             return DeadlinePassed()
+        self.picker.declined += 1
         fault = Fault.FULL if refusal.code is Code.QUEUE_FULL else Fault.DECLINED
         return BackendFailed(
             fault, refusal.message, code=refusal.code, retry_after_s=refusal.retry_after_s
@@ -218,26 +231,25 @@ class Post:
         """Ask the node what it has to do; it is heard when the answer is there."""
         picker = self.picker
         own = self.station.in_flight
-        word = None if self.node.is_gone else self.node.told()
+        probe = None if self.node.is_gone else self.node.told()
         if picker.fleet.late_s:
-            hear = functools.partial(self._hear, word, own)
+            hear = functools.partial(self._hear, probe, own)
             picker.hours.at(picker.hours.now + picker.fleet.late_s, lambda _: hear(), None)
         else:
-            self._hear(word, own)
+            self._hear(probe, own)
 
-    def _hear(self, word: Word | None, own: int) -> None:
+    def _hear(self, probe: Probe | None, own: int) -> None:
+        """As `engine.health` takes an answer, or that there was none."""
         station, dispatcher = self.station, self.picker.dispatcher
-        was_healthy = station.healthy
-        if word is None:
+        was_healthy, heat = station.healthy, station.heat
+        if probe is None:
+            station.is_down("it does not answer")
             if was_healthy:
-                station.is_down("it does not answer")
-                self.others.forget()
                 dispatcher.health_changed(station)
             return
-        if not was_healthy or word.probe.loaded != station.loaded:
-            station.is_well(word.probe)
-        is_less = self.others.hear(word.at_work, word.waiting, own)
-        if is_less or not was_healthy:
+        station.is_well(probe)
+        dispatcher.node_told(station, heat=heat, has_less=station.hears(own))
+        if not was_healthy:
             dispatcher.health_changed(station)
 
 
@@ -247,38 +259,42 @@ class Picker:
     Attributes:
         visits: its attempts, at nodes.
         misplaced: how many it sent to a node that had no slot for them, while another had.
+        declined: how often a node would not take what it was sent.
     """
 
     def __init__(
         self,
         scenario: Scenario,
-        fleet: FleetConfig,
+        nodes: Sequence[Place],
+        *,
         hours: Hours,
-        nodes: Sequence[Node],
         dice: random.Random,
         goes_on: Callable[[], bool],
     ) -> None:
         """Open: it was just told of every node, and asks each again at moments of its own.
 
         Args:
-            scenario: how it is set.
-            fleet: how it asks.
-            hours: when it is.
+            scenario: how it is set, and how it asks.
             nodes: whom it may choose.
+            hours: when it is.
             dice: its moments.
             goes_on: whether anything is yet to be chosen; else it asks no more.
         """
+        fleet = fleet_of(scenario)
         self.fleet, self.hours, self.nodes = fleet, hours, nodes
         self.visits: dict[Attempt, Visit] = {}
-        self.misplaced = 0
+        self.misplaced = self.declined = 0
         self._dice, self._goes_on = dice, goes_on
         self.dispatcher = open_dispatcher(scenario, hours)
         for node in nodes:
-            station = open_station(scenario, node.machine)
-            station.others = Others()
-            post = Post(self, node, station, station.others)
+            slots = node.machine.spec.slots
+            router = attrs.evolve(
+                node.machine.spec, type=BackendType.ROUTER, slots=slots, slots_max=slots
+            )
+            station = open_station(scenario, router)
+            post = Post(self, node, station)
             station.open(post)
-            station.is_well(node.machine.probe(0.0))
+            station.is_well(node.told())
             self.dispatcher.add(station)
             hours.at(fleet.refresh_s * dice.random(), self._ask, post)
 
@@ -303,17 +319,17 @@ class Fleet:
         count: int,
     ) -> None:
         """Open all; nothing has happened."""
-        fleet = scenario.fleet
-        assert fleet is not None, "a scenario without one has no pickers"  # noqa: S101 - as said
         self._hours = Hours()
-        self.nodes = [Node(scenario, self._hours, machine) for machine in machines]
+        self.nodes = [Place(scenario, self._hours, machine) for machine in machines]
+        # Not the same dice: to whom a request is dealt must not depend on how often nodes are asked.
         dice = random.Random(f"{scenario.seed} {count} pickers")  # noqa: S311 - a model's dice
+        deal = random.Random(f"{scenario.seed} {count} deal")  # noqa: S311 - as above
         self.pickers = [
-            Picker(scenario, fleet, self._hours, self.nodes, dice, self._goes_on)
+            Picker(scenario, self.nodes, hours=self._hours, dice=dice, goes_on=self._goes_on)
             for _ in range(count)
         ]
         self._callers = Callers(
-            traffic, tally, self._hours, lambda: dice.choice(self.pickers).dispatcher
+            traffic, tally, self._hours, lambda: deal.choice(self.pickers).dispatcher
         )
 
     def run(self) -> None:
@@ -327,3 +343,8 @@ class Fleet:
     def misplaced(self) -> int:
         """How many were sent to a node that had no slot for them, while another had."""
         return sum(picker.misplaced for picker in self.pickers)
+
+    @property
+    def declined(self) -> int:
+        """How often a node would not take what it was sent; another was tried then."""
+        return sum(picker.declined for picker in self.pickers)

@@ -9,8 +9,9 @@ How each figure is meant:
                  thrifty node; of an answer that is not streamed, its end.
     refused      not taken on, of all who came.
     failed       taken on, and not answered.
-    misplaced    sent to a node that had no slot for it while another had, of all attempts' requests.
-                 Whoever knows all sends nobody so.
+    misplaced    sent to a node that had no slot for it while another had, for each who came. Whoever
+                 knows all sends nobody so.
+    declined     sent to a node that would not take it, so that another was tried; as above.
     against      the mean of the differences to the one that knows all, seed by seed.
 """
 
@@ -25,7 +26,7 @@ from ollama_proxy.simulate.arrivals import traffic
 from ollama_proxy.simulate.model import machines, quantiles
 from ollama_proxy.simulate.pickers import Fleet
 from ollama_proxy.simulate.report import Figures, Tally
-from ollama_proxy.simulate.scenario import Recorded, Scenario
+from ollama_proxy.simulate.scenario import Recorded, Scenario, fleet_of
 from ollama_proxy.simulate.sizing import sized
 from ollama_proxy.simulate.world import World
 
@@ -40,14 +41,14 @@ FIGURES = {
     "refused": "refused",
     "failed": "failed",
     "misplaced": "misplaced",
+    "declined": "declined by a node",
 }
-_SHARES = {"deadlines", "refused", "failed", "misplaced"}
+_SHARES = {"deadlines", "refused", "failed", "misplaced", "declined"}
 
 
 def names(scenario: Scenario) -> list[str]:
     """What is compared."""
-    assert scenario.fleet is not None, "only a fleet has pickers"  # noqa: S101 - the caller's promise
-    return [ALL_KNOWING, *map(picked, scenario.fleet.pickers)]
+    return [ALL_KNOWING, *map(picked, fleet_of(scenario).pickers)]
 
 
 def picked(count: int) -> str:
@@ -69,8 +70,7 @@ def compare(
         For each, its `FIGURES`: `mean`, `least`, `most` and `against`, and `by_seed`. None where there
         is nothing to tell: no request had a deadline, say.
     """
-    fleet = scenario.fleet
-    assert fleet is not None, "only a fleet has pickers"  # noqa: S101 - as above
+    fleet = fleet_of(scenario)
     chosen = [name for name in names(scenario) if only is None or name in only]
     runs: dict[str, list[Figures]] = {name: [] for name in chosen}
     for seed in range(scenario.seed, scenario.seed + fleet.seeds):
@@ -88,7 +88,7 @@ def _run(name: str, scenario: Scenario, recorded: Sequence[Recorded]) -> Figures
         warm_up_s=scenario.warm_up_s,
         warm_up_requests=scenario.warm_up_requests,
     )
-    counts = {picked(count): count for count in scenario.fleet.pickers} if scenario.fleet else {}
+    counts = {picked(count): count for count in fleet_of(scenario).pickers}
     # See `run`: nothing here lives longer than a run.
     gc.disable()
     try:
@@ -117,6 +117,7 @@ def _run(name: str, scenario: Scenario, recorded: Sequence[Recorded]) -> Figures
         "refused": sum(told["refused"].values()) / arrived if arrived else None,
         "failed": sum(told["failed"].values()) / arrived if arrived else None,
         "misplaced": run.misplaced / arrived if isinstance(run, Fleet) and arrived else 0.0,
+        "declined": run.declined / arrived if isinstance(run, Fleet) and arrived else 0.0,
         "arrived": arrived,
         "served": served,
         "refusals": told["refused"],

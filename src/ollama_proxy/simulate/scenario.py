@@ -250,6 +250,12 @@ class Scenario:
         return (hours * 60 + minutes + int(now // 60)) % 1440
 
 
+def fleet_of(scenario: Scenario) -> FleetConfig:
+    """A scenario's fleet, which its caller knows to be there."""
+    assert scenario.fleet is not None, "only a fleet has nodes and pickers"  # noqa: S101 - as said
+    return scenario.fleet
+
+
 @attrs.frozen(kw_only=True)
 class Recorded:
     """One request of a trace; what is left out is as in `TrafficConfig`."""

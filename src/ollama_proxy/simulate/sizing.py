@@ -4,13 +4,12 @@ import math
 
 import attrs
 
-from ollama_proxy.simulate.scenario import MachineConfig, Scenario, TrafficConfig
+from ollama_proxy.simulate.scenario import MachineConfig, Scenario, TrafficConfig, fleet_of
 
 
 def sized(scenario: Scenario, seed: int) -> Scenario:
     """The scenario of one run: so many of each node, so many requests a second, its own seed."""
-    fleet = scenario.fleet
-    assert fleet is not None, "only a fleet is sized"  # noqa: S101 - the caller's promise
+    fleet = fleet_of(scenario)
     backends = scenario.backends
     if fleet.nodes:
         counts = _shares(fleet.nodes, [backend.count for backend in backends])
