@@ -138,7 +138,8 @@ class Station:
     @property
     def reserved(self) -> int:
         """How many slots are kept for critical requests: never all of them."""
-        return min(self.reserve_critical_slots, self.spec.slots - 1)
+        kept = self.reserve_critical_slots
+        return min(kept, self.spec.slots - 1) if kept else 0
 
     @property
     def has_free_slot(self) -> bool:
@@ -166,8 +167,10 @@ class Station:
 
     def takes_at_once(self, priority: Priority) -> bool:
         """Whether a job of this priority would be the next whom `next` takes out."""
-        kept = 0 if priority is Priority.CRITICAL else self.reserved
-        return self.spec.slots - self.in_flight > kept and not len(self.line)
+        free = self.spec.slots - len(self.busy)
+        if free <= 0 or len(self.line):
+            return False
+        return priority is Priority.CRITICAL or free > self.reserved
 
     def victim(self) -> Attempt | None:
         """Who gives up a slot for the critical job that is next in line; None if nobody should.
