@@ -42,6 +42,9 @@ class Call(enum.Enum):
         streams_by_default: it streams when its body does not say: Ollama's two generating calls do.
     """
 
+    # By identity, in C: what comes along hashes the name, in a call of Python's own.
+    __hash__ = object.__hash__
+
     OPENAI_CHAT = "/v1/chat/completions"
     OPENAI_COMPLETION = "/v1/completions"
     OPENAI_EMBEDDING = "/v1/embeddings"
