@@ -16,6 +16,7 @@ from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started, choose_victim
 from ollama_proxy.policy.thermal import ThermalState
 
@@ -35,6 +36,7 @@ class Station:
         heat: that part's thermal state.
         hot: the same for people; empty where it is not warm.
         asleep: that part is suspended.
+        others: what others have there, as it told last; None: nobody else uses it.
         energy: what was learned of its energy.
         watch: is called when the backend should be probed soon; None where nobody probes it.
     """
@@ -72,6 +74,7 @@ class Station:
         self.heat = ThermalState.UNKNOWN
         self.hot = ""
         self.asleep = False
+        self.others: Others | None = None
         self.energy = Appetite()
         self._off_s = Learned(0.0, 0.0)
         self._linger_s = Learned(0.0, 0.0)
@@ -102,6 +105,7 @@ class Station:
                 loaded=self.loaded,
                 busy=self.busy,
                 line=self.line,
+                others=self.others,
                 reserved=self.reserved,
                 running=self.running,
                 preempts=self.preempts,
