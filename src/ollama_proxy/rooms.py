@@ -67,6 +67,7 @@ class Rooms:
     climate: Climate
     news: News
     gate: Gate
+    metrics: Metrics
     encryption: Encryption | None
     decisions: DecisionLog | None
     traces: "Traces | None"
@@ -173,6 +174,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         climate=climate,
         news=news,
         gate=gate,
+        metrics=metrics,
         encryption=encryption,
         decisions=decisions,
         traces=traces,

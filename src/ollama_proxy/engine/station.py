@@ -132,6 +132,11 @@ class Station:
         if self._view is not None:
             self._view.memo.clear()
 
+    @property
+    def node_id(self) -> str:
+        """Whose it is, where it is a router that has told so; else empty."""
+        return ""
+
     # -- slots -----------------------------------------------------------------------------------
 
     @property

@@ -719,7 +719,7 @@ def _nobody(
             f"No backend {where}can serve {ask.model!r} now: "
             + (
                 ", ".join(f"{v.spec.id} {_obstacle(v, ask, tried)}" for v in meant)
-                or "none is configured"
+                or "there is none; describe one in the configuration, or see why [fleet] finds none"
             )
             + ".",
             retry_after_s=_RETRY_AFTER_S,
