@@ -12,6 +12,7 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.engine.journey import Leg
 from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.energy import Spent
+from ollama_proxy.policy.onward import wishes_onward
 from ollama_proxy.policy.route import Decision
 
 PATIENCE_SLACK_S = 0.005
@@ -48,6 +49,7 @@ class Attempt(Sink):
         cost: what it has cost in joules until a time.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
         leg: what is noted of it on its job's journey; None where nobody keeps traces.
+        onward: its backend is a router, to which the job's wishes go along.
     """
 
     job: Job
@@ -67,6 +69,7 @@ class Attempt(Sink):
     cost: Callable[["Attempt", float], Spent | None] = lambda *_: None
     told: Callable[["Attempt"], object] | None = None
     leg: Leg | None = None
+    onward: bool = False
 
     # -- what `policy.preempt` asks ----------------------------------------------------------------
 
@@ -106,9 +109,14 @@ class Attempt(Sink):
     def errand(self) -> Errand:
         """What its backend is to do, and for whom."""
         job = self.job
-        if self.leg is None or job.journey is None:
-            return job.errand
-        return job.journey.directed(job.errand, self.leg)
+        errand = job.errand
+        if self.leg is not None and job.journey is not None:
+            errand = job.journey.directed(errand, self.leg)
+        if self.onward:
+            left_s = job.deadline - trio.current_time()
+            wishes = wishes_onward(job.wishes, client=job.client, left_s=left_s)
+            errand = attrs.evolve(errand, headers=(*errand.headers, *wishes))
+        return errand
 
     # -- ending it ---------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ import re
 import secrets
 from collections.abc import Iterable
 
+import attrs
 import msgspec
 
 from ollama_proxy.engine.job import Caller, Errand, Job
 from ollama_proxy.policy.affinity import prefix_keys
 from ollama_proxy.policy.ask import Ask, Call, MalformedWish, read_wishes
+from ollama_proxy.policy.onward import VIA, came_through_router
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 _WISHES_BY_HEADER = {
@@ -95,10 +97,11 @@ class RoutingHeaders:
         passed: what goes to the backend.
         given: wish name to its text.
         client: who asks, for taking turns in line; empty for whoever does not say.
+        forwarded: it came through another router.
         fault: the first malformed header, if one is.
     """
 
-    __slots__ = ("client", "fault", "given", "passed", "request_id", "slo")
+    __slots__ = ("client", "fault", "forwarded", "given", "passed", "request_id", "slo")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sort headers (lower-case names)."""
@@ -108,11 +111,14 @@ class RoutingHeaders:
         self.fault: Refusal | None = None
         self.request_id = ""
         self.client = ""
+        self.forwarded = False
         for name, value in headers:
             if name in _PASSED or name.startswith(_PASSED_PREFIXES):
                 self.passed.append((name, value))
             elif name.startswith(b"x-"):
                 self._keep(name, value)
+            elif name == VIA and came_through_router(value):
+                self.forwarded = True
         if not self.request_id:
             self.request_id = make_request_id()
         self.passed.append((b"x-request-id", self.request_id.encode()))
@@ -253,6 +259,8 @@ def read_job(
     if headers.fault is not None:
         raise RequestRefused(headers.fault)
     ask = read_ask(call, body)
+    if headers.forwarded:
+        ask = attrs.evolve(ask, forwarded=True)
     given = headers.given
     if headers.slo is not None and ask.stream:
         given = {"max_latency_ms": headers.slo} | given

@@ -47,7 +47,7 @@ from ollama_proxy.policy.affinity import Warm
 from ollama_proxy.policy.ask import Ask, Wishes
 from ollama_proxy.policy.candidate import SAFETY, Candidate, Terms
 from ollama_proxy.policy.estimate import BYTES_PER_TOKEN, Forecast
-from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.fleet import BackendType, BackendView
 from ollama_proxy.policy.modes import STANCES, Mode, Stance
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.restraint import Restraint, restrain
@@ -297,12 +297,17 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
             candidate = _assess(view, ask, settings, now)
         if warm is not None and warm.backend == view.spec.id:
             candidate = _assess(view, ask, settings, now, cached=warm.share)
+        if view.turned_away is not None and priority <= view.turned_away:
+            full.append(candidate)
+            if barred is not None:
+                barred.append(Barred(view.spec.id, _FULL))
+            continue
         if not is_calm and view.heat is ThermalState.CRITICAL:
             too_hot.append(candidate)
             if barred is not None:
                 barred.append(Barred(view.spec.id, f"is too hot: {view.hot}"))
             continue
-        if view.busy:
+        if view.busy or ((others := view.others) is not None and others.count):
             has_room = view.has_room(priority)
             wait_s = 0.0 if has_room else view.wait_s(priority, client, candidate.whole_s, now)
             candidate = _load(candidate, view, wait_s, time_weight)
@@ -395,7 +400,7 @@ def _said_of(why: Restraint | None, settings: RouteSettings) -> Reason | None:
             return Reason.BATTERY
         case Restraint.WATTS if settings.watts_cap == settings.power_budget_watts:
             return Reason.POWER_BUDGET
-        case Restraint.WATTS | None:
+        case Restraint.WATTS | Restraint.NODE | None:
             return None
 
 
@@ -440,11 +445,20 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
         return "is unhealthy"
     if view.circuit_open:
         return "failed too often lately"
+    if view.node is not None and view.node.is_draining:
+        return "is shutting down"
+    if _is_second_hop(view, ask):
+        return "is a router, and the request came through one"
     if ask.call in view.unserved:
         return f"does not serve {ask.call.path}"
     if ask.continues and not spec.continues(ask.call):
         return "cannot continue an answer"
     return _model_obstacle(view, ask)
+
+
+def _is_second_hop(view: BackendView, ask: Ask) -> bool:
+    """Whether a request would go from router to router to router: two could go on so for ever."""
+    return ask.forwarded and view.spec.type is BackendType.ROUTER
 
 
 def _model_obstacle(view: BackendView, ask: Ask) -> str | None:
@@ -524,15 +538,14 @@ def _assess(
     """What is expected of a backend that is idle, and has a share of the prompt in its cache."""
     spec = view.spec
     loaded = view.has_loaded(ask.model)
+    prior = view.prior(ask)
     if settings.auto_optimize:
-        forecast = view.estimates.forecast(ask, spec.prior, loaded=loaded, now=now)
+        forecast = view.estimates.forecast(ask, prior, loaded=loaded, now=now)
     else:
         forecast = Forecast(first_s=spec.avg_latency_s, whole_s=spec.avg_latency_s)
     saved_s = 0.0
     if cached and settings.auto_optimize:
-        fresh = view.estimates.forecast(
-            ask, spec.prior, loaded=loaded, uncached=1 - cached, now=now
-        )
+        fresh = view.estimates.forecast(ask, prior, loaded=loaded, uncached=1 - cached, now=now)
         saved_s, forecast = forecast.first_s - fresh.first_s, fresh
     alone_s = forecast.first_s if ask.stream else forecast.whole_s
     warm_s = max(alone_s - forecast.load_s, 1e-6)
@@ -540,6 +553,9 @@ def _assess(
     stance = settings.steering.stance
     time_weight = stance.time_weight
     power_weight = stance.power_weight if settings.power_aware else 0.0
+    own = view.stance
+    if own is not None:  # whoever saves there saves more than is asked for here
+        power_weight = max(power_weight, own.power_weight)
     loading = -0.5 if loaded is None else 0.0 if loaded else -max(1.0, math.log2(alone_s / warm_s))
     wake_s = spec.wake_s if view.asleep else 0.0
     waking = _waking(wake_s, warm_s, time_weight, power_weight) if wake_s else 0.0
@@ -567,11 +583,18 @@ def _assess(
         toil=1 / max(1 - view.failing, 0.01),
         ties=(-spec.preference, spec.id != settings.default_backend, spec.id),
         heard_at=view.estimates.heard_at(ask),
-        prior_s=spec.avg_latency_s,
+        prior_s=prior.first_s,
         token_j=token_j,
         warmth=view.heat.rank,
         asleep=view.asleep,
+        spared=own is not None and _would_spare(own, view.heat, watts),
     )
+
+
+def _would_spare(stance: Stance, heat: ThermalState, watts: float) -> bool:
+    """Whether a node's own mode lets no work come that another can do."""
+    cap = stance.watts_soft_cap
+    return heat.rank > stance.warmest.rank or (cap is not None and watts > cap)
 
 
 def _waking(wake_s: float, warm_s: float, time_weight: float, power_weight: float) -> float:
@@ -588,7 +611,7 @@ def _load(candidate: Candidate, view: BackendView, wait_s: float, time_weight: f
     """The same for a backend that is not idle: others share it, or must end first."""
     id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, *rest = candidate
     latency, power, _, loaded, prefix, failing, heat, wake = terms
-    load = -math.log2(1 + len(view.busy) / view.spec.slots)
+    load = -math.log2(1 + view.taken / view.spec.slots)
     if wait_s:
         load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
         # Each one before it may take longer than expected, or shorter: errors add up as squares.
@@ -688,7 +711,7 @@ def _nobody(
             Code.BACKEND_FAILED,
             f"Every backend that could serve {ask.model!r} failed: {', '.join(tried)}.",
         )
-    enabled = [v for v in meant if v.spec.enabled]
+    enabled = [v for v in meant if v.spec.enabled and not _is_second_hop(v, ask)]
     fitting = [v for v in enabled if _model_obstacle(v, ask) is None]
     where = f"on {wishes.target!r} " if wishes.target is not None else ""
     if fitting and all(ask.call in v.unserved for v in fitting):
