@@ -251,7 +251,8 @@ class Scouts:
             hardware=Hardware.CLOUD,
             endpoint=member.url,
             slots=wanted.slots,
-            api_key_env=wanted.api_key_env,
+            # In the local network anybody may say that he is a node.
+            api_key_env="" if member.source is Source.AVAHI else wanted.api_key_env,
         )
 
 

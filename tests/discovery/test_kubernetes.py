@@ -236,6 +236,16 @@ async def test_an_api_that_cannot_prove_itself_is_told_no_token(
     assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
 
 
+async def test_the_token_is_sent_over_tls_alone(tmp_path: Path) -> None:
+    """A proxy of kubectl's, say, needs none."""
+    async with open_api(tmp_path / "sa", tls=False) as api:
+        api.put("router-a", endpoint("10.1.0.1"))
+        async with watching(api, tmp_path / "sa") as heard:
+            await heard.until(A)
+
+    assert {""} == set(api.tokens)
+
+
 async def test_more_nodes_than_there_may_be_are_left_out_later(tmp_path: Path) -> None:
     """A thousand endpoints are reported; it is the roster that takes so many."""
     async with open_api(tmp_path / "sa") as api:

@@ -21,6 +21,7 @@ from ollama_proxy.certificates import HTTP1, server_contexts
 from tests.papers import Papers
 
 TOKEN = "a-service-accounts-token"  # noqa: S105 - of nobody
+HOST = "127.0.0.1"
 PATH = "/apis/discovery.k8s.io/v1/namespaces/ai/endpointslices"
 
 
@@ -197,18 +198,24 @@ class Api:
 
 
 @asynccontextmanager
-async def open_api(directory: Path) -> AsyncIterator[Api]:
-    """An API over TLS; `directory` becomes that of a service account."""
+async def open_api(directory: Path, *, tls: bool = True) -> AsyncIterator[Api]:
+    """An API, over TLS or in the clear; `directory` becomes that of a service account."""
     papers = Papers(directory)
     papers.move("ca.pem", "ca.crt")
     (directory / "token").write_text(TOKEN + "\n")
     context = server_contexts(papers.files)[HTTP1]
     api = Api()
     async with trio.open_nursery() as nursery:
-        serve: Callable[..., Any] = functools.partial(
-            trio.serve_ssl_over_tcp, api.serve, 0, context, host="127.0.0.1", https_compatible=True
-        )
-        (listener, *_) = await nursery.start(serve)
-        api.url = f"https://127.0.0.1:{listener.transport_listener.socket.getsockname()[1]}"
+        if tls:
+            serve = functools.partial(
+                trio.serve_ssl_over_tcp, api.serve, 0, context, host=HOST, https_compatible=True
+            )
+            listener = (await nursery.start(serve))[0].transport_listener
+        else:
+            listener = (
+                await nursery.start(functools.partial(trio.serve_tcp, api.serve, 0, host=HOST))
+            )[0]
+        port = listener.socket.getsockname()[1]
+        api.url = f"{'https' if tls else 'http'}://{HOST}:{port}"
         yield api
         nursery.cancel_scope.cancel()
