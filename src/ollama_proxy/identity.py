@@ -34,14 +34,12 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     return Path(home, "ollama-proxy") if home else None
 
 
-def derive_node_id(
-    port: int, state: Path | None, *, machine_ids: Sequence[Path] = MACHINE_IDS
-) -> str:
+def node_id(port: int, state: Path | None, *, machine_ids: Sequence[Path] = MACHINE_IDS) -> str:
     """The id of the router of this machine at a port: 32 hexadecimal digits.
 
     Args:
-        port: of HTTP, as there may be a router at each; 0 for any: it has another id each time.
-        state: where a machine without an id (a container) keeps one; None: as above.
+        port: of HTTP; there may be a router at each. 0: any that is free, and another id each time.
+        state: where a machine without an id (a container) keeps one; None: it has another each time.
         machine_ids: files that may hold the machine's.
     """
     if not port:

@@ -97,6 +97,11 @@ class _Backends:
         self.scouts.follow(config)
 
 
+def _new_scouts(config: Config, fleet: Fleet, own_id: str) -> Scouts:
+    around = Surroundings(own_id=own_id, system_bus=config.sensors.system_bus, environ=os.environ)
+    return Scouts(config, fleet, around)
+
+
 async def serve(
     plan: Plan, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -133,10 +138,7 @@ async def serve(
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )
-        around = Surroundings(
-            own_id=rooms.node_id, system_bus=config.sensors.system_bus, environ=os.environ
-        )
-        scouts = Scouts(config, fleet, around)
+        scouts = _new_scouts(config, fleet, rooms.node_id)
         rooms.metrics.sources = scouts.states
         backends = _Backends(fleet, scouts, workers)
         await _keep_doors(plan, rooms, backends, _Sockets(http, grpc, voices), task_status)

@@ -37,7 +37,9 @@ class Line:
         return self.count
 
     def ahead_s(self, priority: Priority, client: str) -> float:  # noqa: ARG002 - as `Queue` has it
-        """Less for who has a name."""
+        """Less for who has a name; none where nobody waits."""
+        if not self.count:
+            return 0.0
         return self.all_s if client == "" else self.own_s
 
     def depth(self, priority: Priority) -> int:  # noqa: ARG002 - as above

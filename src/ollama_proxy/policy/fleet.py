@@ -2,13 +2,14 @@
 
 import enum
 import fnmatch
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import attrs
 
-from ollama_proxy.policy.ask import Ask, Call, Priority
+from ollama_proxy.policy.ask import Ask, Call, Dialect, Priority
 from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
@@ -112,6 +113,16 @@ class BackendSpec:
             return self.type in {BackendType.OPENAI, BackendType.EMBEDDED}
         return call is Call.OPENAI_CHAT and self.continues_chat
 
+    def carries(self, call: Call) -> bool:
+        """Whether somebody else can make a call on it as it is, told where it listens.
+
+        One that listens on TLS or a socket of files cannot be told by an address and a port, and an
+        embedded one listens for nobody but us.
+        """
+        if self.type is BackendType.EMBEDDED or not self.endpoint.startswith("http://"):
+            return False
+        return self.type is not BackendType.OPENAI or call.dialect is not Dialect.OLLAMA
+
     @property
     def prior(self) -> Prior:
         """What to believe of its speed before anything was measured."""
@@ -162,6 +173,7 @@ class BackendView:
         running: those on it, as far as it must be known whether they would yield.
         preempts: what becomes of those for a critical one; None: nothing.
         unserved: calls it was seen to refuse as unknown.
+        uncarried: the same of calls that another proxy made; ours may be translated for it.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
         linger_s: how long a slot stays taken when its work is put back.
@@ -187,6 +199,7 @@ class BackendView:
     running: Collection[Yielding] = ()
     preempts: Started | None = None
     unserved: frozenset[Call] = frozenset()
+    uncarried: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
     linger_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))
@@ -284,14 +297,17 @@ class BackendView:
         else:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.
-        ends_s = [abs(each.ends - now) for each in self.busy]
+        soonest_s = math.inf
+        for each in self.busy:  # most have a slot or two: `min` would cost more than it saves
+            left_s = abs(each.ends - now)
+            soonest_s = min(soonest_s, left_s)
         ahead_s = self.line.ahead_s(priority, client)
         extra = len(self.busy) - slots
         if (others := self.others) is not None and others.count:
             # Nobody tells when they began: the first of so many ends so soon on average.
-            ends_s.append(usual_s / (others.at_work + 1))
+            soonest_s = min(soonest_s, usual_s / (others.at_work + 1))
             extra += others.at_work
             ahead_s += others.ahead(priority) * usual_s
         if extra > 0:  # critical ones at slots that are not for this one, or they wait at a node
             ahead_s += extra * usual_s
-        return min(ends_s) + ahead_s / slots
+        return soonest_s + ahead_s / slots
