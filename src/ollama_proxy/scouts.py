@@ -85,6 +85,10 @@ class Scouts:
             for source, report in self._reports.items()
         }
 
+    def stir(self, _: object = None) -> None:
+        """Something has changed among the backends: look at once who is in."""
+        self._stirred.set()
+
     def withdraw(self) -> None:
         """Have the local network told of this router no more."""
         self._advertising.cancel()
