@@ -156,9 +156,18 @@ class Conversation(Caller, Carriage):
             return False
         if heard is None or heard.observability_mode:
             return True  # who only watches is not answered, and may be sent home
-        if not self._is_refused:
+        # What comes before a refusal could be said must not be answered: it would come before it.
+        if not (self._is_refused or self._is_lost):
             await self._heed(heard)
         return False
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether a refusal is on its way, for what has become of the request at its node."""
+        attempt = self._attempt
+        return self._failure is not None or (
+            attempt is not None and self._served is None and attempt.scope.cancel_called
+        )
 
     async def _hear(self) -> "pb.ProcessingRequest | _News | None":
         try:
@@ -406,8 +415,6 @@ class Conversation(Caller, Carriage):
         """An answer's head is there: the node's, or Envoy's own."""
         head = Told.read(request.response_headers)
         job, attempt = self._job, self._attempt
-        if attempt is not None and attempt.scope.cancel_called:
-            return  # too late: what is to be said instead is on its way
         if job is None or attempt is None or job.stage is Stage.DONE or self._served is not None:
             # Not ours: for a request that was sent anywhere, or of a filter before us.
             await self._rpc.send(words.go_on("response_headers"))
