@@ -1,11 +1,13 @@
 """The backends that are open, each with its station: opened, probed, replaced and closed with the configuration.
 
+Wanted is what is configured, and what was found beside it.
 A station lives in the workers' nursery, until it is retired and its slots are empty.
 """
 
 import functools
 import logging
 import os
+from collections.abc import Iterable
 
 import trio
 
@@ -15,6 +17,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.router import RouterBackend
 from ollama_proxy.backends.server import Server, ServerSettings
 from ollama_proxy.config import (
     BackendConfig,
@@ -54,6 +57,8 @@ def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
             return OpenAIBackend(spec, open_server(spec.endpoint))
         case BackendType.EMBEDDED:
             return EmbeddedBackend(spec, open_server)
+        case BackendType.ROUTER:
+            return RouterBackend(spec, open_server(spec.endpoint))
 
 
 class Fleet:
@@ -65,6 +70,8 @@ class Fleet:
         self._pump = pump
         self._workers = workers
         self._open: dict[str, tuple[BackendConfig, Station]] = {}
+        self._config = Config()
+        self._found: tuple[BackendConfig, ...] = ()
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
         self._applying = trio.Lock()  # SIGHUP may come before all is open
 
@@ -73,13 +80,29 @@ class Fleet:
 
         A replaced station is closed after its successor was probed, so that those in its line
         find a place; those at its slots finish on it. They join in the owner's order, in which
-        they are shown.
+        they are shown. What was found stays.
         """
         async with self._applying:
-            await self._apply(config)
+            self._config = config
+            await self._apply()
 
-    async def _apply(self, config: Config) -> None:
+    async def find(self, found: Iterable[BackendConfig]) -> None:
+        """Have these be all that was found, beside what is configured. See `apply`."""
+        async with self._applying:
+            before, self._found = self._found, tuple(found)
+            if self._found != before:
+                await self._apply()
+
+    @property
+    def configured(self) -> tuple[BackendConfig, ...]:
+        """What the owner describes; it goes before what is found."""
+        return self._config.backends
+
+    async def _apply(self) -> None:
+        config = self._config
         wanted = {backend.id: backend for backend in config.backends}
+        for backend in self._found:
+            wanted.setdefault(backend.id, backend)
         health = HealthSettings(interval_s=config.router.health_interval_s)
         lines = config.scheduler
         opened: dict[str, Station] = {}
