@@ -4,6 +4,7 @@ Its text: kubernetes-sigs/gateway-api-inference-extension, docs/proposals/004-en
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.inbound.picker.envoy import (
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
-def subset(*endpoints: str) -> dict[str, object]:
+def subset(*endpoints: str) -> dict[str, Any]:
     """The endpoints that may be picked from, as Envoy says them."""
     message = pb.ProcessingRequest()
     hint = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
@@ -161,7 +162,7 @@ async def health(service: str, *nodes: ScriptedBackend, drains: bool = False) ->
         request = health_v1_pb2.HealthCheckRequest(service=service)
         heard = await home.client.call(request.SerializeToString(), path=HEALTH)
     told = health_v1_pb2.HealthCheckResponse.FromString(heard.messages[0])
-    return health_v1_pb2.HealthCheckResponse.ServingStatus.Name(told.status)
+    return str(health_v1_pb2.HealthCheckResponse.ServingStatus.Name(told.status))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from ollama_proxy.engine.job import (
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.answers import Headers, routing_headers, turned_away
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
+from ollama_proxy.inbound.grpc.metadata import head_of_answer
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.rpc import Rpc
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
@@ -74,7 +75,7 @@ class PickerSettings:
     """
 
     limits: LaneLimits = attrs.field(factory=LaneLimits)
-    hold_s: float = 300.0
+    hold_s: float = 3600.0
 
 
 class Overhears(Protocol):
@@ -375,7 +376,11 @@ class Conversation(Caller, Carriage):
     async def _wait_in_line(self, job: Job) -> None:
         """Have Envoy wait: for as long as it may, and with an answer before it gives up by itself."""
         hold_s = self._desk.settings.hold_s
-        if self._mode != _FULL_DUPLEX:
+        if self._mode == _FULL_DUPLEX:
+            # Envoy has no timer then. But a stream that ends before anything was said counts as one that
+            # was opened for nothing, and the callers of a whole Envoy are one peer.
+            self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
+        else:
             await self._rpc.send(words.hold(hold_s))
         with trio.move_on_after(hold_s * 0.95) as patience:
             while self._refusal is None and self._destination is None:
@@ -451,7 +456,6 @@ class Conversation(Caller, Carriage):
             attempt.asked()
             attempt.job.overhead_s += trio.current_time() - attempt.started
         self._free()
-        await self._desk.addresses.renew(way.host)
 
     # -- the answer --------------------------------------------------------------------------------
 
@@ -590,6 +594,12 @@ class Conversation(Caller, Carriage):
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
         self._rouse()
+        if self._desk.addresses.is_stale(way.host):
+            # Beside the answer, which does not wait for it; who comes next is told what is known.
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._desk.addresses.renew, way.host)
+                await self._ended.wait()
+                beside.cancel_scope.cancel()
         return await self._end()
 
     async def _end(self) -> Served:
