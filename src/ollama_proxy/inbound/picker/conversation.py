@@ -576,6 +576,7 @@ class Conversation(Caller, Carriage):
         """See `Carriage`."""
         self._attempt = attempt
         if self._answer is not None:
+            attempt.asked()
             self._failure = None
             self._ended = trio.Event()
             self._rouse()
