@@ -39,7 +39,7 @@ FAREWELL_S = 1.0
 PROBES_AT_ONCE = 8
 
 
-def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
+def _open_backend(config: BackendConfig, pump: Pump, node_id: str = "") -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
     settings = ServerSettings(
@@ -58,16 +58,19 @@ def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
         case BackendType.EMBEDDED:
             return EmbeddedBackend(spec, open_server)
         case BackendType.ROUTER:
-            return RouterBackend(spec, open_server(spec.endpoint))
+            return RouterBackend(spec, open_server(spec.endpoint), node_id=node_id)
 
 
 class Fleet:
     """The stations that are open, by the configuration that each came from."""
 
-    def __init__(self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery) -> None:
-        """Begin with none."""
+    def __init__(
+        self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery, *, node_id: str = ""
+    ) -> None:
+        """Begin with none; `node_id` is what this router is called by others."""
         self.dispatcher = dispatcher
         self._pump = pump
+        self._node_id = node_id
         self._workers = workers
         self._open: dict[str, tuple[BackendConfig, Station]] = {}
         self._config = Config()
@@ -111,7 +114,8 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend, self._pump), queue_capacity=lines.queue_capacity
+                        _open_backend(backend, self._pump, self._node_id),
+                        queue_capacity=lines.queue_capacity,
                     )
                     if known is not None and known[0].endpoint == backend.endpoint:
                         station.inherit(known[1])
@@ -149,7 +153,7 @@ class Fleet:
                     Workers(
                         life,
                         functools.partial(work, self.dispatcher, station),
-                        slots=station.spec.slots,
+                        slots=max(station.written.slots, station.written.slots_max),
                         name=station.spec.id,
                     )
                 )

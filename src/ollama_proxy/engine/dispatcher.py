@@ -57,6 +57,9 @@ from ollama_proxy.policy.thermal import ThermalState
 # How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
 # each costs a choice, and the others are asked at the next change.
 INVITED_MAX = 4
+# For how long a node that says it is full is left alone, whatever it says.
+FULL_LEAST_S = 1.0
+FULL_MOST_S = 60.0
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
 LAST_MOMENT_SLACK = 0.25
 # Takes down a choice: the request's id, what was asked, what came of it.
@@ -263,6 +266,24 @@ class Dispatcher:
         else:
             self._invite(station)
 
+    def node_told(self, station: Station, *, heat: ThermalState, has_less: bool) -> None:
+        """A router has said how it is.
+
+        Args:
+            station: it.
+            heat: its grade before.
+            has_less: there is less of others' work there than was thought.
+        """
+        if self.stations.get(station.spec.id) is not station:
+            return
+        if station.is_delicate and self._steering.all_cool:
+            self.steer(attrs.evolve(self._steering, all_cool=False))
+        if station.heat is not heat:
+            self.heat_changed(station)
+        self._assign(station)
+        if has_less:
+            self._invite(station)
+
     def stayed_busy(self, station: Station) -> None:
         """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
         if self.stations.get(station.spec.id) is not station:
@@ -348,6 +369,10 @@ class Dispatcher:
         if isinstance(ending, BackendFailed) and station.circuit.is_open(now):
             # Those behind it would only fail one after the other.
             self._replace(station)
+        elif isinstance(ending, BackendFailed) and ending.fault is Fault.FULL:
+            # They have their places, and keep them where nobody else has a better one.
+            for waiting in station.line.everybody():
+                self._reconsider(waiting, self._views(now))
         self._assign(station)
         if is_put_back:
             # Only now: the slot is for whom it was cleared.
@@ -376,6 +401,15 @@ class Dispatcher:
         match ending:
             case Served():
                 self._learn(station, attempt, ending, now)
+            case BackendFailed(fault=Fault.FULL):
+                # It is well. Nor is it one that fails: it has said when to come again.
+                station.has_proved_nothing(attempt)
+                pause_s = min(max(ending.retry_after_s or FULL_LEAST_S, FULL_LEAST_S), FULL_MOST_S)
+                is_for_all = ending.code is not Code.QUEUE_FULL
+                up_to = Priority.CRITICAL if is_for_all else job.priority
+                station.turns_away(up_to, now + pause_s)
+            case BackendFailed(fault=Fault.DECLINED):
+                station.has_proved_nothing(attempt)
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
@@ -552,6 +586,9 @@ class Dispatcher:
         while (job := station.next()) is not None:
             assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
             now = self._now()
+            if station.is_shut_for(job.priority, now):
+                station.line.add(job)  # until a probe is answered, or another place is better
+                return
             if is_lost(job.decision.candidates[0], job.deadline - now):
                 # Its slot would be taken for nothing, and those behind it would be late for that.
                 job.assigned = now
@@ -584,6 +621,7 @@ class Dispatcher:
             cost=self.meters.so_far,
             leg=_leave(job, station, now, is_hedge=is_hedge),
             at_work=functools.partial(self._is_at_work, station),
+            onward=station.is_router,
         )
         job.attempts.append(attempt)
         station.hand(attempt)
@@ -595,8 +633,10 @@ class Dispatcher:
 
     def _is_at_work(self, station: Station, attempt: Attempt) -> None:
         """A backend has a request, or it turned out that it will not: from now on it counts."""
-        job, spec = attempt.job, station.spec
-        self.meters.began(attempt, spec.id, attempt.part, self._now(), watts=spec.power_watts)
+        job = attempt.job
+        self.meters.began(
+            attempt, station.spec.id, attempt.part, self._now(), watts=station.usual_watts
+        )
         if attempt.part is not None:
             self._on_part[attempt.part] += 1
             self.used_at[attempt.part] = math.inf
@@ -772,7 +812,7 @@ class Dispatcher:
                 prefill_s=told.prefill_s,
                 decode_s=told.decode_s,
             ),
-            station.spec.prior,
+            station.prior(job.ask),
             now=now,
         )
         station.learned()
@@ -784,7 +824,7 @@ class Dispatcher:
             station.estimates.keep_waiting(
                 attempt.job.ask,
                 now - attempt.started,
-                station.spec.prior,
+                station.prior(attempt.job.ask),
                 now=now,
                 cold=attempt.cold,
             )
@@ -929,6 +969,12 @@ def _may_linger(attempt: Attempt, ending: Ending) -> bool:
 
 
 def _failed(station: Station, failure: BackendFailed) -> Refusal:
+    if failure.fault in {Fault.FULL, Fault.DECLINED}:
+        return Refusal(
+            failure.code or Code.QUEUE_FULL,
+            f"{station.spec.id}: {failure}",
+            retry_after_s=failure.retry_after_s,
+        )
     message = f"Backend {station.spec.id} failed: {failure}."
     if failure.status == 429:  # noqa: PLR2004 - RFC 6585: too many requests
         return Refusal(Code.QUEUE_FULL, message, retry_after_s=5.0)
