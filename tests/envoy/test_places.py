@@ -1,0 +1,74 @@
+"""Which texts are places, and which backends Envoy can carry bytes to."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from ollama_proxy.config import BackendConfig
+from ollama_proxy.envoy.places import Place, nodes_of, parse_place, parse_places
+from ollama_proxy.policy.hardware import Hardware
+
+NODE = BackendConfig(id="a", hardware=Hardware.CPU, endpoint="http://10.0.0.5:11434")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("127.0.0.1:1", Place("127.0.0.1", 1)),
+        (" [::1]:65535 ", Place("::1", 65535)),
+        ("picker-0.pickers:50051", Place("picker-0.pickers", 50051)),
+    ],
+)
+def test_a_place_is_a_host_and_a_port(text: str, place: Place) -> None:
+    """An IPv6 address stands in brackets, and is told with them."""
+    assert place == parse_place(text)
+    assert text.strip() == str(place)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "127.0.0.1", ":80", "::1:80", "[::1]", "[a]:80", "a:0", "a:65536", "a:b", "a b:1"]
+)
+def test_what_is_no_place_is_told(text: str) -> None:
+    """With what would be one."""
+    with pytest.raises(ValueError, match="must be HOST:PORT, such as"):
+        parse_place(text)
+
+
+def test_several_places_come_with_commas_or_one_by_one() -> None:
+    """In the order in which they are preferred."""
+    assert ["a:1", "b:2", "c:3"] == [str(each) for each in parse_places(["a:1,b:2", "c:3"])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"enabled": False}, "it is not enabled"),
+        ({"endpoint": "unix:/run/a.sock"}, "it has no address in the network"),
+        (
+            {"endpoint": "https://10.0.0.5"},
+            "it is reached by TLS, with settings that are the router's",
+        ),
+        ({"api_key_env": "KEY"}, "it needs a key, which the router alone has"),
+        ({"endpoint": "http://10.0.0.5/v9"}, "its endpoint has a base path"),
+        (
+            {"endpoint": "http://localhost:1"},
+            "the picker names nodes by address, and localhost is a name",
+        ),
+    ],
+)
+def test_a_backend_that_bytes_cannot_be_carried_to_is_left_out(
+    changes: dict[str, Any], why: str
+) -> None:
+    """And it is said why."""
+    nodes, others = nodes_of([NODE, attrs.evolve(NODE, id="b", **changes)])
+
+    assert {"a": Place("10.0.0.5", 11434)} == nodes
+    assert ["b"] == [each.id for each in others]
+    assert others[0].why.startswith(why)
+
+
+def test_a_port_that_is_left_out_is_that_of_http() -> None:
+    """As in any URL."""
+    nodes, _ = nodes_of([attrs.evolve(NODE, endpoint="http://[fd00::5]/")])
+    assert {"a": Place("fd00::5", 80)} == nodes
