@@ -15,6 +15,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.ollama import OllamaBackend
 from ollama_proxy.backends.openai import OpenAIBackend
 from ollama_proxy.backends.pump import Pump
+from ollama_proxy.backends.router import RouterBackend
 from ollama_proxy.backends.server import Server, ServerSettings
 from ollama_proxy.config import (
     BackendConfig,
@@ -54,6 +55,8 @@ def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
             return OpenAIBackend(spec, open_server(spec.endpoint))
         case BackendType.EMBEDDED:
             return EmbeddedBackend(spec, open_server)
+        case BackendType.ROUTER:
+            return RouterBackend(spec, open_server(spec.endpoint))
 
 
 class Fleet:

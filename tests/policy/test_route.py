@@ -104,6 +104,7 @@ class TestMayServe:
             (Call.OPENAI_COMPLETION, BackendType.OPENAI, False, True),
             (Call.OPENAI_COMPLETION, BackendType.EMBEDDED, False, True),
             (Call.OPENAI_COMPLETION, BackendType.OLLAMA, True, False),
+            (Call.OPENAI_COMPLETION, BackendType.ROUTER, False, False),
             (Call.OPENAI_CHAT, BackendType.OPENAI, False, False),
             (Call.OPENAI_CHAT, BackendType.OPENAI, True, True),
             (Call.OPENAI_CHAT, BackendType.OLLAMA, True, True),
@@ -113,7 +114,7 @@ class TestMayServe:
     def test_2_an_answer_is_only_continued_by_who_can(
         self, call: Call, type_: BackendType, continues_chat: bool, can: bool
     ) -> None:
-        """Texts by all but Ollama, which asks them as questions; chats by those of whom it is said."""
+        """Texts by who does not ask them as questions, as Ollama does; chats by those of whom it is said."""
         fleet = [view(spec_type=type_, spec_continues_chat=continues_chat)]
         rest = ask(call=call, continues=True)
 

@@ -34,7 +34,8 @@ class _Models(msgspec.Struct):
     models: list[_Model] | None = None
 
 
-def _names(content: bytes) -> frozenset[str]:
+def names_in(content: bytes) -> frozenset[str]:
+    """The models that an answer of `/api/tags` or `/api/ps` lists. Raises BackendFailed."""
     try:
         listed = msgspec.json.decode(content, type=_Models).models or []
     except NO_JSON as error:
@@ -91,8 +92,8 @@ class OllamaBackend:
         if status != 200:  # noqa: PLR2004 - RFC 9110: OK
             raise BackendFailed(Fault.REFUSED, f"/api/tags answered {status}", status=status)
         status, running = await self._server.fetch(base + "/api/ps")
-        loaded = _names(running) if status == 200 else None  # noqa: PLR2004 - older servers: 404
-        return Probe(models=_names(tags), loaded=loaded)
+        loaded = names_in(running) if status == 200 else None  # noqa: PLR2004 - older servers: 404
+        return Probe(models=names_in(tags), loaded=loaded)
 
     def call(
         self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None

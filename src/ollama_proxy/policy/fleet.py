@@ -24,6 +24,7 @@ class BackendType(enum.Enum):
     OLLAMA = "ollama"
     OPENAI = "openai"
     EMBEDDED = "embedded"
+    ROUTER = "router"  # one like this, on another machine: it speaks every dialect
 
 
 def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
@@ -100,10 +101,10 @@ class BackendSpec:
         """Whether it can go on with an answer that was broken off.
 
         A text's completion goes on from the text so far; but Ollama makes of it a question in the
-        model's template, and answers that.
+        model's template, and answers that. What is behind another router may be an Ollama.
         """
         if call is Call.OPENAI_COMPLETION:
-            return self.type is not BackendType.OLLAMA
+            return self.type in {BackendType.OPENAI, BackendType.EMBEDDED}
         return call is Call.OPENAI_CHAT and self.continues_chat
 
     @property
