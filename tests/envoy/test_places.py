@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import pytest
 
-from ollama_proxy.config import BackendConfig
+from ollama_proxy.config import BackendConfig, Config, Fleet, Scheme
 from ollama_proxy.envoy.places import Place, nodes_of, parse_place, parse_places
 from ollama_proxy.policy.hardware import Hardware
 
@@ -27,7 +27,7 @@ def test_a_place_is_a_host_and_a_port(text: str, place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "127.0.0.1", ":80", "::1:80", "[::1]", "[a]:80", "a:0", "a:65536", "a:b", "a b:1"]
+    "text", ["", "127.0.0.1", ":80", "::1:80", "[::1]", "[a:80", "a:0", "a:65536", "a:b", "a b:1"]
 )
 def test_what_is_no_place_is_told(text: str) -> None:
     """With what would be one."""
@@ -61,14 +61,54 @@ def test_a_backend_that_bytes_cannot_be_carried_to_is_left_out(
     changes: dict[str, Any], why: str
 ) -> None:
     """And it is said why."""
-    nodes, others = nodes_of([NODE, attrs.evolve(NODE, id="b", **changes)])
+    nodes, others = nodes_of(Config(backends=(NODE, attrs.evolve(NODE, id="b", **changes))))
 
-    assert {"a": Place("10.0.0.5", 11434)} == nodes
-    assert ["b"] == [each.id for each in others]
+    assert [Place("10.0.0.5", 11434)] == nodes
+    assert ["b"] == [each.name for each in others]
+    assert others[0].why.startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("changes", "places"),
+    [
+        (
+            {"nodes": ("http://10.0.0.6:8080", "http://10.0.0.5:11434")},
+            ["10.0.0.5:11434", "10.0.0.6:8080"],
+        ),
+        ({"dns": "nodes.example:8080"}, ["10.0.0.5:11434", "nodes.example:8080"]),
+        ({"kubernetes": "ai/nodes:8080"}, ["10.0.0.5:11434", "nodes.ai.svc.cluster.local:8080"]),
+    ],
+)
+def test_a_fleet_is_reached_as_well(changes: dict[str, Any], places: list[str]) -> None:
+    """By address or by a name that Envoy asks for, each place once."""
+    nodes, others = nodes_of(Config(backends=(NODE,), fleet=Fleet(**changes)))
+
+    assert places == [str(each) for each in nodes]
+    assert [] == others
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"nodes": ("https://10.0.0.6",)}, "it is reached by TLS"),
+        ({"nodes": ("http://node:1",), "avahi": True}, "the picker names nodes by address"),
+        ({"avahi": True}, "what is found later is not known here"),
+        ({"kubernetes": "ai/nodes"}, "DNS knows no names of ports"),
+        ({"dns": "a:1", "scheme": Scheme.HTTPS}, "it is reached by TLS"),
+        ({"dns": "a:1", "api_key_env": "KEY"}, "these need a key"),
+    ],
+)
+def test_a_fleet_that_bytes_cannot_be_carried_to_is_left_out(
+    changes: dict[str, Any], why: str
+) -> None:
+    """And it is said why."""
+    nodes, others = nodes_of(Config(fleet=Fleet(**changes)))
+
+    assert [] == nodes
     assert others[0].why.startswith(why)
 
 
 def test_a_port_that_is_left_out_is_that_of_http() -> None:
     """As in any URL."""
-    nodes, _ = nodes_of([attrs.evolve(NODE, endpoint="http://[fd00::5]/")])
-    assert {"a": Place("fd00::5", 80)} == nodes
+    backend = attrs.evolve(NODE, endpoint="http://[fd00::5]/")
+    assert [Place("fd00::5", 80)] == nodes_of(Config(backends=(backend,)))[0]

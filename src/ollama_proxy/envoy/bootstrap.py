@@ -20,12 +20,12 @@ def bootstrap(config: Config, *, listen: Place, asked: Sequence[Place]) -> dict[
         listen: where clients come.
         asked: the gRPC doors of the routers that pick, whom to prefer first.
     """
-    places, others = nodes_of(config.backends)
+    places, others = nodes_of(config)
     port = config.server.http_port
-    clusters: list[Tree] = [nodes(list(places.values()), config), pickers(asked, config)]
+    clusters: list[Tree] = [nodes(places, config), pickers(asked, config)]
     if port:
         clusters.append(doors([Place(each.host, port) for each in asked], config))
-    left = " ".join(f"Not {each.id}: {each.why}." for each in others)
+    left = " ".join(f"Not {each.name}: {each.why}." for each in others)
     connections = typed(
         "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
         max_active_downstream_connections=config.server.max_connections,

@@ -17,15 +17,12 @@ EJECTION_S, EJECTION_MAX_S = 2.0, 10.0
 PING_S, PONG_MAX_S = 1.0, 2.0
 
 
-def _name_is(*places: Place) -> str:
-    return "STATIC" if all(each.is_numeric for each in places) else "STRICT_DNS"
-
-
-def _common(name: str, kind: str, config: Config) -> dict[str, Tree]:
+def _common(name: str, places: Sequence[Place], config: Config) -> dict[str, Tree]:
     connections = config.server.max_connections
+    named: dict[str, Tree] = {"type": "STRICT_DNS", "dns_lookup_family": "ALL"}
     return {
         "name": name,
-        "type": kind,
+        **({"type": "STATIC"} if all(each.is_numeric for each in places) else named),
         "connect_timeout": seconds(_connect_s(config)),
         "circuit_breakers": {
             "thresholds": [
@@ -68,7 +65,7 @@ def nodes(places: Sequence[Place], config: Config) -> dict[str, Tree]:
         fallback_policy=_unpicked(config),
     )
     return {
-        **_common(NODES, _name_is(*places), config),
+        **_common(NODES, places, config),
         "load_balancing_policy": Noted(
             "The node that the picker named, then those that it named in case that one fails.",
             {"policies": [{"typed_extension_config": named}]},
@@ -166,7 +163,7 @@ def _looks(count: int) -> dict[str, Tree]:
 def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
     """Those who choose: the first that is well, so that one mind decides."""
     return {
-        **_common(PICKERS, _name_is(*places), config),
+        **_common(PICKERS, places, config),
         "health_checks": [
             {
                 "timeout": seconds(PONG_MAX_S),
@@ -202,7 +199,7 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
 def doors(places: Sequence[Place], config: Config) -> dict[str, Tree]:
     """The HTTP doors of the routers that pick, for lists of models, WebSockets and the rest."""
     return {
-        **_common(DOORS, _name_is(*places), config),
+        **_common(DOORS, places, config),
         "health_checks": [
             {
                 "timeout": seconds(PONG_MAX_S),

@@ -86,8 +86,8 @@ def _faults(config: Config, listen: Place) -> Iterator[str]:
         )
     if server.max_body_mib > _BUFFER_MAX_MIB:
         yield f"server.max_body_mib: Envoy holds at most {_BUFFER_MAX_MIB} (got {server.max_body_mib})"
-    nodes, others = nodes_of(config.backends)
+    nodes, others = nodes_of(config)
     if not nodes:
         yield "backends: Envoy can reach none of them" + "".join(
-            f"; {each.id}: {each.why}" for each in others
+            f"; {each.name}: {each.why}" for each in others
         )

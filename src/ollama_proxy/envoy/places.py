@@ -1,16 +1,13 @@
 """Who is where: the address Envoy listens on, its pickers, and those nodes that it can reach itself."""
 
 import ipaddress
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 import attrs
 
-from ollama_proxy.config import BackendConfig
-
-PORT_MAX = 65535
-_DEFAULT_PORTS = {"http": 80}
+from ollama_proxy.config import BackendConfig, Config, Fleet, Scheme
+from ollama_proxy.policy.whereabouts import read_service, split_host_port
 
 
 @attrs.frozen
@@ -36,16 +33,11 @@ def parse_place(text: str) -> Place:
     Raises:
         ValueError: it is none; the text says what would be.
     """
-    host, _, port = text.strip().rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if host.startswith("[") != (":" in bare) or host.endswith("]") != (":" in bare):
-        bare = ""
-    is_host = _is_address(bare) or re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", bare)
-    if not is_host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= PORT_MAX:
-        raise ValueError(
-            f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051 (got {text!r})"
-        )
-    return Place(bare, int(port))
+    try:
+        return Place(*split_host_port(text.strip()))
+    except ValueError:
+        message = f"must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051 (got {text!r})"
+        raise ValueError(message) from None
 
 
 def parse_places(texts: Iterable[str]) -> list[Place]:
@@ -55,42 +47,82 @@ def parse_places(texts: Iterable[str]) -> list[Place]:
 
 @attrs.frozen
 class LeftOut:
-    """A backend that Envoy cannot carry bytes to."""
+    """Whom Envoy cannot carry bytes to.
 
-    id: str
+    Attributes:
+        name: where it is in our configuration.
+        why: a clause.
+    """
+
+    name: str
     why: str
 
 
-def nodes_of(backends: Sequence[BackendConfig]) -> tuple[dict[str, Place], list[LeftOut]]:
-    """Where those backends are that Envoy can reach, by their ids, and who is none of them."""
-    nodes: dict[str, Place] = {}
-    others = []
-    for backend in backends:
-        reached = _reached(backend)
-        if isinstance(reached, Place):
-            nodes[backend.id] = reached
-        else:
-            others.append(LeftOut(backend.id, reached))
-    return nodes, others
+def nodes_of(config: Config) -> tuple[list[Place], list[LeftOut]]:
+    """Where those are that Envoy can reach, each once, and who is none of them."""
+    found = [*map(_backend, config.backends), *_fleet(config.fleet)]
+    places = dict.fromkeys(each for each in found if isinstance(each, Place))
+    return list(places), [each for each in found if isinstance(each, LeftOut)]
 
 
-def _reached(backend: BackendConfig) -> Place | str:
-    """Where it is, or why Envoy cannot carry bytes to it as they are."""
+def _backend(backend: BackendConfig) -> Place | LeftOut:
     if not backend.enabled:
-        return "it is not enabled"
-    if not backend.endpoint.startswith("http"):
-        return "it has no address in the network"
-    if backend.endpoint.startswith("https"):
-        return "it is reached by TLS, with settings that are the router's"
+        return LeftOut(backend.id, "it is not enabled")
+    if not backend.endpoint or backend.endpoint.startswith("unix:"):
+        return LeftOut(backend.id, "it has no address in the network")
     if backend.api_key_env:
-        return "it needs a key, which the router alone has"
-    parts = urlsplit(backend.endpoint)
+        return LeftOut(backend.id, "it needs a key, which the router alone has")
+    return _numeric(backend.id, backend.endpoint)
+
+
+def _fleet(fleet: Fleet) -> Iterator[Place | LeftOut]:
+    """Those that are listed or have a name, which Envoy asks for itself."""
+    tables = {"nodes": fleet.nodes, "dns": fleet.dns, "kubernetes": fleet.kubernetes}
+    if fleet.api_key_env:
+        for key in [key for key, told in tables.items() if told]:
+            yield LeftOut(f"fleet.{key}", "these need a key, which the router alone has")
+        return
+    yield from (_numeric("fleet.nodes", each) for each in fleet.nodes)
+    if fleet.avahi:
+        yield LeftOut(
+            "fleet.avahi", "what is found later is not known here; list it in fleet.nodes"
+        )
+    for key, place in (("dns", _by_name(fleet)), ("kubernetes", _by_service(fleet))):
+        if isinstance(place, Place) and fleet.scheme is Scheme.HTTPS:
+            yield LeftOut(f"fleet.{key}", _ENCRYPTED)
+        elif place is not None:
+            yield place
+
+
+_ENCRYPTED = "it is reached by TLS, with settings that are the router's"
+
+
+def _by_name(fleet: Fleet) -> Place | None:
+    return Place(*split_host_port(fleet.dns)) if fleet.dns else None
+
+
+def _by_service(fleet: Fleet) -> Place | LeftOut | None:
+    """The name of a headless service, which has the address of each of its pods that is ready."""
+    service = read_service(fleet.kubernetes)
+    if service is None:
+        return None
+    if not service.port.isdecimal():
+        return LeftOut(
+            "fleet.kubernetes", "DNS knows no names of ports: write the pods' as a number"
+        )
+    return Place(f"{service.name}.{service.namespace}.svc.cluster.local", int(service.port))
+
+
+def _numeric(name: str, url: str) -> Place | LeftOut:
+    parts = urlsplit(url)
     host = parts.hostname or ""
+    if parts.scheme != "http":
+        return LeftOut(name, _ENCRYPTED)
     if parts.path.strip("/"):
-        return "its endpoint has a base path, which requests are not sent with"
+        return LeftOut(name, "its endpoint has a base path, which requests are not sent with")
     if not _is_address(host):
-        return f"the picker names nodes by address, and {host} is a name"
-    return Place(host, parts.port or _DEFAULT_PORTS[parts.scheme])
+        return LeftOut(name, f"the picker names nodes by address, and {host} is a name")
+    return Place(host, parts.port or 80)
 
 
 def _is_address(text: str) -> bool:
