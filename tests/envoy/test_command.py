@@ -20,7 +20,7 @@ hardware = "cpu"
 endpoint = "http://127.0.0.1:11502"
 """
 KEYS = f'[server.auth]\napi_keys = ["sha256:{"0" * 64}"]\n'
-NAMED = '[[backends]]\nid = "n"\nhardware = "cpu"\nendpoint = "http://node:1"\n'
+HIDDEN = '[[backends]]\nid = "n"\nhardware = "cpu"\nendpoint = "https://node:1"\n'
 
 
 @pytest.fixture
@@ -136,6 +136,18 @@ def test_without_a_picker_nobody_passes_who_would_be_asked_for_a_key(
         assert f"envoy.load_balancing_policies.{name}" == fallback["typed_extension_config"]["name"]
 
 
+def test_what_needs_the_pickers_key_serves_nobody_whom_it_did_not_send(
+    capsys: pytest.CaptureFixture[str], written: Path
+) -> None:
+    """Others do, as long as one of them is there."""
+    text = NODES.replace('11502"', '11502"\napi_key_env = "KEY"')
+    config = made(capsys, written, text)
+    groups = cluster(config, "nodes")["load_assignment"]["endpoints"]
+
+    assert [0, 1] == [each["priority"] for each in groups]
+    assert [11501, 11502] == ports(config, "nodes")
+
+
 def test_nothing_is_tried_again_where_that_is_not_wanted(
     capsys: pytest.CaptureFixture[str], written: Path
 ) -> None:
@@ -150,8 +162,8 @@ def test_nothing_is_tried_again_where_that_is_not_wanted(
 
 def test_who_is_left_out_is_told_in_it(capsys: pytest.CaptureFixture[str], written: Path) -> None:
     """Above the clusters, with the reason."""
-    _, out, _ = told(capsys, written, NODES + NAMED)
-    assert "# Not n: the picker names nodes by address, and node is a name." in out
+    _, out, _ = told(capsys, written, NODES + HIDDEN)
+    assert "# Not n: it is reached by TLS" in out
 
 
 @pytest.mark.parametrize(
@@ -168,7 +180,7 @@ def test_who_is_left_out_is_told_in_it(capsys: pytest.CaptureFixture[str], writt
             "server.max_body_mib: Envoy holds at most 4095",
         ),
         ("", [], "backends: Envoy can reach none of them"),
-        (NAMED, [], "backends: Envoy can reach none of them; n: the picker names nodes by address"),
+        (HIDDEN, [], "backends: Envoy can reach none of them; n: it is reached by TLS"),
         ("[server]\nport = 1\n", [], "server.port"),
     ],
 )

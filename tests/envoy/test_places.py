@@ -49,12 +49,6 @@ def test_several_places_come_with_commas_or_one_by_one() -> None:
             {"endpoint": "https://10.0.0.5"},
             "it is reached by TLS, with settings that are the router's",
         ),
-        ({"api_key_env": "KEY"}, "it needs a key, which the router alone has"),
-        ({"endpoint": "http://10.0.0.5/v9"}, "its endpoint has a base path"),
-        (
-            {"endpoint": "http://localhost:1"},
-            "the picker names nodes by address, and localhost is a name",
-        ),
     ],
 )
 def test_a_backend_that_bytes_cannot_be_carried_to_is_left_out(
@@ -91,11 +85,9 @@ def test_a_fleet_is_reached_as_well(changes: dict[str, Any], places: list[str]) 
     ("changes", "why"),
     [
         ({"nodes": ("https://10.0.0.6",)}, "it is reached by TLS"),
-        ({"nodes": ("http://node:1",), "avahi": True}, "the picker names nodes by address"),
         ({"avahi": True}, "what is found later is not known here"),
         ({"kubernetes": "ai/nodes"}, "DNS knows no names of ports"),
         ({"dns": "a:1", "scheme": Scheme.HTTPS}, "it is reached by TLS"),
-        ({"dns": "a:1", "api_key_env": "KEY"}, "these need a key"),
     ],
 )
 def test_a_fleet_that_bytes_cannot_be_carried_to_is_left_out(
@@ -112,3 +104,21 @@ def test_a_port_that_is_left_out_is_that_of_http() -> None:
     """As in any URL."""
     backend = attrs.evolve(NODE, endpoint="http://[fd00::5]/")
     assert [Place("fd00::5", 80)] == nodes_of(Config(backends=(backend,)))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "takes_any"),
+    [({}, True), ({"api_key_env": "KEY"}, False), ({"endpoint": "http://10.0.0.5:1/v9"}, False)],
+)
+def test_what_needs_a_key_or_a_path_takes_no_request_as_it_is(
+    changes: dict[str, Any], takes_any: bool
+) -> None:
+    """It is for the picker alone to send there."""
+    (place,) = nodes_of(Config(backends=(attrs.evolve(NODE, **changes),)))[0]
+    assert takes_any == place.takes_any
+
+
+def test_a_fleet_with_a_key_takes_no_request_as_it_is() -> None:
+    """However it is found."""
+    fleet = Fleet(nodes=("http://10.0.0.5",), dns="a:1", kubernetes="a/b:1", api_key_env="KEY")
+    assert [False] * 3 == [each.takes_any for each in nodes_of(Config(fleet=fleet))[0]]

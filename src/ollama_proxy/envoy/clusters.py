@@ -111,7 +111,11 @@ def nodes(places: Sequence[Place], config: Config) -> dict[str, Tree]:
         }),
         "load_assignment": {
             "cluster_name": NODES,
-            "endpoints": [{"lb_endpoints": [endpoint(each) for each in places]}],
+            "endpoints": Noted(
+                "Of the second priority are those that need a key or a path which the picker alone puts"
+                " there.",
+                _by_trust(places),
+            ),
         },
     }
 
@@ -217,6 +221,17 @@ def doors(places: Sequence[Place], config: Config) -> dict[str, Tree]:
 def _by_turn(places: Sequence[Place]) -> list[Tree]:
     return [
         {"priority": turn, "lb_endpoints": [endpoint(each)]} for turn, each in enumerate(places)
+    ]
+
+
+def _by_trust(places: Sequence[Place]) -> list[Tree]:
+    groups = [
+        [endpoint(each) for each in places if each.takes_any is is_so] for is_so in (True, False)
+    ]
+    return [
+        {"priority": at, "lb_endpoints": group}
+        for at, group in enumerate(groups)
+        if group or not at
     ]
 
 

@@ -16,8 +16,8 @@ from ollama_proxy.envoy.tree import MIB, address, extension, seconds, typed
 from ollama_proxy.envoy.yaml import Noted, Tree
 from ollama_proxy.policy.ask import Call
 
-# The longest that Envoy lets a picker think, and that somebody may wait in its line.
-LINE_MAX_S = 3600.0
+# How long a picker may think, and for how long it may ask Envoy to wait in its line: all that Envoy allows.
+THOUGHT_MAX_S, LINE_MAX_S = 10.0, 3600.0
 RETRIES = 3
 _ANY_TIME = seconds(0)  # a stream takes what it takes
 # What a router's own failover takes for the backend's fault.
@@ -44,8 +44,6 @@ _HEADERS: Mapping[str, Mapping[str, str]] = {
     "": {},
 }
 _PICKER = "envoy.filters.http.ext_proc"
-# What the picker may say of a request and an answer.
-_SAID = "x-[a-z-]+|content-[a-z]+|retry-after|allow|vary|via"
 
 
 def listener(place: Place, config: Config, *, has_doors: bool) -> dict[str, Tree]:
@@ -161,14 +159,19 @@ def _picker() -> dict[str, Tree]:
             True,  # noqa: FBT003 - a value
         ),
         message_timeout=Noted(
-            "So long may a request wait in the picker's line, which knows its deadline; that the picker"
-            " lives is watched by pings.",
-            seconds(LINE_MAX_S),
+            "So long may it think. To hold a request in its line it asks for more, and that it lives is"
+            " watched by pings.",
+            seconds(THOUGHT_MAX_S),
         ),
         max_message_timeout=seconds(LINE_MAX_S),
         mutation_rules=Noted(
-            "What the picker may change, and nothing else.",
-            {"disallow_all": True, "allow_expression": {"regex": _SAID}},
+            "It takes away what is between clients and it, and puts a node's key and path there; for whom a"
+            " request is, and how it came, stays.",
+            {"allow_all_routing": False, "allow_envoy": False},
+        ),
+        response_attributes=Noted(
+            "Who has answered: a node, or Envoy itself.",
+            ["response.code_details", "upstream.address"],
         ),
         metadata_options={
             "receiving_namespaces": {"untyped": [LB_METADATA]},

@@ -12,10 +12,14 @@ from ollama_proxy.policy.whereabouts import read_service, split_host_port
 
 @attrs.frozen
 class Place:
-    """A host, which is an address or a name, and a port."""
+    """A host, which is an address or a name, and a port.
+
+    `takes_any`: it takes a request as clients send it, without a key or a path that the picker puts there.
+    """
 
     host: str
     port: int
+    takes_any: bool = attrs.field(default=True, eq=False)
 
     def __str__(self) -> str:
         """HOST:PORT, as it is given."""
@@ -70,19 +74,12 @@ def _backend(backend: BackendConfig) -> Place | LeftOut:
         return LeftOut(backend.id, "it is not enabled")
     if not backend.endpoint or backend.endpoint.startswith("unix:"):
         return LeftOut(backend.id, "it has no address in the network")
-    if backend.api_key_env:
-        return LeftOut(backend.id, "it needs a key, which the router alone has")
-    return _numeric(backend.id, backend.endpoint)
+    return _plain(backend.id, backend.endpoint, backend.api_key_env)
 
 
 def _fleet(fleet: Fleet) -> Iterator[Place | LeftOut]:
     """Those that are listed or have a name, which Envoy asks for itself."""
-    tables = {"nodes": fleet.nodes, "dns": fleet.dns, "kubernetes": fleet.kubernetes}
-    if fleet.api_key_env:
-        for key in [key for key, told in tables.items() if told]:
-            yield LeftOut(f"fleet.{key}", "these need a key, which the router alone has")
-        return
-    yield from (_numeric("fleet.nodes", each) for each in fleet.nodes)
+    yield from (_plain("fleet.nodes", each, fleet.api_key_env) for each in fleet.nodes)
     if fleet.avahi:
         yield LeftOut(
             "fleet.avahi", "what is found later is not known here; list it in fleet.nodes"
@@ -98,7 +95,7 @@ _ENCRYPTED = "it is reached by TLS, with settings that are the router's"
 
 
 def _by_name(fleet: Fleet) -> Place | None:
-    return Place(*split_host_port(fleet.dns)) if fleet.dns else None
+    return Place(*split_host_port(fleet.dns), not fleet.api_key_env) if fleet.dns else None
 
 
 def _by_service(fleet: Fleet) -> Place | LeftOut | None:
@@ -110,19 +107,15 @@ def _by_service(fleet: Fleet) -> Place | LeftOut | None:
         return LeftOut(
             "fleet.kubernetes", "DNS knows no names of ports: write the pods' as a number"
         )
-    return Place(f"{service.name}.{service.namespace}.svc.cluster.local", int(service.port))
+    host = f"{service.name}.{service.namespace}.svc.cluster.local"
+    return Place(host, int(service.port), not fleet.api_key_env)
 
 
-def _numeric(name: str, url: str) -> Place | LeftOut:
+def _plain(name: str, url: str, key: str) -> Place | LeftOut:
     parts = urlsplit(url)
-    host = parts.hostname or ""
     if parts.scheme != "http":
         return LeftOut(name, _ENCRYPTED)
-    if parts.path.strip("/"):
-        return LeftOut(name, "its endpoint has a base path, which requests are not sent with")
-    if not _is_address(host):
-        return LeftOut(name, f"the picker names nodes by address, and {host} is a name")
-    return Place(host, parts.port or 80)
+    return Place(parts.hostname or "", parts.port or 80, not (key or parts.path.strip("/")))
 
 
 def _is_address(text: str) -> bool:
