@@ -7,6 +7,8 @@ from ollama_proxy.envoy.places import Place
 from ollama_proxy.envoy.tree import endpoint, extension, seconds, typed
 from ollama_proxy.envoy.yaml import Noted, Tree
 
+# A name that every router lets itself be called by; that of a cluster is none.
+LOCAL = "localhost"
 NODES, PICKERS, DOORS = "nodes", "pickers", "doors"
 DESTINATION = "x-gateway-destination-endpoint"
 LB_METADATA = "envoy.lb"
@@ -174,7 +176,7 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
                 **_looks(len(places)),
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
-                "grpc_health_check": {},
+                "grpc_health_check": {"authority": LOCAL},
             }
         ],
         "close_connections_on_host_health_failure": True,
@@ -210,7 +212,7 @@ def doors(places: Sequence[Place], config: Config) -> dict[str, Tree]:
                 **_looks(len(places)),
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
-                "http_health_check": {"host": "localhost", "path": "/healthz"},
+                "http_health_check": {"host": LOCAL, "path": "/healthz"},
             }
         ],
         **_encrypted(config, ["http/1.1"]),

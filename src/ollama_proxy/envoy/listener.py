@@ -7,6 +7,7 @@ from ollama_proxy.envoy.clusters import (
     DESTINATION,
     DOORS,
     LB_METADATA,
+    LOCAL,
     NODES,
     PICKERS,
     certificate,
