@@ -36,6 +36,7 @@ from ollama_proxy.inbound.http.endpoint import Dashboard
 from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.live.picture import Picture
+from ollama_proxy.inbound.picker.conversation import PickerSettings
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
@@ -162,7 +163,14 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         encryption=encryption,
     )
     grpc = _new_grpc_door(
-        config, dispatcher, climate, news, gate, bounds=grpc_bounds, encryption=encryption
+        config,
+        dispatcher,
+        climate,
+        news,
+        gate,
+        bounds=grpc_bounds,
+        held=bounds,
+        encryption=encryption,
     )
     metrics.doors = _doors(front, grpc, bounds, grpc_bounds)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
@@ -305,6 +313,7 @@ def _new_grpc_door(
     gate: Gate,
     *,
     bounds: Bounds,
+    held: Bounds,
     encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
@@ -318,7 +327,14 @@ def _new_grpc_door(
         max_connections_per_peer=config.server.max_connections_per_peer,
         unread_bytes=config.server.max_buffered_mib << 20,
     )
-    methods = all_methods(dispatcher, climate, news)
+    methods = all_methods(
+        dispatcher,
+        climate,
+        news,
+        gate=gate,
+        bounds=held,
+        picker=PickerSettings(limits=_lane_limits(config)),
+    )
     return GrpcDoor(
         methods,
         gate,
