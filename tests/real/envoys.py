@@ -7,7 +7,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,14 @@ class Program:
         directory: where it runs, and what it takes for its user's home.
         name: of the file for what it says.
         process: as it runs; None while it does not.
+        variables: added to its environment.
     """
 
     command: Sequence[str]
     directory: Path
     name: str
     process: trio.Process | None = None
+    variables: Mapping[str, str] = attrs.field(factory=dict)
 
     async def begin(self, *, says_ready: bool = True) -> str:
         """Start it; returns its first line."""
@@ -67,6 +69,7 @@ class Program:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(ollama_proxy.__file__).parent.parent),
             "HOME": str(self.directory),
+            **self.variables,
         }
         with (self.directory / self.name).open("ab") as log:
             self.process = await trio.lowlevel.open_process(
@@ -292,6 +295,7 @@ async def stage(
         port=ports[-1],
         admin_port=ports[-2],
         trust=trust,
+        variables={"OLLAMA_PROXY_API_KEY": key},
     )
     programs: list[Program] = [*nodes.values(), *serving]
     try:

@@ -10,6 +10,7 @@ from ollama_proxy.envoy.yaml import Noted, Tree
 # A name that every router lets itself be called by; that of a cluster is none.
 LOCAL = "localhost"
 NODES, PICKERS, DOORS = "nodes", "pickers", "doors"
+KEY_VARIABLE = "OLLAMA_PROXY_API_KEY"
 DESTINATION = "x-gateway-destination-endpoint"
 LB_METADATA = "envoy.lb"
 # A new connection to each node so often; with hundreds of nodes less, so that they are some 100/s.
@@ -161,6 +162,15 @@ def asks_for_keys(config: Config) -> bool:
     return bool(config.server.auth.api_keys)
 
 
+def _known(config: Config) -> dict[str, Tree]:
+    return {"initial_metadata": [{"header": own_key()}]} if asks_for_keys(config) else {}
+
+
+def own_key() -> dict[str, Tree]:
+    """The header by which Envoy itself is known to a picker that asks for keys."""
+    return {"key": "authorization", "value": f"Bearer %ENVIRONMENT({KEY_VARIABLE})%"}
+
+
 def _looks(count: int) -> dict[str, Tree]:
     between = seconds(max(LOOK_S, count / LOOKS_PER_S))
     return {"interval": between, "no_traffic_interval": between, "interval_jitter_percent": 10}
@@ -176,7 +186,7 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
                 **_looks(len(places)),
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
-                "grpc_health_check": {"authority": LOCAL},
+                "grpc_health_check": {"authority": LOCAL, **_known(config)},
             }
         ],
         "close_connections_on_host_health_failure": True,

@@ -1,16 +1,20 @@
 """Where Envoy listens, and what becomes of a request there: the picker is asked, then it is carried."""
 
+import re
 from collections.abc import Mapping
 
 from ollama_proxy.config import Config
 from ollama_proxy.envoy.clusters import (
     DESTINATION,
     DOORS,
+    KEY_VARIABLE,
     LB_METADATA,
     LOCAL,
     NODES,
     PICKERS,
+    asks_for_keys,
     certificate,
+    own_key,
 )
 from ollama_proxy.envoy.places import Place
 from ollama_proxy.envoy.tree import MIB, address, extension, seconds, typed
@@ -118,7 +122,7 @@ def _http(config: Config, has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 -
         stream_flush_timeout=seconds(server.write_timeout_s),
         upgrade_configs=[{"upgrade_type": "websocket"}],
         http_filters=[
-            extension(_PICKER, _picker()),
+            extension(_PICKER, _picker(config)),
             extension(
                 "envoy.filters.http.router",
                 typed("extensions.filters.http.router.v3.Router", suppress_envoy_headers=True),
@@ -135,12 +139,10 @@ def _http(config: Config, has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 -
     )
 
 
-def _picker() -> dict[str, Tree]:
+def _picker(config: Config) -> dict[str, Tree]:
     return typed(
         "extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service={
-            "envoy_grpc": {"cluster_name": PICKERS},
-        },
+        grpc_service=_asking(config),
         processing_mode=Noted(
             "The whole request, since the model's name is in its body; of the answer the head alone, so"
             " that no token waits for us.",
@@ -150,10 +152,16 @@ def _picker() -> dict[str, Tree]:
                 "request_trailer_mode": "SKIP",
                 "response_header_mode": "SEND",
                 "response_body_mode": "NONE",
-                "response_trailer_mode": "SKIP",
+                "response_trailer_mode": Noted(
+                    "Keeps the picker's stream open to the answer's end, when its slot is free.",
+                    "SEND",
+                ),
             },
         ),
         allow_mode_override=True,
+        route_cache_action=Noted(
+            "The path that a node wants it under is no reason to take another way.", "RETAIN"
+        ),
         failure_mode_allow=Noted(
             "That a picker dies breaks off no answer. Who serves what was not picked is said below, in"
             " fallback_policy.",
@@ -181,20 +189,47 @@ def _picker() -> dict[str, Tree]:
     )
 
 
+def _asking(config: Config) -> Tree:
+    calls: dict[str, Tree] = {"envoy_grpc": {"cluster_name": PICKERS, "authority": LOCAL}}
+    if not asks_for_keys(config):
+        return calls
+    return Noted(
+        f"A key for `infer` in Envoy's environment, {KEY_VARIABLE}, lets Envoy ask. It lets nobody else in:"
+        " clients send their own.",
+        {**calls, "initial_metadata": [own_key()]},
+    )
+
+
 def _calls(config: Config, silence_s: float, *, has_doors: bool) -> dict[str, Tree]:
-    carried: dict[str, Tree] = {"cluster": NODES, "timeout": _ANY_TIME}
-    post: Tree = {"name": ":method", "string_match": {"exact": "POST"}}
-    calls: list[Tree] = [
-        {"match": {"path": call.path, "headers": [post]}, "route": carried} for call in Call
-    ]
     return {
         "name": "all",
         "domains": ["*"],
         **({"retry_policy": _retries(silence_s)} if config.router.retry_before_first_byte else {}),
         "routes": Noted(
-            "Inference is carried to a node; all else is a router's.", [*calls, _rest(has_doors)]
+            "Inference is carried to a node; all else is a router's.",
+            [*_inference(), _rest(has_doors)],
         ),
     }
+
+
+def _inference() -> list[Tree]:
+    """A route for the calls below each first part of a path."""
+    post: Tree = {"name": ":method", "string_match": {"exact": "POST"}}
+    via: Tree = {"header": {"key": "via", "value": "1.1 ollama-proxy"}}
+    calls: dict[str, list[str]] = {}
+    for call in Call:
+        top, _, rest = call.path[1:].partition("/")
+        calls.setdefault(top, []).append(re.escape(rest))
+    return [
+        {
+            "match": {"safe_regex": {"regex": f"/{top}/({'|'.join(rest)})"}, "headers": [post]},
+            "request_headers_to_add": Noted(
+                "A node that is a router sends it to no other router.", [via]
+            ),
+            "route": {"cluster": NODES, "timeout": _ANY_TIME},
+        }
+        for top, rest in calls.items()
+    ]
 
 
 def _retries(silence_s: float) -> Tree:
@@ -232,7 +267,7 @@ def _rest(has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 - as its caller h
 
 
 def _own_errors() -> dict[str, Tree]:
-    its_own = "!response.code_details.startsWith('ext_proc')"
+    its_own = "!response.code_details.startsWith('ollama_proxy')"
     return {
         "mappers": [
             _mapper(" && ".join(filter(None, (its_own, status, path))), body, headers)
