@@ -15,6 +15,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     bus        one connection to a message bus                   nothing of ours
     metrics    what Prometheus is told                           engine, policy
     notifier   notices on the desktop                            policy, trio, bus
+    identity   what it is called among others                    nothing of ours
     service_manager, journal   what systemd is told              nothing of ours
     starter    what is seen of a machine, as a configuration     policy, sensors
     desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors

@@ -24,6 +24,7 @@ from ollama_proxy.backends.backend import (
 )
 from ollama_proxy.policy.ask import Call, Framing
 from ollama_proxy.policy.fleet import BackendSpec
+from ollama_proxy.policy.refusal import Code
 
 
 def framed(call: Call, text: str, *, stream: bool = True) -> bytes:
@@ -137,6 +138,15 @@ class ScriptedBackend(Backend):
         """Answer that it cannot."""
         return self._fail(BackendFailed(Fault.REFUSED, f"it answered {status}", status=status))
 
+    def turn_away(self, code: Code, *, retry_after_s: float | None = None) -> Self:
+        """Answer as a router does that is well: that it is full, or cannot serve this one."""
+        full = {Code.QUEUE_FULL, Code.RATE_LIMITED, Code.SHUTTING_DOWN}
+        fault = Fault.FULL if code in full else Fault.DECLINED
+        said = f"it answered 503: {code.value}, in its own words"
+        return self._fail(
+            BackendFailed(fault, said, status=503, code=code, retry_after_s=retry_after_s)
+        )
+
     def die_mid_stream(self) -> Self:
         """Break the connection off."""
         return self._fail(BackendFailed(Fault.BROKE, "it broke off the answer"))
@@ -183,6 +193,7 @@ class ScriptedBackend(Backend):
         self.errands.append(errand)
         self._under_way += 1
         self.busiest = max(self.busiest, self._under_way)
+        sink.asked()
         try:
             return await self._play(script, errand, sink)
         except (BackendFailed, CallUnserved, ModelMissing, CallRejected):

@@ -42,8 +42,27 @@ _NOT_PASSED = frozenset({
 })
 
 
+# What another router tells of its choice, and this one of its own.
+_ROUTERS_OWN = frozenset({
+    b"x-routing-reason",
+    b"x-estimated-latency-ms",
+    b"x-estimated-power-w",
+    b"x-alternatives",
+    b"x-queue-ms",
+    b"x-request-id",
+    b"x-energy-j",
+    b"x-energy-source",
+})
+# Under another name: whose answer it was there.
+_RENAMED = {b"x-backend-used": b"x-node-backend"}
+
+
 def _may_pass(name: bytes) -> bool:
-    return name not in _NOT_PASSED and not name.startswith((b"access-control-", b"x-backend-used"))
+    return (
+        name not in _NOT_PASSED
+        and name not in _ROUTERS_OWN
+        and not name.startswith(b"access-control-")
+    )
 
 
 class Connection:
@@ -134,7 +153,7 @@ class Connection:
                 length = int(value)
         self.head = Head(
             status=status,
-            headers=tuple((n, v) for n, v in self._headers if _may_pass(n)),
+            headers=tuple((_RENAMED.get(n, n), v) for n, v in self._headers if _may_pass(n)),
             length=length,
         )
 
@@ -216,8 +235,7 @@ class Connection:
     async def send(self, data: bytes, body: bytes | bytearray) -> None:
         """Send a request's head and body.
 
-        Raises:
-            BackendFailed: BROKE.
+        Where the server closes meanwhile, it may have said why (413, say): `read` tells, or raises.
         """
         try:
             if len(body) < READ_BYTES:
@@ -234,8 +252,8 @@ class Connection:
                 await self._stream.send_all(data[sent:])
             if body:
                 await self._stream.send_all(body)
-        except (OSError, trio.BrokenResourceError) as error:
-            raise BackendFailed(Fault.BROKE, "it closed the connection") from error
+        except (OSError, trio.BrokenResourceError):
+            return
 
     async def read(self) -> None:
         """Wait for bytes, and parse them.

@@ -13,7 +13,9 @@ from ollama_proxy.policy.energy import Appetite, Grade
 from ollama_proxy.policy.estimate import Estimates, Learned, Slope, Speeds
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView
 from ollama_proxy.policy.hardware import Hardware
-from ollama_proxy.policy.modes import Stance
+from ollama_proxy.policy.modes import Mode, Stance
+from ollama_proxy.policy.node import Node
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.question import Question
 from ollama_proxy.policy.route import Reason, RouteSettings, Steering, judge_as_of
@@ -108,6 +110,7 @@ def _recorded(number: int, line: form.Line) -> Recorded:
         continues=asked.continues,
         carried=asked.carried,
         within=None if asked.within is None else frozenset(asked.within),
+        forwarded=asked.forwarded,
     )
     return Recorded(
         number=number,
@@ -185,6 +188,7 @@ def _view(view: form.View, busy: form.Busy | None, ask: Ask) -> BackendView:
         loaded=None if view.loaded is None else frozenset(view.loaded),
         busy=() if busy is None else tuple(map(_Slot, busy.ends)),
         line=_IDLE if busy is None else _Standing(busy),
+        others=None if busy is None or busy.others is None else _others(*busy.others),
         reserved=view.reserved,
         running=() if busy is None else tuple(_Work(*work) for work in busy.yielding),
         preempts=None if view.preempts is None else Started(view.preempts),
@@ -200,7 +204,28 @@ def _view(view: form.View, busy: form.Busy | None, ask: Ask) -> BackendView:
         heat=ThermalState(view.heat),
         hot=view.hot,
         asleep=view.asleep,
+        node=_node(view, ask),
+        turned_away=None if view.turned_away is None else Priority(view.turned_away),
     )
+
+
+def _node(view: form.View, ask: Ask) -> Node | None:
+    """What it said of itself, as far as a choice looks at it; of a backend that is no router, nothing."""
+    if view.spec.type != BackendType.ROUTER.value:
+        return None
+    real = view.spec.aliases.get(ask.model, ask.model)
+    return Node(
+        mode=None if view.mode is None else Mode(view.mode),
+        is_draining=view.draining,
+        first_s={} if view.ttft_s is None else {real: view.ttft_s},
+        tokens_per_s={} if view.tokens_per_s is None else {real: view.tokens_per_s},
+    )
+
+
+def _others(at_work: int, ahead: int) -> Others:
+    # Of what priority those before it were makes no difference.
+    waiting = [0] * Priority.CRITICAL + [ahead]
+    return Others(at_work=at_work, waiting=waiting, count=at_work + ahead)
 
 
 def _energy(view: form.View, ask: Ask) -> Appetite:

@@ -5,6 +5,7 @@ called for whom it concerns, and whoever waits elsewhere was asked whether here 
 is awaited, and for how long, is the workers' business.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -55,6 +56,9 @@ from ollama_proxy.policy.thermal import ThermalState
 # How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
 # each costs a choice, and the others are asked at the next change.
 INVITED_MAX = 4
+# For how long a node that says it is full is left alone, whatever it says.
+FULL_LEAST_S = 1.0
+FULL_MOST_S = 60.0
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
 LAST_MOMENT_SLACK = 0.25
 # Takes down a choice: the request's id, what was asked, what came of it.
@@ -261,6 +265,24 @@ class Dispatcher:
         else:
             self._invite(station)
 
+    def node_told(self, station: Station, *, heat: ThermalState, has_less: bool) -> None:
+        """A router has said how it is.
+
+        Args:
+            station: it.
+            heat: its grade before.
+            has_less: there is less of others' work there than was thought.
+        """
+        if self.stations.get(station.spec.id) is not station:
+            return
+        if station.is_delicate and self._steering.all_cool:
+            self.steer(attrs.evolve(self._steering, all_cool=False))
+        if station.heat is not heat:
+            self.heat_changed(station)
+        self._assign(station)
+        if has_less:
+            self._invite(station)
+
     def stayed_busy(self, station: Station) -> None:
         """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
         if self.stations.get(station.spec.id) is not station:
@@ -325,6 +347,7 @@ class Dispatcher:
         """A worker has ended an attempt: book it, then try elsewhere or end the job."""
         now = self._now()
         job = attempt.job
+        attempt.asked()
         job.attempts.remove(attempt)
         if attempt.leg is not None:
             attempt.leg.ended, attempt.leg.ending = now, _in_a_word(ending)
@@ -344,6 +367,10 @@ class Dispatcher:
         if isinstance(ending, BackendFailed) and station.circuit.is_open(now):
             # Those behind it would only fail one after the other.
             self._replace(station)
+        elif isinstance(ending, BackendFailed) and ending.fault is Fault.FULL:
+            # They have their places, and keep them where nobody else has a better one.
+            for waiting in station.line.everybody():
+                self._reconsider(waiting, self._views(now))
         self._assign(station)
         if is_put_back:
             # Only now: the slot is for whom it was cleared.
@@ -372,6 +399,15 @@ class Dispatcher:
         match ending:
             case Served():
                 self._learn(station, attempt, ending, now)
+            case BackendFailed(fault=Fault.FULL):
+                # It is well. Nor is it one that fails: it has said when to come again.
+                station.has_proved_nothing(attempt)
+                pause_s = min(max(ending.retry_after_s or FULL_LEAST_S, FULL_LEAST_S), FULL_MOST_S)
+                is_for_all = ending.code is not Code.QUEUE_FULL
+                up_to = Priority.CRITICAL if is_for_all else job.priority
+                station.turns_away(up_to, now + pause_s)
+            case BackendFailed(fault=Fault.DECLINED):
+                station.has_proved_nothing(attempt)
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
@@ -548,6 +584,9 @@ class Dispatcher:
         while (job := station.next()) is not None:
             assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
             now = self._now()
+            if station.is_shut_for(job.priority, now):
+                station.line.add(job)  # until a probe is answered, or another place is better
+                return
             if is_lost(job.decision.candidates[0], job.deadline - now):
                 # Its slot would be taken for nothing, and those behind it would be late for that.
                 job.assigned = now
@@ -579,20 +618,29 @@ class Dispatcher:
             part=station.part,
             cost=self.meters.so_far,
             leg=_leave(job, station, now, is_hedge=is_hedge),
+            at_work=functools.partial(self._is_at_work, station),
+            onward=station.is_router,
         )
         job.attempts.append(attempt)
-        spec = station.spec
-        self.meters.began(attempt, spec.id, attempt.part, now, watts=spec.power_watts)
-        if attempt.part is not None:
-            self._on_part[attempt.part] += 1
-            self.used_at[attempt.part] = math.inf
         station.hand(attempt)
-        self._news.routed(Routed(job.request_id, job.ask.model, job.priority, decision, now))
         if self._hedging.share and not is_hedge and job.carriage is None:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
             if when is not None and when < job.deadline and len(self.stations) > 1:
                 self._remind(job, when, Alarm.HEDGE)
+
+    def _is_at_work(self, station: Station, attempt: Attempt) -> None:
+        """A backend has a request, or it turned out that it will not: from now on it counts."""
+        job = attempt.job
+        self.meters.began(
+            attempt, station.spec.id, attempt.part, self._now(), watts=station.usual_watts
+        )
+        if attempt.part is not None:
+            self._on_part[attempt.part] += 1
+            self.used_at[attempt.part] = math.inf
+        self._news.routed(
+            Routed(job.request_id, job.ask.model, job.priority, attempt.decision, attempt.started)
+        )
 
     def _new_transcript(self, job: Job, station: Station) -> Transcript | None:
         """Where an answer is noted that may be broken into; only where its backend could go on."""
@@ -740,7 +788,7 @@ class Dispatcher:
                 prefill_s=told.prefill_s,
                 decode_s=told.decode_s,
             ),
-            station.spec.prior,
+            station.prior(job.ask),
             now=now,
         )
         station.learned()
@@ -752,7 +800,7 @@ class Dispatcher:
             station.estimates.keep_waiting(
                 attempt.job.ask,
                 now - attempt.started,
-                station.spec.prior,
+                station.prior(attempt.job.ask),
                 now=now,
                 cold=attempt.cold,
             )
@@ -897,6 +945,12 @@ def _may_linger(attempt: Attempt, ending: Ending) -> bool:
 
 
 def _failed(station: Station, failure: BackendFailed) -> Refusal:
+    if failure.fault in {Fault.FULL, Fault.DECLINED}:
+        return Refusal(
+            failure.code or Code.QUEUE_FULL,
+            f"{station.spec.id}: {failure}",
+            retry_after_s=failure.retry_after_s,
+        )
     message = f"Backend {station.spec.id} failed: {failure}."
     if failure.status == 429:  # noqa: PLR2004 - RFC 6585: too many requests
         return Refusal(Code.QUEUE_FULL, message, retry_after_s=5.0)

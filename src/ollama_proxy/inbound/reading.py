@@ -8,11 +8,13 @@ import re
 import secrets
 from collections.abc import Iterable
 
+import attrs
 import msgspec
 
 from ollama_proxy.engine.job import Caller, Carriage, Errand, Job
 from ollama_proxy.policy.affinity import prefix_keys
 from ollama_proxy.policy.ask import Ask, Call, MalformedWish, Priority, read_wishes
+from ollama_proxy.policy.onward import VIA, came_through_router
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 _WISHES_BY_HEADER = {
@@ -97,12 +99,24 @@ class RoutingHeaders:
         passed: what goes to the backend.
         given: wish name to its text.
         client: who asks, for taking turns in line; empty for whoever does not say.
+        forwarded: it came through another router.
         fault: the first malformed header, if one is.
+        names_itself: the id is the caller's.
         objective: a priority by its name; empty where it is none of ours. The Gateway API's header may
             name what only a cluster's own picker knows, which is no mistake here.
     """
 
-    __slots__ = ("client", "fault", "given", "objective", "passed", "request_id", "slo")
+    __slots__ = (
+        "client",
+        "fault",
+        "forwarded",
+        "given",
+        "names_itself",
+        "objective",
+        "passed",
+        "request_id",
+        "slo",
+    )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sort headers (lower-case names)."""
@@ -113,14 +127,32 @@ class RoutingHeaders:
         self.fault: Refusal | None = None
         self.request_id = ""
         self.client = ""
+        self.forwarded = False
         for name, value in headers:
             if name in _PASSED or name.startswith(_PASSED_PREFIXES):
                 self.passed.append((name, value))
             elif name.startswith(b"x-"):
                 self._keep(name, value)
-        if not self.request_id:
+            elif name == VIA and came_through_router(value):
+                self.forwarded = True
+        self.names_itself = bool(self.request_id)
+        self._identify()
+
+    def _identify(self) -> None:
+        if not self.names_itself:
             self.request_id = make_request_id()
         self.passed.append((b"x-request-id", self.request_id.encode()))
+
+    def again(self) -> "RoutingHeaders":
+        """Those of one more request with the same headers; each that has no name is given its own."""
+        if self.names_itself:
+            return self
+        other = RoutingHeaders.__new__(RoutingHeaders)
+        other.client, other.fault, other.forwarded = self.client, self.fault, self.forwarded
+        other.slo, other.objective = self.slo, self.objective
+        other.given, other.names_itself, other.passed = self.given, False, self.passed[:-1]
+        other._identify()  # noqa: SLF001 - one of its own
+        return other
 
     def _keep(self, name: bytes, value: bytes) -> None:
         wish = _WISHES_BY_HEADER.get(name)
@@ -277,6 +309,8 @@ def read_job(
     if headers.fault is not None:
         raise RequestRefused(headers.fault)
     ask = read_ask(call, body, carried=carriage is not None, within=within)
+    if headers.forwarded:
+        ask = attrs.evolve(ask, forwarded=True)
     given = headers.given
     if headers.slo is not None and ask.stream:
         given = {"max_latency_ms": headers.slo} | given

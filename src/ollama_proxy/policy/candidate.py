@@ -19,6 +19,12 @@ class Terms(NamedTuple):
     heat: float
     wake: float
 
+    @property
+    def score(self) -> float:
+        """Their sum, term by term: `sum` rounds otherwise from one Python to the next."""
+        latency, power, load, loaded, prefix, failing, heat, wake = self
+        return latency + power + load + loaded + prefix + failing + heat + wake
+
 
 class Candidate(NamedTuple):
     """A backend that could serve, with what is expected of it. Seconds, watts.
@@ -35,6 +41,7 @@ class Candidate(NamedTuple):
         token_j: joules for each token of an answer; None until they were measured.
         warmth: the rank of its part's thermal state.
         asleep: it must be woken first.
+        spared: it is a router, whose own mode would spare what it computes on.
     """
 
     id: str
@@ -52,6 +59,7 @@ class Candidate(NamedTuple):
     token_j: float | None
     warmth: int
     asleep: bool
+    spared: bool = False
 
     @property
     def safe_s(self) -> float:

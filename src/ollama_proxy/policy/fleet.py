@@ -2,6 +2,7 @@
 
 import enum
 import fnmatch
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ from ollama_proxy.policy.ask import Ask, Call, Dialect, Priority
 from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
+from ollama_proxy.policy.modes import Stance
+from ollama_proxy.policy.node import Node
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
 from ollama_proxy.policy.thermal import ThermalState
 
@@ -48,6 +52,7 @@ def canonical_model(name: str) -> str:
 class BackendSpec:
     """One backend as its owner described it. Power in watts, times in seconds.
 
+    `slots_max`: of a router, which tells its slots, how many of them are used at most.
     `device`: which part of the machine it computes on, where `hardware` does not tell.
     `wake_s`: what it takes to wake that when it is suspended.
     `continues_chat`: where the last message is the assistant's, it goes on just where that ends.
@@ -60,6 +65,7 @@ class BackendSpec:
     name: str = ""
     enabled: bool = True
     slots: int = 1
+    slots_max: int = 1
     models: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     aliases: Mapping[str, str] = attrs.field(factory=dict)
@@ -162,6 +168,7 @@ class BackendView:
         busy: its slots that are taken; one whose request was cancelled, and may still be computed,
             is.
         line: who waits, as far as a choice may ask.
+        others: what others have there, as it told last; None: nobody else uses it.
         reserved: how many of its slots are kept for critical requests.
         running: those on it, as far as it must be known whether they would yield.
         preempts: what becomes of those for a critical one; None: nothing.
@@ -175,6 +182,9 @@ class BackendView:
         heat: the thermal state of the part that it computes on.
         hot: the same for people; empty where it is not warm.
         asleep: that part is suspended.
+        node: what it says of itself, where it is a router; None where it does not tell, or too long
+            ago.
+        turned_away: it says that it is full, for this priority and those below; None: it does not.
     """
 
     spec: BackendSpec
@@ -184,6 +194,7 @@ class BackendView:
     loaded: frozenset[str] | None = None
     busy: Collection[Busy] = ()
     line: Queue
+    others: Others | None = None
     reserved: int = 0
     running: Collection[Yielding] = ()
     preempts: Started | None = None
@@ -197,6 +208,8 @@ class BackendView:
     heat: ThermalState = ThermalState.UNKNOWN
     hot: str = ""
     asleep: bool = False
+    node: Node | None = None
+    turned_away: Priority | None = None
     # What `route` made of it for a kind of request.
     memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
@@ -209,18 +222,50 @@ class BackendView:
         return None if self.loaded is None else lists(self.loaded, self.spec.real_name(model))
 
     def token_j(self, ask: Ask) -> float | None:
-        """Joules for each token of such an answer; None until they were measured."""
-        return self.energy.token_j(ask.subject)
+        """Joules for each token of such an answer; None until they were measured, or are told."""
+        measured = self.energy.token_j(ask.subject)
+        if measured is not None or self.node is None:
+            return measured
+        return self.node.joules_of(ask, self.spec.real_name(ask.model))
+
+    def found_watts(self, ask: Ask) -> float | None:
+        """What it draws at such work, as it was measured, or is told; None where nobody knows."""
+        measured = self.energy.watts(ask.subject)
+        return measured if measured is not None or self.node is None else self.node.watts
 
     def watts(self, ask: Ask) -> float:
-        """What it draws at such work: measured, or what its owner believes."""
-        watts = self.energy.watts(ask.subject)
+        """What it draws at such work: measured, told, or what its owner believes."""
+        watts = self.found_watts(ask)
         return self.spec.power_watts if watts is None else max(watts, WATTS_LEAST)
+
+    def prior(self, ask: Ask) -> Prior:
+        """What to believe of its speed with a model before anything was measured."""
+        prior = self.spec.prior
+        return (
+            prior
+            if self.node is None
+            else self.node.prior(ask, self.spec.real_name(ask.model), prior)
+        )
+
+    @property
+    def stance(self) -> Stance | None:
+        """What the mode in force there means, where it is a router; None where it does not tell."""
+        return None if self.node is None else self.node.stance
+
+    @property
+    def taken(self) -> int:
+        """How many of its slots are taken, by whomever; more than it has where some wait there."""
+        others = self.others
+        return len(self.busy) if others is None else len(self.busy) + others.at_work
 
     def has_room(self, priority: Priority) -> bool:
         """Whether one of this priority would start at once."""
         kept = 0 if priority is Priority.CRITICAL else self.reserved
-        if len(self.busy) >= self.spec.slots - kept:
+        others = self.others
+        if others is None:
+            if len(self.busy) >= self.spec.slots - kept:
+                return False
+        elif self.taken >= self.spec.slots - kept or others.ahead(priority):
             return False
         return not len(self.line) or self.line.ahead_s(priority, "") <= 0
 
@@ -252,9 +297,17 @@ class BackendView:
         else:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.
-        soonest_s = min([abs(each.ends - now) for each in self.busy])  # noqa: C419 - on the hot path
+        soonest_s = math.inf
+        for each in self.busy:  # most have a slot or two: `min` would cost more than it saves
+            left_s = abs(each.ends - now)
+            soonest_s = min(soonest_s, left_s)
         ahead_s = self.line.ahead_s(priority, client)
         extra = len(self.busy) - slots
-        if extra > 0:  # critical ones at slots that are not for this one
+        if (others := self.others) is not None and others.count:
+            # Nobody tells when they began: the first of so many ends so soon on average.
+            soonest_s = min(soonest_s, usual_s / (others.at_work + 1))
+            extra += others.at_work
+            ahead_s += others.ahead(priority) * usual_s
+        if extra > 0:  # critical ones at slots that are not for this one, or they wait at a node
             ahead_s += extra * usual_s
         return soonest_s + ahead_s / slots

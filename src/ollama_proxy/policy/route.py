@@ -48,7 +48,7 @@ from ollama_proxy.policy.affinity import Warm
 from ollama_proxy.policy.ask import Ask, Wishes
 from ollama_proxy.policy.candidate import SAFETY, Candidate, Terms
 from ollama_proxy.policy.estimate import BYTES_PER_TOKEN, Forecast
-from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.fleet import BackendType, BackendView
 from ollama_proxy.policy.modes import STANCES, Mode, Stance
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.restraint import Restraint, restrain
@@ -290,12 +290,12 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     for view in meant:
         judged = view.memo.get(kind)
         # Taken apart at once: in a large fleet this line is run a thousand times for each request.
-        obstacle, candidate, by, until, is_for_all, _ = judged or _UNJUDGED
+        obstacle, candidate, by, until, is_for_all, _, beside = judged or _UNJUDGED
         if until <= now or by is not settings:
             if len(view.memo) >= JUDGED_KEPT:
                 view.memo.clear()  # callers choose the names: they must not fill the memory
             judged = view.memo[kind] = _judge(view, ask, settings, now)
-            obstacle, candidate, _, _, is_for_all, _ = judged
+            obstacle, candidate, _, _, is_for_all, _, beside = judged
         if tried or not is_for_all:
             obstacle = _obstacle(view, ask, tried)
         if obstacle is not None:
@@ -303,23 +303,35 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
                 barred.append(Barred(view.spec.id, obstacle))
             continue
         if candidate is None:
-            candidate = _assess(view, ask, settings, now)
+            candidate, beside = _assess(view, ask, settings, now), {}
         if warm is not None and warm.backend == view.spec.id:
-            candidate = _assess(view, ask, settings, now, cached=warm.share)
+            candidate, beside = _assess(view, ask, settings, now, cached=warm.share), {}
+        if view.turned_away is not None and priority <= view.turned_away:
+            full.append(candidate)
+            if barred is not None:
+                barred.append(Barred(view.spec.id, _FULL))
+            continue
         if not is_calm and view.heat is ThermalState.CRITICAL:
             too_hot.append(candidate)
             if barred is not None:
                 barred.append(Barred(view.spec.id, f"is too hot: {view.hot}"))
             continue
-        if view.busy:
-            has_room = view.has_room(priority)
-            wait_s = 0.0 if has_room else view.wait_s(priority, client, candidate.whole_s, now)
-            candidate = _load(candidate, view, wait_s, time_weight)
-            if not has_room and view.is_full_for(priority):
-                full.append(candidate)
-                if barred is not None:
-                    barred.append(Barred(view.spec.id, _FULL))
-                continue
+        if view.busy or ((others := view.others) is not None and others.count):
+            if view.has_room(priority):
+                # Nothing of it depends on the time: it is made once for so many beside it.
+                taken = view.taken
+                known = beside.get(taken)
+                if known is None:
+                    known = beside[taken] = _load(candidate, view, 0.0, time_weight)
+                candidate = known
+            else:
+                wait_s = view.wait_s(priority, client, candidate.whole_s, now)
+                candidate = _load(candidate, view, wait_s, time_weight)
+                if view.is_full_for(priority):
+                    full.append(candidate)
+                    if barred is not None:
+                        barred.append(Barred(view.spec.id, _FULL))
+                    continue
         able.append(candidate)
     if not able:
         if full:
@@ -404,7 +416,7 @@ def _said_of(why: Restraint | None, settings: RouteSettings) -> Reason | None:
             return Reason.BATTERY
         case Restraint.WATTS if settings.watts_cap == settings.power_budget_watts:
             return Reason.POWER_BUDGET
-        case Restraint.WATTS | None:
+        case Restraint.WATTS | Restraint.NODE | None:
             return None
 
 
@@ -449,6 +461,10 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
         return "is unhealthy"
     if view.circuit_open:
         return "failed too often lately"
+    if view.node is not None and view.node.is_draining:
+        return "is shutting down"
+    if _is_second_hop(view, ask):
+        return "is a router, and the request came through one"
     if ask.call in view.unserved:
         return f"does not serve {ask.call.path}"
     if ask.continues and not spec.continues(ask.call):
@@ -456,6 +472,11 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
     if ask.carried and (ask.call in view.uncarried or not spec.carries(ask.call)):
         return f"cannot be asked {ask.call.path} by another proxy"
     return _model_obstacle(view, ask)
+
+
+def _is_second_hop(view: BackendView, ask: Ask) -> bool:
+    """Whether a request would go from router to router to router: two could go on so for ever."""
+    return ask.forwarded and view.spec.type is BackendType.ROUTER
 
 
 def _model_obstacle(view: BackendView, ask: Ask) -> str | None:
@@ -477,6 +498,8 @@ class _Judged(NamedTuple):
         until: when it must be judged anew, as what was learned grows old.
         is_for_all: the obstacle is the same for all requests of the kind.
         at: when it was judged.
+        beside: what `candidate` is beside so many others, where it starts at once; filled as it is
+            asked for.
     """
 
     obstacle: str | None
@@ -485,9 +508,10 @@ class _Judged(NamedTuple):
     until: float
     is_for_all: bool
     at: float
+    beside: dict[int, Candidate]
 
 
-_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True, at=-math.inf)
+_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True, at=-math.inf, beside={})
 
 
 def judgement(view: BackendView, ask: Ask) -> object | None:
@@ -517,6 +541,7 @@ def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> 
         until=now + JUDGED_FOR_S,
         is_for_all=not view.spec.max_prompt_tokens,
         at=now,
+        beside={},
     )
 
 
@@ -535,15 +560,14 @@ def _assess(
     """What is expected of a backend that is idle, and has a share of the prompt in its cache."""
     spec = view.spec
     loaded = view.has_loaded(ask.model)
+    prior = view.prior(ask)
     if settings.auto_optimize:
-        forecast = view.estimates.forecast(ask, spec.prior, loaded=loaded, now=now)
+        forecast = view.estimates.forecast(ask, prior, loaded=loaded, now=now)
     else:
         forecast = Forecast(first_s=spec.avg_latency_s, whole_s=spec.avg_latency_s)
     saved_s = 0.0
     if cached and settings.auto_optimize:
-        fresh = view.estimates.forecast(
-            ask, spec.prior, loaded=loaded, uncached=1 - cached, now=now
-        )
+        fresh = view.estimates.forecast(ask, prior, loaded=loaded, uncached=1 - cached, now=now)
         saved_s, forecast = forecast.first_s - fresh.first_s, fresh
     alone_s = forecast.first_s if ask.stream else forecast.whole_s
     warm_s = max(alone_s - forecast.load_s, 1e-6)
@@ -551,6 +575,9 @@ def _assess(
     stance = settings.steering.stance
     time_weight = stance.time_weight
     power_weight = stance.power_weight if settings.power_aware else 0.0
+    own = view.stance
+    if own is not None:  # whoever saves there saves more than is asked for here
+        power_weight = max(power_weight, own.power_weight)
     loading = -0.5 if loaded is None else 0.0 if loaded else -max(1.0, math.log2(alone_s / warm_s))
     wake_s = spec.wake_s if view.asleep else 0.0
     waking = _waking(wake_s, warm_s, time_weight, power_weight) if wake_s else 0.0
@@ -567,7 +594,7 @@ def _assess(
     alone_s += wake_s
     return Candidate(
         id=spec.id,
-        score=sum(terms),
+        score=terms.score,
         terms=terms,
         predicted_s=alone_s,
         watts=watts,
@@ -578,11 +605,18 @@ def _assess(
         toil=1 / max(1 - view.failing, 0.01),
         ties=(-spec.preference, spec.id != settings.default_backend, spec.id),
         heard_at=view.estimates.heard_at(ask),
-        prior_s=spec.avg_latency_s,
+        prior_s=prior.first_s,
         token_j=token_j,
         warmth=view.heat.rank,
         asleep=view.asleep,
+        spared=own is not None and _would_spare(own, view.heat, watts),
     )
+
+
+def _would_spare(stance: Stance, heat: ThermalState, watts: float) -> bool:
+    """Whether a node's own mode lets no work come that another can do."""
+    cap = stance.watts_soft_cap
+    return heat.rank > stance.warmest.rank or (cap is not None and watts > cap)
 
 
 def _waking(wake_s: float, warm_s: float, time_weight: float, power_weight: float) -> float:
@@ -596,20 +630,25 @@ _tuple = tuple.__new__
 
 
 def _load(candidate: Candidate, view: BackendView, wait_s: float, time_weight: float) -> Candidate:
-    """The same for a backend that is not idle: others share it, or must end first."""
-    id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, *rest = candidate
+    """The same for a backend that is not idle: others share it, or must end first.
+
+    Made for each busy backend and each request, hence of tuples at once (a named tuple's own
+    constructor is a call more), and without what would change nothing.
+    """
+    id_, _, terms, _, watts, alone_s, whole_s, off_s, *rest = candidate
     latency, power, _, loaded, prefix, failing, heat, wake = terms
-    load = -math.log2(1 + len(view.busy) / view.spec.slots)
+    longer = 1 + view.taken / view.spec.slots
     if wait_s:
-        load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
-        # Each one before it may take longer than expected, or shorter: errors add up as squares.
-        off_s = math.hypot(off_s, view.off_s.value * math.sqrt(max(1.0, wait_s / whole_s)))
-    # Made of tuples at once: a named tuple's own constructor is a call more, and this is made for
-    # each busy backend and each request.
-    terms = _tuple(Terms, (latency, power, time_weight * load, loaded, prefix, failing, heat, wake))
-    predicted_s = alone_s + wait_s
-    made = (id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties)
-    return _tuple(Candidate, (*made, *rest))
+        longer = max(longer, 1 + wait_s / max(alone_s, 1e-6))
+        if usual_s := view.off_s.value:
+            # Each one before it may take longer than expected, or shorter: errors add up as squares.
+            waits = wait_s / whole_s
+            off_s = math.hypot(off_s, usual_s * math.sqrt(waits) if waits > 1 else usual_s)
+    load = -time_weight * math.log2(longer)
+    score = latency + power + load + loaded + prefix + failing + heat + wake
+    terms = _tuple(Terms, (latency, power, load, loaded, prefix, failing, heat, wake))
+    made = (id_, score, terms, alone_s + wait_s, watts, alone_s, whole_s, off_s, *rest)
+    return _tuple(Candidate, made)
 
 
 def _order(wishes: Wishes, among: Sequence[Candidate]) -> Callable[[Candidate], Any]:
@@ -707,7 +746,7 @@ def _nobody(
             Code.BACKEND_FAILED,
             f"Every backend that could serve {ask.model!r} failed: {', '.join(tried)}.",
         )
-    enabled = [v for v in meant if v.spec.enabled]
+    enabled = [v for v in meant if v.spec.enabled and not _is_second_hop(v, ask)]
     fitting = [v for v in enabled if _model_obstacle(v, ask) is None]
     where = f"on {wishes.target!r} " if wishes.target is not None else ""
     if fitting and all(ask.call in v.unserved for v in fitting):
@@ -722,7 +761,7 @@ def _nobody(
             f"No backend {where}can serve {ask.model!r} now: "
             + (
                 ", ".join(f"{v.spec.id} {_obstacle(v, ask, tried)}" for v in meant)
-                or "none is configured"
+                or "there is none; describe one in the configuration, or see why [fleet] finds none"
             )
             + ".",
             retry_after_s=_RETRY_AFTER_S,

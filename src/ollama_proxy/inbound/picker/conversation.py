@@ -397,6 +397,7 @@ class Conversation(Caller, Carriage):
                 await self._rpc.send(words.go_on("request_trailers"))
         if (job := self._job) is not None and self._attempt is not None:
             job.overhead_s += trio.current_time() - self._attempt.started
+            self._attempt.asked()
         self._free()
         await self._desk.addresses.renew(way.host)
 
