@@ -215,7 +215,10 @@ def _calls(config: Config, silence_s: float, *, has_doors: bool) -> dict[str, Tr
 def _inference() -> list[Tree]:
     """A route for the calls below each first part of a path."""
     post: Tree = {"name": ":method", "string_match": {"exact": "POST"}}
-    via: Tree = {"header": {"key": "via", "value": "1.1 ollama-proxy"}}
+    via: Tree = {
+        "header": {"key": "via", "value": "1.1 ollama-proxy"},
+        "append_action": "ADD_IF_ABSENT",  # where a picker has not chosen, and said so
+    }
     calls: dict[str, list[str]] = {}
     for call in Call:
         top, _, rest = call.path[1:].partition("/")
