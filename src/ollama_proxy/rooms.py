@@ -10,6 +10,7 @@ import attrs
 
 import ollama_proxy
 from ollama_proxy.backends.continuation import transcribe
+from ollama_proxy.backends.overheard import Overheard
 from ollama_proxy.certificates import BadCertificate
 from ollama_proxy.config import (
     Config,
@@ -21,7 +22,7 @@ from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
-from ollama_proxy.identity import derive_node_id
+from ollama_proxy.identity import node_id, state_directory
 from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.bounds import Bounds
@@ -37,6 +38,7 @@ from ollama_proxy.inbound.http.endpoint import Dashboard
 from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.live.picture import Picture
+from ollama_proxy.inbound.picker.conversation import PickerSettings
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
@@ -69,6 +71,7 @@ class Rooms:
     climate: Climate
     news: News
     gate: Gate
+    metrics: Metrics
     encryption: Encryption | None
     decisions: DecisionLog | None
     traces: "Traces | None"
@@ -87,7 +90,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         CannotServe: a file that the configuration names is of no use.
     """
     encryption = _open_encryption(config)
-    node_id = derive_node_id(config.server.http_port)
+    own_id = config.fleet.node_id or node_id(config.server.http_port, state_directory(os.environ))
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log, statuses=STATUS)
     news = News()
@@ -130,7 +133,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
             gate=gate,
             metrics=metrics.page,
             version=ollama_proxy.__version__,
-            node_id=node_id,
+            node_id=own_id,
             max_body_bytes=limits.max_body_bytes,
             body_timeout_s=limits.body_timeout_s,
             bounds=bounds,
@@ -166,18 +169,26 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         encryption=encryption,
     )
     grpc = _new_grpc_door(
-        config, dispatcher, climate, news, gate, bounds=grpc_bounds, encryption=encryption
+        config,
+        dispatcher,
+        climate,
+        news,
+        gate,
+        bounds=grpc_bounds,
+        held=bounds,
+        encryption=encryption,
     )
     metrics.doors = _doors(front, grpc, bounds, grpc_bounds)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config), bounds)
     return Rooms(
-        node_id=node_id,
+        node_id=own_id,
         manager=ServiceManager.from_environment(os.environ, pid=os.getpid()),
         dispatcher=dispatcher,
         climate=climate,
         news=news,
         gate=gate,
+        metrics=metrics,
         encryption=encryption,
         decisions=decisions,
         traces=traces,
@@ -310,6 +321,7 @@ def _new_grpc_door(
     gate: Gate,
     *,
     bounds: Bounds,
+    held: Bounds,
     encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
@@ -323,7 +335,15 @@ def _new_grpc_door(
         max_connections_per_peer=config.server.max_connections_per_peer,
         unread_bytes=config.server.max_buffered_mib << 20,
     )
-    methods = all_methods(dispatcher, climate, news)
+    methods = all_methods(
+        dispatcher,
+        climate,
+        news,
+        gate=gate,
+        bounds=held,
+        picker=PickerSettings(limits=_lane_limits(config)),
+        overhear=Overheard,
+    )
     return GrpcDoor(
         methods,
         gate,

@@ -1,11 +1,13 @@
 """The backends that are open, each with its station: opened, probed, replaced and closed with the configuration.
 
+Wanted is what is configured, and what was found beside it.
 A station lives in the workers' nursery, until it is retired and its slots are empty.
 """
 
 import functools
 import logging
 import os
+from collections.abc import Iterable
 
 import trio
 
@@ -71,6 +73,8 @@ class Fleet:
         self._node_id = node_id
         self._workers = workers
         self._open: dict[str, tuple[BackendConfig, Station]] = {}
+        self._config = Config()
+        self._found: tuple[BackendConfig, ...] = ()
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
         self._applying = trio.Lock()  # SIGHUP may come before all is open
 
@@ -79,13 +83,29 @@ class Fleet:
 
         A replaced station is closed after its successor was probed, so that those in its line
         find a place; those at its slots finish on it. They join in the owner's order, in which
-        they are shown.
+        they are shown. What was found stays.
         """
         async with self._applying:
-            await self._apply(config)
+            self._config = config
+            await self._apply()
 
-    async def _apply(self, config: Config) -> None:
+    async def find(self, found: Iterable[BackendConfig]) -> None:
+        """Have these be all that was found, beside what is configured. See `apply`."""
+        async with self._applying:
+            before, self._found = self._found, tuple(found)
+            if self._found != before:
+                await self._apply()
+
+    @property
+    def configured(self) -> tuple[BackendConfig, ...]:
+        """What the owner describes; it goes before what is found."""
+        return self._config.backends
+
+    async def _apply(self) -> None:
+        config = self._config
         wanted = {backend.id: backend for backend in config.backends}
+        for backend in self._found:
+            wanted.setdefault(backend.id, backend)
         health = HealthSettings(interval_s=config.router.health_interval_s)
         lines = config.scheduler
         opened: dict[str, Station] = {}

@@ -5,7 +5,7 @@ is no queue between the two, so that a slow reader slows its backend and nobody 
 """
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -37,6 +37,27 @@ class Errand:
 
 
 @attrs.frozen(kw_only=True)
+class Way:
+    """How somebody else makes a call on a backend's server.
+
+    Attributes:
+        host: a name or a literal address.
+        port: of TCP.
+        path: where the call lives there.
+        model: the name that the server knows it by.
+        body: makes what to send; None: what the caller sent, as it is.
+        headers: to be set; the server's key, if it wants one.
+    """
+
+    host: str
+    port: int
+    path: str
+    model: str
+    body: Callable[[], bytes] | None = attrs.field(default=None, eq=False, repr=False)
+    headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
+
+
+@attrs.frozen(kw_only=True)
 class Head:
     """The beginning of an answer: status, headers that may pass, body length if it was told."""
 
@@ -64,6 +85,9 @@ class Sink(Protocol):
 
     def connected(self, *, is_fresh: bool) -> None:
         """There is a connection to ask on, made for this call or kept from another."""
+
+    def asked(self) -> None:
+        """The request is out, and for a while there is nothing to do but wait."""
 
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """Send the head and the first bytes together; from here on nothing is tried again."""
@@ -242,6 +266,13 @@ class Backend(Protocol):
         Raises:
             BackendFailed, CallUnserved, ModelMissing: before or, the first alone, after `begin`.
             CallerLeft: from `sink`.
+        """
+
+    def way(self, errand: Errand) -> Way:
+        """How another proxy makes the call, which translates nothing.
+
+        Raises:
+            CallUnserved: it could not.
         """
 
     async def probe(self) -> Probe:

@@ -19,6 +19,7 @@ from ollama_proxy.backends.backend import (
     Reply,
     Served,
     Sink,
+    Way,
 )
 from ollama_proxy.backends.body import NO_JSON
 from ollama_proxy.backends.ollama import names_in
@@ -66,6 +67,12 @@ class RouterBackend:
             )
         except BackendFailed as failure:
             raise _as_it_means(failure) from failure
+
+    def way(self, errand: Errand) -> Way:
+        """As it comes, saying that it was here. See `Backend`."""
+        path = self._server.endpoint.base_path + errand.call.path
+        way = self._server.way(errand, path=path, model=self._spec.real_name(errand.model))
+        return attrs.evolve(way, headers=(*way.headers, *self._via))
 
     async def probe(self) -> Probe:
         """Ask how it is, and for its models where it does not tell them all. See `Backend`."""

@@ -5,6 +5,7 @@ called for whom it concerns, and whoever waits elsewhere was asked whether here 
 is awaited, and for how long, is the workers' business.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -44,6 +45,7 @@ from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import (
     Decision,
     Explanation,
+    Reason,
     RouteSettings,
     Steering,
     explain,
@@ -305,7 +307,8 @@ class Dispatcher:
                 job.errand, arrived=job.arrived, answer_limit=job.ask.answer_limit
             )
         job.stall_timeout_s = self._settings.stall_timeout_s
-        if self.is_draining:
+        # Another proxy cannot ask elsewhere as its callers could, and needs us for a moment only.
+        if self.is_draining and job.carriage is None:
             self._refuse(job, _STOPPING)
         elif (refusal := self._place(job)) is not None:
             self._refuse(job, refusal)
@@ -336,10 +339,17 @@ class Dispatcher:
         self._leave_line(job)
         self._close(job, Outcome.LEFT)
 
+    def give_up(self, job: Job, refusal: Refusal) -> None:
+        """Its door can let a job wait in line no longer. No harm at any other stage."""
+        if job.stage is Stage.WAITING:
+            self._leave_line(job)
+            self._refuse(job, refusal)
+
     def finished(self, station: Station, attempt: Attempt, ending: Ending) -> None:
         """A worker has ended an attempt: book it, then try elsewhere or end the job."""
         now = self._now()
         job = attempt.job
+        attempt.asked()
         job.attempts.remove(attempt)
         if attempt.leg is not None:
             attempt.leg.ended, attempt.leg.ending = now, _in_a_word(ending)
@@ -411,11 +421,14 @@ class Dispatcher:
                     job.ask.continues and ending.fault is Fault.REFUSED
                 )
                 station.has_failed(now, why, is_general=not is_own)
+                if ending.fault is Fault.UNREACHABLE and station.watch is not None:
+                    # Four more requests need not find out whether it is there at all.
+                    station.watch()
             case CallRejected():
                 station.has_served(now)
             case CallUnserved():
                 station.has_proved_nothing(attempt)
-                station.does_not_serve(job.ask.call)
+                station.does_not_serve(job.ask.call, carried=job.ask.carried)
             case ModelMissing():
                 station.has_proved_nothing(attempt)
                 station.lacks(job.ask.model)
@@ -609,21 +622,29 @@ class Dispatcher:
             part=station.part,
             cost=self.meters.so_far,
             leg=_leave(job, station, now, is_hedge=is_hedge),
+            at_work=functools.partial(self._is_at_work, station),
             onward=station.is_router,
         )
         job.attempts.append(attempt)
-        spec = station.spec
-        self.meters.began(attempt, spec.id, attempt.part, now, watts=station.usual_watts)
-        if attempt.part is not None:
-            self._on_part[attempt.part] += 1
-            self.used_at[attempt.part] = math.inf
         station.hand(attempt)
-        self._news.routed(Routed(job.request_id, job.ask.model, job.priority, decision, now))
-        if self._hedging.share and not is_hedge:
+        if self._hedging.share and not is_hedge and job.carriage is None:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
             if when is not None and when < job.deadline and len(self.stations) > 1:
                 self._remind(job, when, Alarm.HEDGE)
+
+    def _is_at_work(self, station: Station, attempt: Attempt) -> None:
+        """A backend has a request, or it turned out that it will not: from now on it counts."""
+        job = attempt.job
+        self.meters.began(
+            attempt, station.spec.id, attempt.part, self._now(), watts=station.usual_watts
+        )
+        if attempt.part is not None:
+            self._on_part[attempt.part] += 1
+            self.used_at[attempt.part] = math.inf
+        self._news.routed(
+            Routed(job.request_id, job.ask.model, job.priority, attempt.decision, attempt.started)
+        )
 
     def _new_transcript(self, job: Job, station: Station) -> Transcript | None:
         """Where an answer is noted that may be broken into; only where its backend could go on."""
@@ -631,6 +652,7 @@ class Dispatcher:
             station.preempts is Started.CONTINUE
             and job.priority is Priority.BEST_EFFORT
             and job.begun is None
+            and job.carriage is None
             and job.ask.stream
             and station.spec.continues(job.ask.call)
         ):
@@ -659,7 +681,10 @@ class Dispatcher:
         if job.stopped:
             self._refuse(job, _STOPPING)
             return
-        if job.begun is not None or job.left or not self._settings.retry_before_first_byte:
+        is_out = job.begun is not None or job.told
+        if job.landed and not job.left and self._follow(station, job):
+            return
+        if is_out or job.left or not self._settings.retry_before_first_byte:
             self._refuse(job, refusal)
             return
         job.tried.append(station.spec.id)
@@ -669,6 +694,26 @@ class Dispatcher:
             self._refuse(job, refusal)
         elif job.decision is not None:
             job.failovers.append((station.spec.id, job.decision.backend))
+
+    def _follow(self, failed: Station, job: Job) -> bool:
+        """Another proxy has the answer of a backend that it went to by itself: that is where it is.
+
+        It is there whether there was a slot for it or not. False where that backend has left.
+        """
+        station = self.stations.get(job.landed)
+        job.landed, decision = "", job.decision
+        assert decision is not None, "it was sent somewhere"  # noqa: S101 - or nobody could have failed it
+        found = [c for c in decision.candidates if station is not None and c.id == station.spec.id]
+        if station is None or not found:
+            return False
+        others = [c for c in decision.candidates if c.id not in {found[0].id, failed.spec.id}]
+        job.decision = Decision(
+            backend=found[0].id, reason=Reason.FAILOVER, candidates=(found[0], *others)
+        )
+        job.tried.append(failed.spec.id)
+        job.failovers.append((failed.spec.id, found[0].id))
+        self._start(job, station, job.decision, self._now())
+        return True
 
     def _put_back(self, station: Station, attempt: Attempt) -> None:
         """One whose slot was taken waits again, at its old place or where it is better now."""

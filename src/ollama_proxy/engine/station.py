@@ -72,6 +72,7 @@ class Station:
         self.models: frozenset[str] | None = None
         self.loaded: frozenset[str] | None = None
         self.unserved: frozenset[Call] = frozenset()
+        self.uncarried: frozenset[Call] = frozenset()
         self.circuit = Circuit()
         self.running: dict[Attempt, None] = {}
         self.busy: dict[Attempt, None] = {}
@@ -124,6 +125,7 @@ class Station:
                 running=self.running,
                 preempts=self.preempts,
                 unserved=self.unserved,
+                uncarried=self.uncarried,
                 failing=circuit.failing(now),
                 estimates=self.estimates,
                 off_s=self._off_s,
@@ -149,6 +151,11 @@ class Station:
         if self._view is not None:
             self._view.memo.clear()
 
+    @property
+    def node_id(self) -> str:
+        """Whose it is, where it is a router that has told so; else empty."""
+        return (self.node and self.node.id) or ""
+
     # -- slots -----------------------------------------------------------------------------------
 
     @property
@@ -159,7 +166,8 @@ class Station:
     @property
     def reserved(self) -> int:
         """How many slots are kept for critical requests: never all of them."""
-        return min(self.reserve_critical_slots, self.spec.slots - 1)
+        kept = self.reserve_critical_slots
+        return min(kept, self.spec.slots - 1) if kept else 0
 
     @property
     def has_free_slot(self) -> bool:
@@ -190,8 +198,10 @@ class Station:
 
     def takes_at_once(self, priority: Priority) -> bool:
         """Whether a job of this priority would be the next whom `next` takes out."""
-        kept = 0 if priority is Priority.CRITICAL else self.reserved
-        return self.spec.slots - self.in_flight > kept and not len(self.line)
+        free = self.spec.slots - len(self.busy)
+        if free <= 0 or len(self.line):
+            return False
+        return priority is Priority.CRITICAL or free > self.reserved
 
     def victim(self) -> Attempt | None:
         """Who gives up a slot for the critical job that is next in line; None if nobody should.
@@ -294,7 +304,7 @@ class Station:
         """A probe was answered."""
         if not self.healthy:
             # It may be another version now: what it refused then is asked again.
-            self.unserved = frozenset()
+            self.unserved = self.uncarried = frozenset()
             self.circuit = self.circuit.revived()
         was = self.healthy, self.models, self.loaded
         self.healthy, self.models, self.loaded = True, probe.models, probe.loaded
@@ -421,9 +431,12 @@ class Station:
         self.last_error = why
         self._note_circuit(self.circuit.failed(now, jitter=self._jitter(), is_general=is_general))
 
-    def does_not_serve(self, call: Call) -> None:
-        """The server was seen not to know a call."""
-        self.unserved |= {call}
+    def does_not_serve(self, call: Call, *, carried: bool = False) -> None:
+        """The server was seen not to know a call; `carried`: as it is, which we might translate."""
+        if carried:
+            self.uncarried |= {call}
+        else:
+            self.unserved |= {call}
         self.touch()
 
     def lacks(self, model: str) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import attrs
 import msgspec
 
-from ollama_proxy.engine.job import Caller, Errand, Job
+from ollama_proxy.engine.job import Caller, Carriage, Errand, Job
 from ollama_proxy.policy.affinity import prefix_keys
-from ollama_proxy.policy.ask import Ask, Call, MalformedWish, read_wishes
+from ollama_proxy.policy.ask import Ask, Call, MalformedWish, Priority, read_wishes
 from ollama_proxy.policy.onward import VIA, came_through_router
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -35,9 +35,11 @@ _HEADERS_BY_WISH = {
     "priority": "X-Priority",
     "media_type": "X-Media-Type",
 }
+_OBJECTIVE = b"x-gateway-inference-objective"
 _SLO = b"x-slo-ttft-ms"
 _SLO_HEADER = "X-SLO-TTFT-Ms"
 _ID_HEADER = "X-Request-ID"
+_PRIORITY_NAMES = frozenset(priority.label for priority in Priority)
 _ONCE = "it once, not twice"
 _PASSED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 _PASSED_PREFIXES = (b"anthropic-", b"openai-")
@@ -99,15 +101,29 @@ class RoutingHeaders:
         client: who asks, for taking turns in line; empty for whoever does not say.
         forwarded: it came through another router.
         fault: the first malformed header, if one is.
+        names_itself: the id is the caller's.
+        objective: a priority by its name; empty where it is none of ours. The Gateway API's header may
+            name what only a cluster's own picker knows, which is no mistake here.
     """
 
-    __slots__ = ("client", "fault", "forwarded", "given", "passed", "request_id", "slo")
+    __slots__ = (
+        "client",
+        "fault",
+        "forwarded",
+        "given",
+        "names_itself",
+        "objective",
+        "passed",
+        "request_id",
+        "slo",
+    )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sort headers (lower-case names)."""
         self.passed: list[tuple[bytes, bytes]] = []
         self.given: dict[str, str] = {}
         self.slo: str | None = None
+        self.objective = ""
         self.fault: Refusal | None = None
         self.request_id = ""
         self.client = ""
@@ -119,9 +135,24 @@ class RoutingHeaders:
                 self._keep(name, value)
             elif name == VIA and came_through_router(value):
                 self.forwarded = True
-        if not self.request_id:
+        self.names_itself = bool(self.request_id)
+        self._identify()
+
+    def _identify(self) -> None:
+        if not self.names_itself:
             self.request_id = make_request_id()
         self.passed.append((b"x-request-id", self.request_id.encode()))
+
+    def again(self) -> "RoutingHeaders":
+        """Those of one more request with the same headers; each that has no name is given its own."""
+        if self.names_itself:
+            return self
+        other = RoutingHeaders.__new__(RoutingHeaders)
+        other.client, other.fault, other.forwarded = self.client, self.fault, self.forwarded
+        other.slo, other.objective = self.slo, self.objective
+        other.given, other.names_itself, other.passed = self.given, False, self.passed[:-1]
+        other._identify()  # noqa: SLF001 - one of its own
+        return other
 
     def _keep(self, name: bytes, value: bytes) -> None:
         wish = _WISHES_BY_HEADER.get(name)
@@ -133,6 +164,9 @@ class RoutingHeaders:
             if self.slo is not None:
                 self._blame(_SLO_HEADER, value, _ONCE)
             self.slo = value.decode("latin-1")
+        elif name == _OBJECTIVE:
+            label = value.decode("latin-1").strip().lower()
+            self.objective = label if label in _PRIORITY_NAMES else ""
         elif name == b"x-client-id":
             self.client = value[:CLIENT_MAX].decode("latin-1")
         elif name == b"x-request-id":
@@ -160,8 +194,20 @@ def _invalid_header(header: str, value: bytes, expected: str) -> Refusal:
     )
 
 
-def read_ask(call: Call, body: bytes | bytearray) -> Ask:
+def read_ask(
+    call: Call,
+    body: bytes | bytearray,
+    *,
+    carried: bool = False,
+    within: frozenset[str] | None = None,
+) -> Ask:
     """Read what is asked from a call's body.
+
+    Args:
+        call: which.
+        body: as it came.
+        carried: another proxy makes the call.
+        within: ids of the backends that it can reach; None: all.
 
     Raises:
         RequestRefused: the body is no JSON object with a model's name.
@@ -184,6 +230,8 @@ def read_ask(call: Call, body: bytes | bytearray) -> Ask:
         stream=stream and not call.embeds,
         prompt_bytes=_prompt_bytes(body),
         answer_limit=_answer_limit(peek),
+        carried=carried,
+        within=within,
         prefix=prefix_keys(peek.model, memoryview(peek.messages or peek.prompt or peek.input)),
     )
 
@@ -250,20 +298,24 @@ def read_job(
     door: str,
     arrived: float,
     key_name: str = "",
+    carriage: Carriage | None = None,
+    within: frozenset[str] | None = None,
 ) -> Job:
-    """Make a job of a request.
+    """Make a job of a request; with a `carriage`, of one that another proxy carries, `within` its reach.
 
     Raises:
         RequestRefused: a header or the body cannot be understood.
     """
     if headers.fault is not None:
         raise RequestRefused(headers.fault)
-    ask = read_ask(call, body)
+    ask = read_ask(call, body, carried=carriage is not None, within=within)
     if headers.forwarded:
         ask = attrs.evolve(ask, forwarded=True)
     given = headers.given
     if headers.slo is not None and ask.stream:
         given = {"max_latency_ms": headers.slo} | given
+    if headers.objective:
+        given = {"priority": headers.objective} | given
     try:
         wishes = read_wishes(given)
     except MalformedWish as wish:
@@ -284,4 +336,5 @@ def read_job(
         arrived=arrived,
         client=headers.client,
         key_name=key_name,
+        carriage=carriage,
     )

@@ -4,6 +4,7 @@ Every door ends here and nowhere else, so that HTTP, and the doors to come, cann
 """
 
 import enum
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -20,10 +21,14 @@ class Dialect(enum.Enum):
 
 
 class Framing(enum.Enum):
-    """How the pieces of a streamed answer are told apart."""
+    """How the pieces of a streamed answer are told apart. `mark`: what each ends with."""
 
     SSE = "text/event-stream"
     NDJSON = "application/x-ndjson"
+
+    def __init__(self, media_type: str) -> None:
+        """Say once what ends a piece: to look an enum up in a table is a call of Python's own."""
+        self.mark = b"\n\n" if media_type == "text/event-stream" else b"}\n"
 
 
 class Call(enum.Enum):
@@ -36,6 +41,9 @@ class Call(enum.Enum):
         embeds: the answer is vectors, which never stream.
         streams_by_default: it streams when its body does not say: Ollama's two generating calls do.
     """
+
+    # By identity, in C: what comes along hashes the name, in a call of Python's own.
+    __hash__ = object.__hash__
 
     OPENAI_CHAT = "/v1/chat/completions"
     OPENAI_COMPLETION = "/v1/completions"
@@ -73,7 +81,7 @@ class Priority(enum.IntEnum):
     HIGH = 2
     CRITICAL = 3
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """The name the contract uses: `best-effort`, `normal`, `high`, `critical`."""
         return self.name.lower().replace("_", "-")
@@ -124,6 +132,8 @@ class Ask:
         answer_limit: how many tokens the caller wants at most; None where it does not say.
         prefix: what the prompt begins with, as `affinity.prefix_keys` tells it.
         continues: it is the rest of an answer that was broken off, which not everyone can give.
+        carried: another proxy makes the call, and translates nothing.
+        within: ids of the backends that this proxy can reach; None: all.
         forwarded: it came through another router, and goes to no other.
         subject: what a speed is learned for: vectors take milliseconds where an answer takes
             seconds.
@@ -137,6 +147,8 @@ class Ask:
     answer_limit: int | None = None
     prefix: tuple[int, ...] = attrs.field(default=(), repr=False)
     continues: bool = False
+    carried: bool = False
+    within: frozenset[str] | None = attrs.field(default=None, repr=False)
     forwarded: bool = False
     subject: str = attrs.field(init=False, eq=False, repr=False)
     kind: str = attrs.field(init=False, eq=False, repr=False)
@@ -148,8 +160,9 @@ class Ask:
     @kind.default
     def _kind(self) -> str:
         size, limit = _step(self.prompt_bytes), self.answer_limit
-        shape = f"{self.stream} {self.continues} {self.forwarded} {size} {limit and _step(limit)}"
-        return f"{self.call.value} {shape} {self.model}"
+        limited = limit and _step(limit)
+        shape = f"{self.stream} {self.continues} {self.carried} {self.forwarded} {size} {limited}"
+        return f"{self.call.path} {shape} {self.model}"
 
     @property
     def prompt_size(self) -> float:

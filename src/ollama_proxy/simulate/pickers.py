@@ -169,6 +169,7 @@ class Post:
         visitor.attempts += 1
         picker.visits[attempt] = visit
         attempt.told = self._halt
+        attempt.asked()
         if self.node.is_gone:
             visit.is_cut = True
             picker.hours.at(picker.hours.now, self.ended, visit)

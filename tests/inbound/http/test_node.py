@@ -42,7 +42,7 @@ async def understood(house: House) -> Node:
 
 def knows(station: Station, at: float = 1.0, **speeds: float) -> None:
     """Something was learned of the fleet's model."""
-    learned = {name: Learned(value, at) for name, value in speeds.items()}
+    learned: dict[str, Any] = {name: Learned(value, at) for name, value in speeds.items()}
     station.estimates.subjects[MODEL] = Speeds(heard_at=at, **learned)
 
 
@@ -189,7 +189,7 @@ async def test_it_stays_small(nursery: trio.Nursery, name: str) -> None:
     answer = await fetch(house.app, "GET", "/node")
     node = answer.json
 
-    assert len(answer.body) < MOST_BYTES
+    assert len(answer.content) < MOST_BYTES
     assert names[-3:] == node["models"][:3] == node["loaded"]
     assert 10_000 == len(node["models"]) + node["left_out"]["models"]
     assert names[-1] == next(iter(node["ttft_ms"]))
