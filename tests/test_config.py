@@ -18,6 +18,7 @@ from ollama_proxy.config import (
     Config,
     Dbus,
     Efficiency,
+    Fleet,
     Loaded,
     Notifications,
     Observability,
@@ -91,6 +92,7 @@ class TestReference:
             ("notifications", Notifications),
             ("wyoming", Wyoming),
             ("observability", Observability),
+            ("fleet", Fleet),
         ],
     )
     def test_it_holds_every_key_of_a_section_with_its_default(
@@ -138,7 +140,9 @@ class TestReference:
 
         assert [] == silent
 
-    @pytest.mark.parametrize("of", [Server, Router, BackendConfig, Characteristics, Scheduler])
+    @pytest.mark.parametrize(
+        "of", [Server, Router, BackendConfig, Characteristics, Scheduler, Fleet]
+    )
     def test_the_comments_give_the_ranges_that_are_checked(self, of: type[Any]) -> None:
         """A range in the reference is the range in the code."""
         lines = lines_by_key()
@@ -180,6 +184,27 @@ def lines_by_key() -> dict[str, str]:
 
 class TestGood:
     """What is accepted."""
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("nodes", '["http://box:8080", "https://[fd00::1]/", "http://box"]'),
+            ("dns", '"nodes.example:8080"'),
+            ("dns", '"[fd00::1]:8080"'),
+            ("kubernetes", '"ai/router"'),
+            ("kubernetes", '"ai/router:http"'),
+            ("kubernetes", '"ai/router:8080"'),
+        ],
+    )
+    def test_ways_to_find_nodes(self, key: str, value: str) -> None:
+        """Each by itself makes a router look for others."""
+        assert read(f"fleet.{key} = {value}").config.fleet.looks
+
+    def test_who_can_be_reached_may_say_so(self) -> None:
+        """An open door may be announced."""
+        toml = 'server.host = "0.0.0.0"\nserver.insecure = true\nfleet.advertise = true'
+
+        assert read(toml).config.fleet.advertise
 
     def test_nothing_is_the_defaults(self) -> None:
         """An empty file is a good one, without backends."""
@@ -435,6 +460,49 @@ class TestFaults:
             (
                 'scheduler.preempt_started = "later"',
                 'scheduler.preempt_started: must be one of keep, stop, continue (got "later")',
+            ),
+            (
+                'fleet.nodes = ["http://box:8080", "box", "unix:/run/x", "http://box/api"]',
+                (
+                    "fleet.nodes: must be http:// or https:// with a host, and a port if need be (for"
+                    ' example "http://192.168.1.20:8080") (got "box", "unix:/run/x",'
+                    ' "http://box/api")'
+                ),
+            ),
+            (
+                'fleet.nodes = ["http://user:secret@box:8080"]',
+                (
+                    "fleet.nodes: must be http:// or https:// with a host, and a port if need be (for"
+                    ' example "http://192.168.1.20:8080")'
+                ),
+            ),
+            (
+                'fleet.dns = "nodes.example"',
+                (
+                    'fleet.dns: must be a name and a port such as "nodes.example:8080", or "" for'
+                    ' none (got "nodes.example")'
+                ),
+            ),
+            (
+                'fleet.kubernetes = "service"',
+                (
+                    'fleet.kubernetes: must be "namespace/service" or "namespace/service:port", the'
+                    ' port\'s name or number, or "" for none (got "service")'
+                ),
+            ),
+            (
+                'fleet.node_id = "mine and yours"',
+                (
+                    'fleet.node_id: must be at most 64 of A-Z a-z 0-9 . _ -, or "" for one that is'
+                    ' derived from the machine\'s (got "mine and yours")'
+                ),
+            ),
+            (
+                "fleet.advertise = true",
+                (
+                    "fleet.advertise: needs a server.host that other machines can reach, and"
+                    ' "127.0.0.1" is not; it is what they would be told of'
+                ),
             ),
             (
                 'observability.log_format = "xml"',

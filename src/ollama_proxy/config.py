@@ -32,6 +32,7 @@ from ollama_proxy.policy.modes import Mode, parse_quiet_hours
 from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.route import RouteSettings
+from ollama_proxy.policy.whereabouts import read_service, split_host_port
 from ollama_proxy.tables import (
     ABOVE_0,
     Check,
@@ -143,6 +144,39 @@ _VARIABLE = Check(
     "the name of an environment variable, never the key itself",
     lambda text: re.fullmatch(r"([A-Za-z_][A-Za-z0-9_]*)?", text) is not None,
     may_show=lambda _: False,
+)
+_NODE_ID = Check(
+    'at most 64 of A-Z a-z 0-9 . _ -, or "" for one that is derived from the machine\'s',
+    lambda text: re.fullmatch(r"[A-Za-z0-9._-]{0,64}", text) is not None,
+)
+
+
+def _is_node(text: str) -> bool:
+    if not _is_endpoint(text) or text.startswith("unix:"):
+        return False
+    return urlsplit(text).path in {"", "/"}
+
+
+_NODES = Check(
+    'http:// or https:// with a host, and a port if need be (for example "http://192.168.1.20:8080")',
+    _is_node,
+    each=True,
+    may_show=lambda text: "@" not in text and "?" not in text,
+)
+
+
+def _is_host_port(text: str) -> bool:
+    try:
+        split_host_port(text)
+    except ValueError:
+        return text == ""
+    return True
+
+
+_HOST_PORT = Check('a name and a port such as "nodes.example:8080", or "" for none', _is_host_port)
+_SERVICE = Check(
+    '"namespace/service" or "namespace/service:port", the port\'s name or number, or "" for none',
+    lambda text: text == "" or read_service(text) is not None,
 )
 _PATTERNS = Check("glob patterns that are not empty", bool, each=True)
 _ALIASES = Check(
@@ -434,6 +468,40 @@ class Observability:
     dashboard: bool = True
 
 
+class Scheme(enum.StrEnum):
+    """How nodes are spoken with that are found by something that does not say."""
+
+    HTTP = "http"
+    HTTPS = "https"
+
+
+@attrs.frozen(kw_only=True)
+class Fleet:
+    """Other routers that share the work: who this one is among them, and how they are found."""
+
+    node_id: str = attrs.field(default="", validator=_NODE_ID)
+    nodes: tuple[str, ...] = attrs.field(default=(), validator=_NODES)
+    dns: str = attrs.field(default="", validator=_HOST_PORT)
+    kubernetes: str = attrs.field(default="", validator=_SERVICE)
+    kubernetes_api: str = attrs.field(default="", validator=_COLLECTOR)
+    kubernetes_files: str = attrs.field(
+        default="/var/run/secrets/kubernetes.io/serviceaccount", validator=_ROOT
+    )
+    avahi: bool = False
+    advertise: bool = False
+    trust_found: bool = False
+    scheme: Scheme = Scheme.HTTP
+    api_key_env: str = attrs.field(default="", validator=_VARIABLE)
+    slots: int = attrs.field(default=4, validator=within(1, 1024))
+    refresh_s: float = attrs.field(default=15.0, validator=within(1, 3600))
+    lost_s: float = attrs.field(default=60.0, validator=within(1, _DAY_S))
+
+    @property
+    def looks(self) -> bool:
+        """Whether nodes are looked for at all."""
+        return bool(self.nodes or self.dns or self.kubernetes or self.avahi)
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """The whole configuration, every key with a value. `backends` may be empty."""
@@ -449,6 +517,7 @@ class Config:
     notifications: Notifications = attrs.field(factory=Notifications)
     wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
+    fleet: Fleet = attrs.field(factory=Fleet)
 
     @property
     def route_settings(self) -> RouteSettings:
@@ -511,6 +580,16 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
     wyoming = _table_at(raw, "wyoming")
     if wyoming.get("enabled") is True and wyoming.get("model", "") == "":
         yield ("wyoming", "model"), "is required where the door is enabled: the model that answers"
+    if (
+        _table_at(raw, "fleet").get("advertise") is True
+        and isinstance(host, str)
+        and is_loopback(host)
+    ):
+        message = (
+            f"needs a server.host that other machines can reach, and {shown(host)} is not;"
+            " it is what they would be told of"
+        )
+        yield ("fleet", "advertise"), message
     yield from _thermal_contradictions(_table_at(raw, "thermal"))
     backends = raw.get("backends", [])
     if not isinstance(backends, list):
@@ -680,11 +759,11 @@ def interpret(
     config = attrs.evolve(config, server=attrs.evolve(config.server, tls=tls))
     if files is not None:
         notes += [f"server.tls.{key}: {worry}" for key, worry in worries(files, time.time())]
-    for index, backend in enumerate(config.backends):
-        if backend.api_key_env and not environ.get(backend.api_key_env):
+    variables = {f"backends[{at}]": each.api_key_env for at, each in enumerate(config.backends)}
+    for place, variable in (variables | {"fleet": config.fleet.api_key_env}).items():
+        if variable and not environ.get(variable):
             notes.append(
-                f"backends[{index}].api_key_env: {backend.api_key_env} is not set, so requests go"
-                " without a key"
+                f"{place}.api_key_env: {variable} is not set, so requests go without a key"
             )
     return Loaded(config=config, keys=tuple(keys), notes=tuple(notes), path=path)
 
