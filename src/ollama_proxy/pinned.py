@@ -15,6 +15,8 @@ import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
+import attrs
+
 from ollama_proxy.certificates import HTTP1
 
 # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for.
@@ -56,6 +58,23 @@ def server_context(own: Path, peers: Iterable[str]) -> ssl.SSLContext:
 def client_context(own: Path, peer: str) -> ssl.SSLContext:
     """What a client encrypts with that speaks only to this one. As `server_context`."""
     return _pinned(ssl.PROTOCOL_TLS_CLIENT, own, [peer])
+
+
+@attrs.frozen
+class Pin:
+    """How one other end is spoken with.
+
+    Attributes:
+        own: as `server_context` has it.
+        certificate: the other end's, in PEM.
+    """
+
+    own: Path
+    certificate: str = attrs.field(repr=False)
+
+    def context(self) -> ssl.SSLContext:
+        """What is encrypted with. Raises OSError: our file cannot be used."""
+        return client_context(self.own, self.certificate)
 
 
 def _pinned(side: int, own: Path, peers: Iterable[str]) -> ssl.SSLContext:

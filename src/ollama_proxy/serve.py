@@ -4,7 +4,7 @@ Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
     senses        closes last     sensors, the system's bus, climate, notices
     └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-       └─ doors   closes first    signals, the front door, the gRPC door, the door on the bus
+       └─ doors   closes first    signals, the front door, those for gRPC, paired routers and the bus
 
 Drain: the names on the bus are given back, the other doors take no more connections, work in flight
 has `drain_s`, then it is ended and its callers told so. Expected trouble becomes a value where it
@@ -16,6 +16,7 @@ import contextlib
 import functools
 import gc
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
@@ -31,8 +32,10 @@ from ollama_proxy.config import (
 )
 from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.identity import state_directory
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
+from ollama_proxy.pairs import Pairs
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.modes import Mode
 from ollama_proxy.rooms import CannotServe, Rooms, build, dispatch_settings, rules_of
@@ -108,30 +111,40 @@ async def serve(
         if rooms.encryption is not None:
             workers.start_soon(rooms.encryption.watch, config.router.health_interval_s)
         fleet = Fleet(rooms.dispatcher, pump, workers)
+        pairs = Pairs(state_directory(os.environ), rooms.guests, fleet.pair)
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )
-        await _keep_doors(plan, rooms, fleet, _Sockets(http, grpc, voices), task_status)
+        sockets = _Sockets(http, grpc, voices)
+        await _keep_doors(plan, rooms, fleet, pairs, sockets, task_status=task_status)
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
 
 
 async def _keep_doors(
-    plan: Plan, rooms: Rooms, fleet: Fleet, sockets: _Sockets, task_status: trio.TaskStatus[str]
+    plan: Plan,
+    rooms: Rooms,
+    fleet: Fleet,
+    pairs: Pairs,
+    sockets: _Sockets,
+    *,
+    task_status: trio.TaskStatus[str],
 ) -> None:
     """The doors' life: opened, kept open until a signal ends it, drained."""
     drain_s = plan.config.server.drain_s
     ending = _Ending()
-    reload = functools.partial(_tell_and_reload, plan, rooms, fleet)
+    reload = functools.partial(_tell_and_reload, plan, rooms, fleet, pairs)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         plan.heeding()
         async with trio.open_nursery() as doors:
             doors.start_soon(_heed, signals, ending, reload, name="signals")
             with ending.start:
                 await fleet.apply(plan.config)
+                await pairs.look()
                 rooms.climate.look()
                 await fleet.wait_embedded()
                 bus_name = await _open_doors(plan.config, rooms, sockets, doors)
+                doors.start_soon(pairs.watch, name="pairs")
                 # What exists now lives as long as the process: the collector need not look.
                 gc.collect()
                 gc.freeze()
@@ -150,7 +163,7 @@ async def _keep_doors(
                 rooms.dashboard.audience.dismiss()  # its answers would never end by themselves
             await rooms.bus_door.leave()
             open_doors: list[_Door] = [rooms.front, rooms.wyoming]
-            open_doors += [rooms.grpc] if rooms.grpc is not None else []
+            open_doors += [each for each in (rooms.grpc, rooms.paired) if each is not None]
             await _drain(open_doors, rooms.dispatcher, ending.drain)
             doors.cancel_scope.cancel()
 
@@ -166,6 +179,8 @@ async def _open_doors(config: Config, rooms: Rooms, sockets: _Sockets, doors: tr
     if sockets.voices:
         await doors.start(rooms.wyoming.serve, sockets.voices)
         log.info("voice assistants are heard on %s", _address(sockets.voices[0]))
+    if rooms.paired is not None:
+        doors.start_soon(rooms.paired.run, name="paired")
     return await _open_bus_door(rooms.bus_door, config, doors)
 
 
@@ -248,10 +263,11 @@ async def _heed(
             ending.hurry()
 
 
-async def _tell_and_reload(plan: Plan, rooms: Rooms, fleet: Fleet) -> None:
+async def _tell_and_reload(plan: Plan, rooms: Rooms, fleet: Fleet, pairs: Pairs) -> None:
     """Reload, and let the service manager know from when to when."""
     rooms.manager.reloading()
     await _reload(plan, rooms, fleet)
+    await pairs.look()
     rooms.manager.reloaded(_in_short(rooms))
 
 
@@ -286,7 +302,15 @@ async def _reload(plan: Plan, rooms: Rooms, fleet: Fleet) -> None:
         rooms.encryption.renew(files)
         kept = attrs.evolve(plan.config.server, tls=config.server.tls)
         plan = attrs.evolve(plan, config=attrs.evolve(plan.config, server=kept))
-    for section in ("server", "sensors", "dbus", "notifications", "wyoming", "observability"):
+    for section in (
+        "server",
+        "sensors",
+        "dbus",
+        "notifications",
+        "wyoming",
+        "observability",
+        "pairing",
+    ):
         if _once(getattr(config, section)) != _once(getattr(plan.config, section)):
             log.warning("changes in [%s] take effect when the router is started anew", section)
     log.info("the configuration was reloaded: %d backends", len(config.backends))

@@ -6,7 +6,10 @@ A station lives in the workers' nursery, until it is retired and its slots are e
 import functools
 import logging
 import os
+import ssl
+from collections.abc import Sequence
 
+import attrs
 import trio
 
 from ollama_proxy.backends.backend import Backend, BackendFailed
@@ -27,6 +30,7 @@ from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.health import HealthSettings, watch_health
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.pinned import Pin
 from ollama_proxy.policy.fleet import BackendType
 
 log = logging.getLogger("ollama_proxy")
@@ -37,12 +41,26 @@ FAREWELL_S = 1.0
 PROBES_AT_ONCE = 8
 
 
-def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
+@attrs.frozen
+class Paired:
+    """A router that this one is paired with, as a backend.
+
+    Attributes:
+        config: as if its owner had written it down.
+        pin: how it is spoken with.
+    """
+
+    config: BackendConfig
+    pin: Pin
+
+
+def _open_backend(config: BackendConfig, pump: Pump, pin: Pin | None = None) -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
     settings = ServerSettings(
         connect_timeout_s=config.connect_timeout_s,
         api_key=os.environ.get(spec.api_key_env, "") if spec.api_key_env else "",
+        tls=ssl.create_default_context if pin is None else pin.context,
     )
 
     def open_server(url: str) -> Server:
@@ -59,6 +77,14 @@ def _open_backend(config: BackendConfig, pump: Pump) -> Backend:
             return RouterBackend(spec, open_server(spec.endpoint))
 
 
+@attrs.frozen
+class _Wanted:
+    """A backend as it should be."""
+
+    config: BackendConfig
+    pin: Pin | None = None
+
+
 class Fleet:
     """The stations that are open, by the configuration that each came from."""
 
@@ -67,9 +93,16 @@ class Fleet:
         self.dispatcher = dispatcher
         self._pump = pump
         self._workers = workers
-        self._open: dict[str, tuple[BackendConfig, Station]] = {}
+        self._open: dict[str, tuple[_Wanted, Station]] = {}
+        self._config = Config()
+        self._paired: Sequence[Paired] = ()
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
         self._applying = trio.Lock()  # SIGHUP may come before all is open
+
+    async def pair(self, paired: Sequence[Paired]) -> None:
+        """Have these routers as backends, too, in place of those before. As `apply`."""
+        self._paired = paired
+        await self.apply(self._config)
 
     async def apply(self, config: Config) -> None:
         """Open what is new, close what is gone, replace what has changed.
@@ -78,11 +111,12 @@ class Fleet:
         find a place; those at its slots finish on it. They join in the owner's order, in which
         they are shown.
         """
+        self._config = config
         async with self._applying:
             await self._apply(config)
 
     async def _apply(self, config: Config) -> None:
-        wanted = {backend.id: backend for backend in config.backends}
+        wanted = self._wanted(config)
         health = HealthSettings(interval_s=config.router.health_interval_s)
         lines = config.scheduler
         opened: dict[str, Station] = {}
@@ -91,9 +125,10 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend, self._pump), queue_capacity=lines.queue_capacity
+                        _open_backend(backend.config, self._pump, backend.pin),
+                        queue_capacity=lines.queue_capacity,
                     )
-                    if known is not None and known[0].endpoint == backend.endpoint:
+                    if known is not None and known[0].config.endpoint == backend.config.endpoint:
                         station.inherit(known[1])
                     opened[backend_id] = station
                     opening.start_soon(self._start, station, health)
@@ -110,6 +145,19 @@ class Fleet:
             _set_scheduler(station, lines)
             self.dispatcher.health_changed(station)  # there may be more slots for some
         self._pump.stall_timeout_s = config.router.stall_timeout_s
+
+    def _wanted(self, config: Config) -> "dict[str, _Wanted]":
+        """The owner's own before those that are paired, whose names they may have taken."""
+        wanted = {each.id: _Wanted(each) for each in config.backends}
+        for each in self._paired:
+            if each.config.id in wanted:
+                log.warning(
+                    "%s is a backend of yours; the paired router is not used", each.config.id
+                )
+                continue
+            backend = attrs.evolve(each.config, slots=config.fleet.slots)
+            wanted[backend.id] = _Wanted(backend, each.pin)
+        return wanted
 
     async def _start(self, station: Station, health: HealthSettings) -> None:
         await self._workers.start(self._run, station, health, name=f"station {station.spec.id}")

@@ -6,7 +6,7 @@ import attrs
 
 from ollama_proxy.pairing.book import Peer
 from ollama_proxy.pairing.card import Card
-from ollama_proxy.pairing.identity import identity_file, own_certificate
+from ollama_proxy.pairing.certificate import identity_file, own_certificate
 
 
 @attrs.frozen
@@ -20,7 +20,10 @@ class Box:
     def new(cls, directory: Path, name: str, port: int = 8443) -> "Box":
         """One that has never been paired."""
         certificate = own_certificate(directory / name)
-        return cls(directory / name, Card(name=name, port=port, certificate=certificate))
+        return cls(
+            directory / name,
+            Card(name=name, port=port, node_id=f"id-{name}", certificate=certificate),
+        )
 
     @property
     def identity(self) -> Path:

@@ -7,27 +7,9 @@ import attrs
 import pytest
 
 from ollama_proxy.pairing.book import book_file, read_book, strike_out, write_down
-from ollama_proxy.pairing.identity import (
-    StateFault,
-    identity_file,
-    own_certificate,
-    state_directory,
-)
+from ollama_proxy.pairing.certificate import identity_file, own_certificate
+from ollama_proxy.pairing.files import StateFault
 from tests.pairing.cards import Box
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({"HOME": "/home/u"}, "/home/u/.local/state/ollama-proxy"),
-        ({"HOME": "/home/u", "XDG_STATE_HOME": "/s"}, "/s/ollama-proxy"),
-        ({"HOME": "/home/u", "XDG_STATE_HOME": "s"}, "/home/u/.local/state/ollama-proxy"),
-        ({}, "None"),
-    ],
-)
-def test_where_it_is_kept(environ: dict[str, str], expected: str) -> None:
-    """As the XDG specification has it."""
-    assert expected == str(state_directory(environ))
 
 
 def test_a_certificate_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -95,7 +77,10 @@ def test_all_that_write_at_once_are_kept(tmp_path: Path) -> None:
         ("[[peers]]\n", "peers.0..name: is required|is required"),
         ("peers = 3\n", "list of tables"),
         ("[[peers\n", "peers.toml"),
-        ('[[peers]]\nname = "a"\nhost = "b"\nport = 1\ncertificate = "secret"\n', "certificate"),
+        (
+            '[[peers]]\nname = "a"\nhost = "b"\nport = 1\nnode_id = "c"\ncertificate = "secret"\n',
+            "certificate",
+        ),
         ("\xff", "peers.toml"),
     ],
 )

@@ -148,11 +148,9 @@ def test_a_greeting_that_was_changed_ends_it(boxes: tuple[Box, Box, Box], direct
         told = json.loads(line)
         return json.dumps(told | ({} if "proof" in told else {"more": 1})).encode()
 
+    up, down = (change, unchanged) if direction == "up" else (unchanged, change)
     with pytest.raises(WrongCode):
-        if direction == "up":
-            converse(new_offer(), laptop.card, desktop.card, up=change)
-        else:
-            converse(new_offer(), laptop.card, desktop.card, down=change)
+        converse(new_offer(), laptop.card, desktop.card, up=up, down=down)
 
 
 def test_another_version_is_told_so(boxes: tuple[Box, Box, Box]) -> None:
@@ -188,7 +186,7 @@ NONSENSE = st.one_of(
 @given(NONSENSE)
 def test_nonsense_ends_it_and_nothing_else(line: bytes) -> None:
     """At every step of either side, in a sentence."""
-    card = Card(name="x", port=1, certificate="")
+    card = Card(name="x", port=1, node_id="x", certificate="")
     offering, asking = Offering(new_offer(), card), Asking(CODE, card)
     for step in (
         offering.greet,
@@ -214,10 +212,10 @@ def test_nonsense_ends_it_and_nothing_else(line: bytes) -> None:
         "",
         "[]",
         '{"name": "a"}',
-        '{"name": "a", "port": 99999, "certificate": ""}',
-        '{"name": "a\\u001b[2J", "port": 1, "certificate": "x"}',
-        '{"name": 7, "port": true, "certificate": 7}',
-        '{"name": "a", "port": 1, "certificate": "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\\n"}',
+        '{"name": "a", "port": 99999, "node_id": "x", "certificate": ""}',
+        '{"name": "a\\u001b[2J", "port": 1, "node_id": "x", "certificate": "x"}',
+        '{"name": 7, "port": true, "node_id": "x", "certificate": 7}',
+        '{"name": "a", "port": 1, "node_id": "x", "certificate": "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\\n"}',
     ],
 )
 def test_a_card_that_makes_no_sense_is_none(text: str) -> None:

@@ -4,13 +4,14 @@ What comes of it: each knows the other's certificate (`book`, a file), and nothi
 vouch for it. A paired router speaks to the other's *door for paired routers* (`inbound.paired`) under TLS in
 which both show their certificate (`pinned`); so each is a backend of the other.
 
-    code       what is shown and typed, and how often it may be tried     pure
-    card       what one router tells the other of itself                  pure
-    exchange   the conversation, as lines in and lines out                pure, but for random numbers
-    identity   the certificate of this router and its key, made once      files
-    book       who this router is paired with                             a file
-    talk       the conversation on sockets: who offers, who asks          Trio
-    command    `ollama-proxy pair`
+    code         what is shown and typed, and how often it may be tried     pure
+    card         what one router tells the other of itself                  pure
+    exchange     the conversation, as lines in and lines out                pure, but for random numbers
+    certificate  this router's, and its key, made once                    a file
+    book         who this router is paired with                             a file
+    files        that are their owner's alone                               files
+    talk         the conversation on sockets: who offers, who asks          Trio
+    command      `ollama-proxy pair`
 
 **The code is a password of 40 bits, so it must not be guessed nor computed.** It goes into a
 password-authenticated key exchange, SPAKE2 (the package `spake2`, as in magic-wormhole): who listens, or

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from ollama_proxy.pairing.card import Card, id_of, is_name
-from ollama_proxy.pairing.identity import StateFault, locked, read_private, write_private
+from ollama_proxy.pairing.files import StateFault, locked, read_private, write_private
 from ollama_proxy.pinned import der_of, fingerprint_of
 from ollama_proxy.tables import Check, dotted, structure, within
 
@@ -44,6 +44,7 @@ class Peer:
         name: for people.
         host: address or name under which it was met.
         port: of its door for paired routers; 0: it has none, and only asks.
+        node_id: who it says it is in a fleet; a word, and no proof.
         certificate: in PEM; nothing else is trusted of it.
         since: the day, for people.
     """
@@ -51,6 +52,7 @@ class Peer:
     name: str = attrs.field(validator=Check("letters, digits, dots, - and _", is_name))
     host: str = attrs.field(validator=Check("an address or a host name", _is_host))
     port: int = attrs.field(validator=within(0, 65535))
+    node_id: str = attrs.field(validator=Check("letters, digits, dots, - and _", is_name))
     certificate: str = attrs.field(
         validator=Check("a certificate in PEM", _is_certificate, may_show=lambda _: False)
     )
@@ -63,6 +65,7 @@ class Peer:
             name=card.name,
             host=host,
             port=card.port,
+            node_id=card.node_id,
             certificate=card.certificate,
             since=since,
         )

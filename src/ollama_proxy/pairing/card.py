@@ -1,4 +1,4 @@
-"""What one router tells another of itself when they pair: name, port and certificate."""
+"""What one router tells another of itself when they pair: name, port, node id and certificate."""
 
 import json
 import re
@@ -40,11 +40,13 @@ class Card:
     Attributes:
         name: for people.
         port: of its door for paired routers; 0: it has none, and only asks.
+        node_id: who it is in a fleet.
         certificate: in PEM.
     """
 
     name: str
     port: int
+    node_id: str
     certificate: str
 
     @property
@@ -61,9 +63,10 @@ class Card:
         """What another has sent. Unknown fields are passed over: it may be newer. Raises BadCard."""
         try:
             told = json.loads(text)
-            name, port, certificate = told["name"], told["port"], told["certificate"]
+            name, node_id = told["name"], told["node_id"]
+            port, certificate = told["port"], told["certificate"]
             is_port = type(port) is int and 0 <= port <= _PORT_MAX
-            if not (is_port and is_name(name)):
+            if not (is_port and is_name(name) and is_name(node_id)):
                 raise BadCard
             der_of(certificate)
         except (
@@ -75,4 +78,4 @@ class Card:
             ssl.SSLError,
         ) as error:
             raise BadCard("it tells of itself what makes no sense") from error
-        return cls(name=name, port=port, certificate=certificate)
+        return cls(name=name, port=port, node_id=node_id, certificate=certificate)
