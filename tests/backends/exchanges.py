@@ -45,6 +45,7 @@ class Recording(Sink, Tap):
     complete: bool = False
     descriptor: int = -1
     connections: list[bool] = attrs.field(factory=list)  # whether each was fresh
+    requests: int = 0
     on_begin: Callable[[], None] = lambda: None
 
     @property
@@ -55,6 +56,10 @@ class Recording(Sink, Tap):
     def connected(self, *, is_fresh: bool) -> None:
         """See `Sink`."""
         self.connections.append(is_fresh)
+
+    def asked(self) -> None:
+        """See `Sink`."""
+        self.requests += 1
 
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """See `Sink`."""

@@ -9,6 +9,7 @@ from ollama_proxy.policy.energy import Appetite, Grade
 from ollama_proxy.policy.estimate import Estimates, Learned, Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.modes import STANCES, Mode
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.question import Question
 from ollama_proxy.policy.route import Reason, RouteSettings, Steering
@@ -36,7 +37,9 @@ class Line:
         return self.count
 
     def ahead_s(self, priority: Priority, client: str) -> float:  # noqa: ARG002 - as `Queue` has it
-        """Less for who has a name."""
+        """Less for who has a name; none where nobody waits."""
+        if not self.count:
+            return 0.0
         return self.all_s if client == "" else self.own_s
 
     def depth(self, priority: Priority) -> int:  # noqa: ARG002 - as above
@@ -110,6 +113,13 @@ SETTINGS = st.builds(
 )
 
 
+OTHERS = st.builds(
+    lambda at_work, waiting: Others(at_work=at_work, waiting=waiting, count=at_work + sum(waiting)),
+    st.integers(0, 4),
+    st.lists(st.integers(0, 3), min_size=4, max_size=4),
+)
+
+
 @st.composite
 def views(draw: st.DrawFn, name: str, ask: Ask) -> BackendView:
     """One backend, in any state."""
@@ -141,6 +151,7 @@ def views(draw: st.DrawFn, name: str, ask: Ask) -> BackendView:
         loaded=draw(LISTS),
         busy=busy,
         line=Line(draw(st.integers(0, 9)), draw(SECONDS), draw(SECONDS), draw(st.booleans())),
+        others=draw(st.none() | OTHERS),
         reserved=draw(st.integers(0, described.slots - 1)),
         running=tuple(
             Work(

@@ -14,6 +14,7 @@ from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Caller, Job
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.policy.ask import Ask, Call, Wishes
@@ -210,12 +211,17 @@ def open_floor(
     capacity: int = 8,
     preempts: Started | None = Started.KEEP,
     reserve_critical_slots: int = 0,
+    news: News | None = None,
     **changes: Any,
 ) -> Floor:
     """Put backends to work; `changes` are the dispatcher's settings."""
     ledger = Ledger()
     dispatcher = Dispatcher(
-        DispatchSettings(**changes), ledger, clock=clock.current_time, transcribe=transcribe
+        DispatchSettings(**changes),
+        ledger,
+        clock=clock.current_time,
+        transcribe=transcribe,
+        news=news,
     )
     floor = Floor(
         dispatcher, nursery, preempts=preempts, reserve_critical_slots=reserve_critical_slots

@@ -180,6 +180,7 @@ class ScriptedBackend(Backend):
         self.errands.append(errand)
         self._under_way += 1
         self.busiest = max(self.busiest, self._under_way)
+        sink.asked()
         try:
             return await self._play(script, errand, sink)
         except (BackendFailed, CallUnserved, ModelMissing, CallRejected):

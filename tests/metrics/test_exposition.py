@@ -11,6 +11,7 @@ from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome, TurnedAway
 from ollama_proxy.metrics.doors import DoorState
+from ollama_proxy.metrics.sources import SourceState
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.energy import Grade
 from ollama_proxy.policy.hardware import PACKAGE
@@ -64,6 +65,8 @@ MORE = {
     "buffered_bytes": {"door"},
     "bounds_reached_total": {"door", "bound"},
     "log_lines_lost_total": set(),
+    "fleet_nodes": {"source"},
+    "fleet_source_up": {"source"},
 }
 
 
@@ -95,6 +98,10 @@ def machine(mock_clock: MockClock) -> Machine:
     made.climate.look()
     made.metrics.doors = lambda: {
         "http": DoorState(connections=3, held_bytes=5, reached={"head_time": 2})
+    }
+    made.metrics.sources = lambda: {
+        "dns": SourceState(nodes=3, is_up=True),
+        "avahi": SourceState(nodes=0, is_up=False),
     }
     made.metrics.turn_away(
         TurnedAway(request_id="", door="grpc", path="/x", code=Code.INVALID_API_KEY, status=401)
@@ -138,6 +145,14 @@ async def test_doors_tell_what_is_open_held_and_reached(machine: Machine) -> Non
     assert {("http",): 3} == told.by("connections")
     assert {("http",): 5} == told.by("buffered_bytes")
     assert {("head_time", "http"): 2} == told.by("bounds_reached_total")
+
+
+async def test_sources_tell_of_how_many_nodes_and_whether_they_work(machine: Machine) -> None:
+    """By source."""
+    told = machine.scrape()
+
+    assert {("avahi",): 0, ("dns",): 3} == told.by("fleet_nodes")
+    assert {("avahi",): 0, ("dns",): 1} == told.by("fleet_source_up")
 
 
 async def test_every_name_is_there_before_anything_happened(mock_clock: MockClock) -> None:

@@ -249,15 +249,19 @@ def test_5_there_are_only_so_many() -> None:
         (FoundNode(url=A, name="----"), "node-x"),
         (FoundNode(url=A, name="x" * 200), "node-" + "x" * 58),
         (FoundNode(url="http://10.0.0.1:9090", name="taken"), "node-taken-9090"),
-        (FoundNode(url=A, id="ABCDEF0123456789", name="taken"), "node-abcdef01"),
-        (FoundNode(url=A, name="taken"), "node-taken-2"),
+        (FoundNode(url="http://10.0.0.1:9090"), "node-10.0.0.1-9090"),
+        (FoundNode(url=A, id="ABCDEF0123456789", name="taken"), "node-taken-8080"),
+        (FoundNode(url=C, id="ABCDEF0123456789", name="twice"), "node-abcdef01"),
+        (FoundNode(url=A, name="twice"), "node-twice-2"),
     ],
 )
 def test_a_node_has_a_name_that_a_backend_can_have(node: FoundNode, expected: str) -> None:
     """Its own if it has one, made fit, and nobody else's."""
     roster = new()
     roster.saw(Source.DNS, [node], 0)
-    review = roster.review(0, Configured(backend_ids=["node-taken"]))
+    review = roster.review(
+        0, Configured(backend_ids=["node-taken", "node-twice", "node-twice-8080"])
+    )
 
     assert [expected] == [member.backend_id for member in review.members]
 

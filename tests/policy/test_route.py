@@ -327,7 +327,7 @@ class TestOrder:
     def test_4_the_terms_explain_the_score(self) -> None:
         """Each candidate's score is the sum of the terms that are shown for it."""
         for candidate in decide(laptop(loaded=frozenset(), in_flight=1)).candidates:
-            assert candidate.score == sum(candidate.terms)
+            assert candidate.score == pytest.approx(sum(candidate.terms))
 
 
 class TestTies:

@@ -63,6 +63,9 @@ class Sink(Protocol):
     def connected(self, *, is_fresh: bool) -> None:
         """There is a connection to ask on, made for this call or kept from another."""
 
+    def asked(self) -> None:
+        """The request is out, and for a while there is nothing to do but wait."""
+
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """Send the head and the first bytes together; from here on nothing is tried again."""
 

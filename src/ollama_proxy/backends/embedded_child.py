@@ -108,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except _Fault as fault:
         tell(f"{Word.FAILED.value} {fault}")
         sys.exit(fault.code)
+    _be_ended_no_more()
     tell(f"{Word.READY.value} {server.listening_address.replace('unix://', 'unix:')}")
-    _wait_for_parent()
+    while os.read(0, _BLOCK_BYTES):
+        continue
     if options.socket:
         shutil.rmtree(Path(options.socket).parent, ignore_errors=True)
     # Not by way of the server's destructor, which waits for answers under way.
@@ -328,11 +330,12 @@ def _die_with_stdin() -> None:
         sys.exit(0)
 
 
-def _wait_for_parent() -> None:
-    """Return when stdin ends. From here on that is read, so that there is time to tidy up."""
+def _be_ended_no_more() -> None:
+    """From here on stdin is read to its end, so that there is time to tidy up.
+
+    Before anybody is told that the server is ready: a parent that is told may end at once.
+    """
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) & ~os.O_ASYNC)
-    while os.read(0, _BLOCK_BYTES):
-        continue
 
 
 if __name__ == "__main__":

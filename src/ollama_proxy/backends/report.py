@@ -70,6 +70,9 @@ def read_stream(tail: bytes) -> Report | None:
         if end < 0 or events == _LAST_EVENTS:
             break
         start = tail.rfind(b"\n", 0, end) + 1
+        if start == end:
+            end -= 1
+            continue
         content = tail[start:end].removeprefix(b"data:").strip()
         end = start - 1
         if content.startswith(b"{"):
@@ -111,6 +114,8 @@ def _told(**figures: float | None) -> _Figures:
 
 
 def _of_ollama(said: _Said) -> _Figures:
+    if said.eval_count is said.prompt_eval_count is None:
+        return {}  # another dialect's, nearly always; whoever tells durations tells one of these
     return _told(
         prompt_tokens=_count(said.prompt_eval_count),
         answer_tokens=_count(said.eval_count),

@@ -5,7 +5,6 @@ a backend that fails can be replaced unseen. A whole answer is gathered first fo
 up to a size where holding it back would cost more than it saves.
 """
 
-import contextlib
 import ssl
 import time
 import uuid
@@ -43,7 +42,6 @@ TRANSLATE_MAX_BYTES = 64 << 20
 ERROR_MAX_BYTES = 64 << 10
 CONTROL_TIMEOUT_S = 5.0
 _STREAM_TYPES = {f.value.encode(): f for f in Framing} | {b"application/ndjson": Framing.NDJSON}
-_MARKS = {Framing.SSE: b"\n\n", Framing.NDJSON: b"}\n"}
 _TRANSLATED_HEADERS = {
     framing: ((b"content-type", framing.value.encode()), (b"cache-control", b"no-cache"))
     for framing in Framing
@@ -146,23 +144,21 @@ class Server:
         connection = await self._pool.acquire()
         sink.connected(is_fresh=not connection.reused)
         try:
-            return await self._request(connection, head, body)
+            return await self._request(connection, head, body, sink)
         except BackendFailed as failure:
             stale = connection.reused and connection.is_untouched and failure.fault is Fault.BROKE
             if not stale:
                 raise
         connection = await self._pool.acquire(fresh=True)
         sink.connected(is_fresh=True)
-        return await self._request(connection, head, body)
+        return await self._request(connection, head, body, sink)
 
     async def _request(
-        self, connection: Connection, head: bytes, body: bytes | bytearray
+        self, connection: Connection, head: bytes, body: bytes | bytearray, sink: Sink
     ) -> Connection:
         try:
-            # Who closes in the middle of a request may have said why: 413, say. If not, the same
-            # failure comes of reading.
-            with contextlib.suppress(BackendFailed):
-                await connection.send(head, body)
+            await connection.send(head, body)
+            sink.asked()
             while connection.head is None:
                 await connection.read()
         except BaseException:
@@ -184,7 +180,7 @@ class Server:
         if framing is None:
             body = await self._pass_whole(connection, head, sink, translation)
             return Served(status=head.status, report=read_whole(body))
-        connection.mark = _MARKS[framing]
+        connection.mark = framing.mark
         if translation is None:
             await self._pass_stream(connection, head, sink)
             tokens = connection.pieces
@@ -221,8 +217,9 @@ class Server:
             await connection.read()
             first = connection.take()
         # The head's bytes were parsed before the mark was known.
-        connection.pieces = sum(chunk.count(connection.mark) for chunk in first)
-        await sink.begin(head, b"".join(first), complete=connection.complete)
+        data = b"".join(first)
+        connection.pieces = data.count(connection.mark)
+        await sink.begin(head, data, complete=connection.complete)
         await self._pass_rest(connection, sink)
 
     async def _pass_rest(self, connection: Connection, sink: Sink) -> None:

@@ -242,8 +242,7 @@ class Connection:
     async def send(self, data: bytes, body: bytes | bytearray) -> None:
         """Send a request's head and body.
 
-        Raises:
-            BackendFailed: BROKE.
+        Where the server closes meanwhile, it may have said why (413, say): `read` tells, or raises.
         """
         try:
             if len(body) < READ_BYTES:
@@ -260,8 +259,8 @@ class Connection:
                 await self._stream.send_all(data[sent:])
             if body:
                 await self._stream.send_all(body)
-        except (OSError, trio.BrokenResourceError) as error:
-            raise BackendFailed(Fault.BROKE, "it closed the connection") from error
+        except (OSError, trio.BrokenResourceError):
+            return
 
     async def read(self) -> None:
         """Wait for bytes, and parse them.

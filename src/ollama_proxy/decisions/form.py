@@ -87,7 +87,8 @@ class Busy(msgspec.Struct, omit_defaults=True):
     `ahead_s`: the work before this request; `before_all_s`: before one of its priority by a client who
     has no turns behind it. `depth`: how many wait at its priority. `yielding`: for a critical request,
     those at its slots, each as whether it yields at all, has begun, how often it was put back, and
-    whether it can be continued.
+    whether it can be continued. `others`: how many of its slots others have, as a node told last, and
+    how many of theirs wait there before this request; None where nobody else uses it.
     """
 
     ends: list[float]
@@ -99,6 +100,7 @@ class Busy(msgspec.Struct, omit_defaults=True):
     off_s: float = 0.0
     linger_s: float = 0.0
     yielding: list[tuple[bool, bool, int, bool]] = []
+    others: tuple[int, int] | None = None
 
 
 class Asked(msgspec.Struct, omit_defaults=True):

@@ -14,6 +14,7 @@ from ollama_proxy.policy.estimate import Estimates, Learned, Slope, Speeds
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.modes import Stance
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.question import Question
 from ollama_proxy.policy.route import Reason, RouteSettings, Steering, judge_as_of
@@ -182,6 +183,7 @@ def _view(view: form.View, busy: form.Busy | None, ask: Ask) -> BackendView:
         loaded=None if view.loaded is None else frozenset(view.loaded),
         busy=() if busy is None else tuple(map(_Slot, busy.ends)),
         line=_IDLE if busy is None else _Standing(busy),
+        others=None if busy is None or busy.others is None else _others(*busy.others),
         reserved=view.reserved,
         running=() if busy is None else tuple(_Work(*work) for work in busy.yielding),
         preempts=None if view.preempts is None else Started(view.preempts),
@@ -197,6 +199,12 @@ def _view(view: form.View, busy: form.Busy | None, ask: Ask) -> BackendView:
         hot=view.hot,
         asleep=view.asleep,
     )
+
+
+def _others(at_work: int, ahead: int) -> Others:
+    # Of what priority those before it were makes no difference.
+    waiting = [0] * Priority.CRITICAL + [ahead]
+    return Others(at_work=at_work, waiting=waiting, count=at_work + ahead)
 
 
 def _energy(view: form.View, ask: Ask) -> Appetite:

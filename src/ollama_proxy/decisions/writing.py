@@ -47,7 +47,7 @@ class Scribe:
         busy = {
             view.spec.id: _busy(view, wishes.priority, question.client)
             for view in question.fleet
-            if view.busy
+            if view.busy or (view.others is not None and view.others.count)
         }
         written = form.Written(
             form.VERSION,
@@ -213,6 +213,8 @@ def _busy(view: BackendView, priority: Priority, client: str) -> form.Busy:
         busy.ahead_s = line.ahead_s(priority, client)
         busy.before_all_s = line.ahead_s(priority, "")
         busy.depth = line.depth(priority)
+    if (others := view.others) is not None and others.count:
+        busy.others = others.at_work, others.ahead(priority)
     busy.full = line.is_full_for(priority)
     if priority is Priority.CRITICAL:
         busy.yielding = [

@@ -46,6 +46,7 @@ class Attempt(Sink):
         is_giving: bytes are there, and the caller has not taken them yet.
         part: the part of the machine that it computes on; None where that is not known.
         cost: what it has cost in joules until a time.
+        at_work: is told once that its backend has it, or as good as that; None from then on.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
         leg: what is noted of it on its job's journey; None where nobody keeps traces.
     """
@@ -65,6 +66,7 @@ class Attempt(Sink):
     is_giving: bool = False
     part: str | None = None
     cost: Callable[["Attempt", float], Spent | None] = lambda *_: None
+    at_work: Callable[["Attempt"], object] | None = None
     told: Callable[["Attempt"], object] | None = None
     leg: Leg | None = None
 
@@ -169,11 +171,18 @@ class Attempt(Sink):
             self.leg.connected = trio.current_time()
             self.leg.is_fresh = is_fresh
 
+    def asked(self) -> None:
+        """See `Sink`. What need not precede the request follows it, while its backend is at work."""
+        if self.at_work is not None:
+            tell, self.at_work = self.at_work, None
+            tell(self)
+
     async def begin(self, head: Head, first: bytes, *, complete: bool) -> None:
         """See `Sink`. From here on a stream has kept its deadline, and every rival is beaten."""
         if self.halted is not None:
             # Its slot is promised to another already, or its caller to another attempt.
             await trio.lowlevel.checkpoint_if_cancelled()
+        self.asked()
         job = self.job
         goes_on = job.begun is not None
         now = trio.current_time()
@@ -188,13 +197,17 @@ class Attempt(Sink):
         if goes_on:
             await self._give(first, complete=complete)
             return
-        self._watch_for_stall()
+        if self.scope.deadline < now + job.stall_timeout_s or job.caller.tap() is None:
+            self._watch_for_stall()
+        # Otherwise the deadline is far, and the caller a socket that knows how long it may wait: to
+        # move the one for the moment until the other has taken it all would be felt by every stream.
         self.is_giving = True
         await job.caller.begin(job, head, first, complete=complete)
         self.is_giving = False
         if self.sent is not None:
             job.overhead_s += self.sent - self.started + trio.current_time() - now
-        self._watch_for_stall()
+        if not complete:
+            self._watch_for_stall()
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""

@@ -5,6 +5,7 @@ called for whom it concerns, and whoever waits elsewhere was asked whether here 
 is awaited, and for how long, is the workers' business.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -319,6 +320,7 @@ class Dispatcher:
         """A worker has ended an attempt: book it, then try elsewhere or end the job."""
         now = self._now()
         job = attempt.job
+        attempt.asked()
         job.attempts.remove(attempt)
         if attempt.leg is not None:
             attempt.leg.ended, attempt.leg.ending = now, _in_a_word(ending)
@@ -570,20 +572,26 @@ class Dispatcher:
             part=station.part,
             cost=self.meters.so_far,
             leg=_leave(job, station, now, is_hedge=is_hedge),
+            at_work=functools.partial(self._is_at_work, station),
         )
         job.attempts.append(attempt)
-        spec = station.spec
-        self.meters.began(attempt, spec.id, attempt.part, now, watts=spec.power_watts)
-        if attempt.part is not None:
-            self._on_part[attempt.part] += 1
-            self.used_at[attempt.part] = math.inf
         station.hand(attempt)
-        self._news.routed(Routed(job.request_id, job.ask.model, job.priority, decision, now))
         if self._hedging.share and not is_hedge:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
             if when is not None and when < job.deadline and len(self.stations) > 1:
                 self._remind(job, when, Alarm.HEDGE)
+
+    def _is_at_work(self, station: Station, attempt: Attempt) -> None:
+        """A backend has a request, or it turned out that it will not: from now on it counts."""
+        job, spec = attempt.job, station.spec
+        self.meters.began(attempt, spec.id, attempt.part, self._now(), watts=spec.power_watts)
+        if attempt.part is not None:
+            self._on_part[attempt.part] += 1
+            self.used_at[attempt.part] = math.inf
+        self._news.routed(
+            Routed(job.request_id, job.ask.model, job.priority, attempt.decision, attempt.started)
+        )
 
     def _new_transcript(self, job: Job, station: Station) -> Transcript | None:
         """Where an answer is noted that may be broken into; only where its backend could go on."""

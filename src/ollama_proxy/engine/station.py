@@ -16,6 +16,7 @@ from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned
 from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started, choose_victim
 from ollama_proxy.policy.thermal import ThermalState
 
@@ -35,6 +36,7 @@ class Station:
         heat: that part's thermal state.
         hot: the same for people; empty where it is not warm.
         asleep: that part is suspended.
+        others: what others have there, as it told last; None: nobody else uses it.
         energy: what was learned of its energy.
         watch: is called when the backend should be probed soon; None where nobody probes it.
     """
@@ -72,6 +74,7 @@ class Station:
         self.heat = ThermalState.UNKNOWN
         self.hot = ""
         self.asleep = False
+        self.others: Others | None = None
         self.energy = Appetite()
         self._off_s = Learned(0.0, 0.0)
         self._linger_s = Learned(0.0, 0.0)
@@ -102,6 +105,7 @@ class Station:
                 loaded=self.loaded,
                 busy=self.busy,
                 line=self.line,
+                others=self.others,
                 reserved=self.reserved,
                 running=self.running,
                 preempts=self.preempts,
@@ -128,6 +132,11 @@ class Station:
         if self._view is not None:
             self._view.memo.clear()
 
+    @property
+    def node_id(self) -> str:
+        """Whose it is, where it is a router that has told so; else empty."""
+        return ""
+
     # -- slots -----------------------------------------------------------------------------------
 
     @property
@@ -138,7 +147,8 @@ class Station:
     @property
     def reserved(self) -> int:
         """How many slots are kept for critical requests: never all of them."""
-        return min(self.reserve_critical_slots, self.spec.slots - 1)
+        kept = self.reserve_critical_slots
+        return min(kept, self.spec.slots - 1) if kept else 0
 
     @property
     def has_free_slot(self) -> bool:
@@ -166,8 +176,10 @@ class Station:
 
     def takes_at_once(self, priority: Priority) -> bool:
         """Whether a job of this priority would be the next whom `next` takes out."""
-        kept = 0 if priority is Priority.CRITICAL else self.reserved
-        return self.spec.slots - self.in_flight > kept and not len(self.line)
+        free = self.spec.slots - len(self.busy)
+        if free <= 0 or len(self.line):
+            return False
+        return priority is Priority.CRITICAL or free > self.reserved
 
     def victim(self) -> Attempt | None:
         """Who gives up a slot for the critical job that is next in line; None if nobody should.

@@ -30,9 +30,10 @@ from ollama_proxy.engine.station import Station
 log = logging.getLogger("ollama_proxy")
 
 
+_STOPPED = RouterStopped()
 ENDINGS: dict[Halt, Ending] = {
     Halt.CALLER_LEFT: CallerGone(),
-    Halt.ROUTER_STOPS: RouterStopped(),
+    Halt.ROUTER_STOPS: _STOPPED,
     Halt.PUT_BACK: PutBack(),
     Halt.BEATEN: Beaten(),
 }
@@ -48,7 +49,7 @@ async def work(
     """
     async with attempts:
         async for attempt in attempts:
-            ending: Ending = RouterStopped()
+            ending: Ending = _STOPPED
             try:
                 ending = await _make(station, attempt)
             finally:
@@ -64,9 +65,9 @@ async def _make(station: Station, attempt: Attempt) -> Ending:
     job = attempt.job
     try:
         with attempt.scope as scope:
+            attempt.sent = trio.current_time()
             # What ended on its way through the channel must not reach the backend at all.
-            if not scope.cancel_called:
-                attempt.sent = trio.current_time()
+            if attempt.halted is None and attempt.sent < scope.deadline:
                 return await station.backend.exchange(attempt.errand, attempt)
     except (BackendFailed, CallUnserved, ModelMissing, CallRejected) as ending:
         return ending

@@ -130,6 +130,11 @@ class Admission:
         self._stays: dict[object, tuple[Visitor, Callable[[], None]]] = {}
         self.follow(rules or Rules())
 
+    @property
+    def rules(self) -> Rules:
+        """What it goes by: other rules are another object."""
+        return self._rules
+
     def follow(self, rules: Rules) -> None:
         """Go by other rules from now on.
 

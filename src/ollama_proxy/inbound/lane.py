@@ -11,7 +11,9 @@ Rule 3: after an answer that could not be given whole, the connection closes.
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
+from hashlib import blake2b
 
 import attrs
 import httptools
@@ -19,7 +21,7 @@ import trio
 
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import CallerLeft, Head, Job, Tap
-from ollama_proxy.inbound.admission import peer_of
+from ollama_proxy.inbound.admission import Rules, Visitor, peer_of
 from ollama_proxy.inbound.answers import (
     REASON_PHRASES,
     STATUS,
@@ -44,6 +46,8 @@ LINGER_S = 1.0
 _READ_BYTES = 65536
 _LENGTH_DIGITS_MAX = 18  # int() refuses thousands of them, and leading zeros count
 _CALLS_BY_TARGET = {path.encode(): call for path, call in CALLS_BY_PATH.items()}
+# Nearly all lines are one of these.
+_CALLS_BY_LINE = {b"POST %b HTTP/1.1" % path: call for path, call in _CALLS_BY_TARGET.items()}
 _LINES: dict[int, bytes] = {}
 
 ByteStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -64,6 +68,9 @@ class LaneLimits:
 
 def call_of(first_line: bytes) -> Call | None:
     """The inference call that a request's first line makes; None for anything else."""
+    call = _CALLS_BY_LINE.get(first_line)
+    if call is not None:
+        return call
     if not first_line.startswith(b"POST /"):
         return None
     parts = first_line.split(b" ")
@@ -211,6 +218,46 @@ def _read_framing(headers: list[tuple[bytes, bytes]], *, http10: bool) -> _Frami
     )
 
 
+@attrs.frozen(kw_only=True)
+class _Known:
+    """A head that was read, judged and let in, and what was read of it.
+
+    A client's next head is nearly always the same but for the body's length; then nothing of it need
+    be read or judged again, but for how often its client asks. No head is kept for that, since there
+    may be a key in it: `digest` tells of two whether they are the same, apart from the length.
+
+    Attributes:
+        digest: see `digest_of`.
+        rules: by which its visitor was let in.
+    """
+
+    digest: tuple[bytes, int] | None
+    rules: Rules
+    visitor: Visitor
+    headers: RoutingHeaders
+    framing: _Framing
+    sharing: Headers
+    keeps_alive: bool
+    http10: bool
+
+
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([0-9]{1,%d})\r\n" % _LENGTH_DIGITS_MAX, re.IGNORECASE)
+
+
+def digest_of(head: bytes) -> tuple[tuple[bytes, int] | None, int]:
+    """What tells a head from all that differ in more than their body's length, and that length.
+
+    The digest is of all bytes but the length's digits, and goes with the place of these: two heads
+    that agree in it are the same up to there and from there on. Where no length is told, or not in
+    the plainest way, there is none, and the head is read.
+    """
+    found = _LENGTH.search(head)
+    if found is None:
+        return None, 0
+    start, end = found.span(1)
+    return (blake2b(head[:start] + head[end:]).digest(), start), int(found[1])
+
+
 def _status_line(status: int) -> bytes:
     line = _LINES.get(status)
     if line is None:
@@ -239,10 +286,11 @@ class Lane:
         bounds: Bounds | None = None,
     ) -> None:
         """Take over a connection; `serve` does the rest."""
+        self.gate = gate
+        self.known: _Known | None = None
         self._idlers = idlers
         self._stream = stream
         self._dispatcher = dispatcher
-        self._gate = gate
         self._limits = limits
         self._is_draining = is_draining
         self._bounds = bounds or Bounds()
@@ -353,7 +401,7 @@ class Lane:
         """Read until the request line is whole. None: the client closed instead."""
         self._request_id = self._path = ""
         self._sharing = []
-        self._head_until = trio.current_time() + self._limits.head_timeout_s
+        self._head_until = 0.0
         while True:
             self._skip_empty_lines()
             line, end, _ = self._buffer.partition(b"\r\n")
@@ -374,6 +422,8 @@ class Lane:
         if len(self._buffer) > self._limits.head_bytes:
             raise self._head_too_large()
         # Only where there is something to wait for: nearly every request comes in one piece.
+        if not self._head_until:
+            self._head_until = trio.current_time() + self._limits.head_timeout_s
         with trio.move_on_at(self._head_until) as self._head_wait:
             data = await self._receive()
             self._buffer += data
@@ -406,29 +456,34 @@ class Lane:
                 return None
         if end > self._limits.head_bytes:
             raise self._head_too_large()
-        head = _Head(bytes(self._buffer[:end]))
-        most = self._limits.headers
-        if len(head.headers) > most:
-            self._bounds.reach(Bound.HEADERS)
-            raise _Fault(Refusal(Code.HEADERS_TOO_LARGE, f"More than {most} headers were sent."))
-        self._http10 = head.http10
-        headers = RoutingHeaders(head.headers)
-        self._request_id = headers.request_id
-        framing = _read_framing(head.headers, http10=self._http10)
-        refusal = self._gate.judge(framing.host, framing.origin) or judge_page("POST", head.headers)
-        if refusal is not None:
-            raise _Fault(refusal)
-        self._sharing = self._gate.sharing(framing.origin)
-        visitor = self._gate.admission.admit(f"POST {call.path}", head.headers, self._peer)
-        if isinstance(visitor, Refusal):
-            raise _Fault(visitor)
-        if framing.length > self._limits.max_body_bytes:
+        head = bytes(self._buffer[:end])
+        digest, length = digest_of(head)
+        known = self.known
+        if (
+            known is not None
+            and known.digest == digest
+            and known.rules is self.gate.admission.rules
+        ):
+            headers = known.headers.again()
+            self._request_id = headers.request_id
+            self._http10, self._sharing = known.http10, known.sharing
+            refusal = self.gate.admission.readmit(known.visitor)
+            if refusal is not None:
+                raise _Fault(refusal)
+        else:
+            self.known = None
+            known = self._read_head(call, head, digest)
+            headers, length = known.headers, known.framing.length
+            if digest is not None:
+                self.known = known
+        framing = known.framing
+        if length > self._limits.max_body_bytes:
             raise self._too_large()
         del self._buffer[:end]
         # Where a chunked body ends only the parser knows, and it does not tell where the next
         # request begins: such a connection serves no other.
-        self._closing = framing.chunked or not head.keeps_alive or self._is_draining()
-        body = await self._read_body(framing)
+        self._closing = framing.chunked or not known.keeps_alive or self._is_draining()
+        body = await self._read_body(framing, length)
         if body is None:
             return None
         return read_job(
@@ -438,22 +493,52 @@ class Lane:
             caller=self,
             door="http",
             arrived=trio.current_time(),
-            key_name=visitor.name,
+            key_name=known.visitor.name,
         )
 
-    async def _read_body(self, framing: _Framing) -> bytes | bytearray | None:
+    def _read_head(self, call: Call, data: bytes, digest: tuple[bytes, int] | None) -> _Known:
+        """Read and judge a whole head. Raises _Fault."""
+        head = _Head(data)
+        most = self._limits.headers
+        if len(head.headers) > most:
+            self._bounds.reach(Bound.HEADERS)
+            raise _Fault(Refusal(Code.HEADERS_TOO_LARGE, f"More than {most} headers were sent."))
+        self._http10 = head.http10
+        headers = RoutingHeaders(head.headers)
+        self._request_id = headers.request_id
+        framing = _read_framing(head.headers, http10=head.http10)
+        refusal = self.gate.judge(framing.host, framing.origin) or judge_page("POST", head.headers)
+        if refusal is not None:
+            raise _Fault(refusal)
+        self._sharing = self.gate.sharing(framing.origin)
+        admission = self.gate.admission
+        visitor = admission.admit(f"POST {call.path}", head.headers, self._peer)
+        if isinstance(visitor, Refusal):
+            raise _Fault(visitor)
+        return _Known(
+            digest=digest,
+            rules=admission.rules,
+            visitor=visitor,
+            headers=headers,
+            framing=framing,
+            sharing=self._sharing,
+            keeps_alive=head.keeps_alive,
+            http10=head.http10,
+        )
+
+    async def _read_body(self, framing: _Framing, length: int) -> bytes | bytearray | None:
         """Read a body whole. None: the client closed instead."""
-        if not framing.chunked and len(self._buffer) >= framing.length:
-            self._hold(framing.length)
-            body = bytes(self._buffer[: framing.length])
-            del self._buffer[: framing.length]
+        if not framing.chunked and len(self._buffer) >= length:
+            self._hold(length)
+            body = bytes(self._buffer[:length])
+            del self._buffer[:length]
             return body
         with trio.move_on_after(self._limits.body_timeout_s):
             if framing.expects_continue and not self._buffer:
                 await self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
             if framing.chunked:
                 return await self._read_chunked()
-            return await self._read_sized(framing.length)
+            return await self._read_sized(length)
         self._bounds.reach(Bound.BODY_TIME)
         raise _Fault(Refusal(Code.REQUEST_TIMEOUT, "The request's body took too long."))
 
@@ -523,7 +608,7 @@ class Lane:
                 await self._send(data)
                 continue
             if self._job is None:
-                self._skip_empty_lines()
+                self._skip_empty_lines()  # who sends them alone waits on
                 if self._buffer or self._closing:
                     self._idlers.discard(self)
                     if not self._was_idle:
@@ -538,9 +623,6 @@ class Lane:
                 data = await self._receive()
             finally:
                 self._is_watching = False
-            # Empty lines are no request: who sends them waits on.
-            if not data or data.strip(b"\r\n"):
-                self._idlers.discard(self)
             is_flooded = len(self._buffer) > PIPELINE_MAX_BYTES
             if is_flooded:
                 self._bounds.reach(Bound.EARLY_BYTES)

@@ -96,9 +96,10 @@ class RoutingHeaders:
         given: wish name to its text.
         client: who asks, for taking turns in line; empty for whoever does not say.
         fault: the first malformed header, if one is.
+        names_itself: the id is the caller's.
     """
 
-    __slots__ = ("client", "fault", "given", "passed", "request_id", "slo")
+    __slots__ = ("client", "fault", "given", "names_itself", "passed", "request_id", "slo")
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sort headers (lower-case names)."""
@@ -113,9 +114,23 @@ class RoutingHeaders:
                 self.passed.append((name, value))
             elif name.startswith(b"x-"):
                 self._keep(name, value)
-        if not self.request_id:
+        self.names_itself = bool(self.request_id)
+        self._identify()
+
+    def _identify(self) -> None:
+        if not self.names_itself:
             self.request_id = make_request_id()
         self.passed.append((b"x-request-id", self.request_id.encode()))
+
+    def again(self) -> "RoutingHeaders":
+        """Those of one more request with the same headers; each that has no name is given its own."""
+        if self.names_itself:
+            return self
+        other = RoutingHeaders.__new__(RoutingHeaders)
+        other.client, other.fault, other.slo = self.client, self.fault, self.slo
+        other.given, other.names_itself, other.passed = self.given, False, self.passed[:-1]
+        other._identify()  # noqa: SLF001 - one of its own
+        return other
 
     def _keep(self, name: bytes, value: bytes) -> None:
         wish = _WISHES_BY_HEADER.get(name)

@@ -11,9 +11,11 @@ from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.ledger import Fact, TurnedAway
 from ollama_proxy.metrics import doors as at_doors
+from ollama_proxy.metrics import sources as of_nodes
 from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.requests import Requests
 from ollama_proxy.metrics.series import Counter
+from ollama_proxy.metrics.sources import SourceState
 from ollama_proxy.metrics.state import state
 from ollama_proxy.policy.refusal import Code
 
@@ -24,6 +26,7 @@ class Metrics(Collector):
     Attributes:
         doors: tells how the doors are, by name.
         lost_lines: tells how many lines of the log were left out.
+        sources: tells how what tells of nodes is, by name.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Metrics(Collector):
         self._version = version
         self.doors: Callable[[], Mapping[str, DoorState]] = dict
         self.lost_lines: Callable[[], int] = int
+        self.sources: Callable[[], Mapping[str, SourceState]] = dict
         # Both labels are of a fixed few, whatever was asked for.
         self._turned_away = Counter(
             "turned_away_total",
@@ -69,6 +73,7 @@ class Metrics(Collector):
         yield from state(self._dispatcher, self._climate, self._version)
         yield from self._requests.families()
         yield from at_doors.families(self.doors(), self.lost_lines())
+        yield from of_nodes.families(self.sources())
         yield self._turned_away.family()
 
     def page(self, is_openmetrics: bool) -> bytes:  # noqa: FBT001 - the one thing that a scraper chooses

@@ -4,6 +4,7 @@ Every door ends here and nowhere else, so that HTTP, and the doors to come, cann
 """
 
 import enum
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -20,10 +21,14 @@ class Dialect(enum.Enum):
 
 
 class Framing(enum.Enum):
-    """How the pieces of a streamed answer are told apart."""
+    """How the pieces of a streamed answer are told apart. `mark`: what each ends with."""
 
     SSE = "text/event-stream"
     NDJSON = "application/x-ndjson"
+
+    def __init__(self, media_type: str) -> None:
+        """Say once what ends a piece: to look an enum up in a table is a call of Python's own."""
+        self.mark = b"\n\n" if media_type == "text/event-stream" else b"}\n"
 
 
 class Call(enum.Enum):
@@ -36,6 +41,9 @@ class Call(enum.Enum):
         embeds: the answer is vectors, which never stream.
         streams_by_default: it streams when its body does not say: Ollama's two generating calls do.
     """
+
+    # By identity, in C: what comes along hashes the name, in a call of Python's own.
+    __hash__ = object.__hash__
 
     OPENAI_CHAT = "/v1/chat/completions"
     OPENAI_COMPLETION = "/v1/completions"
@@ -73,7 +81,7 @@ class Priority(enum.IntEnum):
     HIGH = 2
     CRITICAL = 3
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """The name the contract uses: `best-effort`, `normal`, `high`, `critical`."""
         return self.name.lower().replace("_", "-")
@@ -147,7 +155,7 @@ class Ask:
     def _kind(self) -> str:
         size, limit = _step(self.prompt_bytes), self.answer_limit
         shape = f"{self.stream} {self.continues} {size} {limit and _step(limit)}"
-        return f"{self.call.value} {shape} {self.model}"
+        return f"{self.call.path} {shape} {self.model}"
 
     @property
     def prompt_size(self) -> float:

@@ -19,6 +19,12 @@ class Terms(NamedTuple):
     heat: float
     wake: float
 
+    @property
+    def score(self) -> float:
+        """Their sum, term by term: `sum` rounds otherwise from one Python to the next."""
+        latency, power, load, loaded, prefix, failing, heat, wake = self
+        return latency + power + load + loaded + prefix + failing + heat + wake
+
 
 class Candidate(NamedTuple):
     """A backend that could serve, with what is expected of it. Seconds, watts.

@@ -22,6 +22,9 @@ MINOR = 0.1  # a share of a request's joules that does not decide how far all of
 class Grade(enum.Enum):
     """How a figure in joules came about, the best first."""
 
+    # By identity, in C: what comes along hashes the name, in a call of Python's own.
+    __hash__ = object.__hash__
+
     MEASURED = "measured"  # a card's own counter, and no other backend was on the card
     APPORTIONED = "apportioned"  # a share of what the package or the battery gave, or of samples
     ESTIMATED = "estimated"  # the owner's watts, for as long as it took

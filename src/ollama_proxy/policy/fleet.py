@@ -2,6 +2,7 @@
 
 import enum
 import fnmatch
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from ollama_proxy.policy.ask import Ask, Call, Priority
 from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
+from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
 from ollama_proxy.policy.thermal import ThermalState
 
@@ -152,6 +154,7 @@ class BackendView:
         busy: its slots that are taken; one whose request was cancelled, and may still be computed,
             is.
         line: who waits, as far as a choice may ask.
+        others: what others have there, as it told last; None: nobody else uses it.
         reserved: how many of its slots are kept for critical requests.
         running: those on it, as far as it must be known whether they would yield.
         preempts: what becomes of those for a critical one; None: nothing.
@@ -173,6 +176,7 @@ class BackendView:
     loaded: frozenset[str] | None = None
     busy: Collection[Busy] = ()
     line: Queue
+    others: Others | None = None
     reserved: int = 0
     running: Collection[Yielding] = ()
     preempts: Started | None = None
@@ -205,10 +209,20 @@ class BackendView:
         watts = self.energy.watts(ask.subject)
         return self.spec.power_watts if watts is None else max(watts, WATTS_LEAST)
 
+    @property
+    def taken(self) -> int:
+        """How many of its slots are taken, by whomever; more than it has where some wait there."""
+        others = self.others
+        return len(self.busy) if others is None else len(self.busy) + others.at_work
+
     def has_room(self, priority: Priority) -> bool:
         """Whether one of this priority would start at once."""
         kept = 0 if priority is Priority.CRITICAL else self.reserved
-        if len(self.busy) >= self.spec.slots - kept:
+        others = self.others
+        if others is None:
+            if len(self.busy) >= self.spec.slots - kept:
+                return False
+        elif self.taken >= self.spec.slots - kept or others.ahead(priority):
             return False
         return not len(self.line) or self.line.ahead_s(priority, "") <= 0
 
@@ -240,9 +254,17 @@ class BackendView:
         else:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.
-        soonest_s = min([abs(each.ends - now) for each in self.busy])  # noqa: C419 - on the hot path
+        soonest_s = math.inf
+        for each in self.busy:  # most have a slot or two: `min` would cost more than it saves
+            left_s = abs(each.ends - now)
+            soonest_s = min(soonest_s, left_s)
         ahead_s = self.line.ahead_s(priority, client)
         extra = len(self.busy) - slots
-        if extra > 0:  # critical ones at slots that are not for this one
+        if (others := self.others) is not None and others.count:
+            # Nobody tells when they began: the first of so many ends so soon on average.
+            soonest_s = min(soonest_s, usual_s / (others.at_work + 1))
+            extra += others.at_work
+            ahead_s += others.ahead(priority) * usual_s
+        if extra > 0:  # critical ones at slots that are not for this one, or they wait at a node
             ahead_s += extra * usual_s
         return soonest_s + ahead_s / slots

@@ -386,10 +386,10 @@ def _names(each: _Candidate) -> Iterator[str]:
     """What a node may be called, the plainest first; a prefix keeps it from being a hardware's name."""
     name = each.name.removesuffix(".local") or host_of(each.url)
     plain = "node-" + (re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "x")
-    yield plain[:_ID_MOST]
     port = port_of(each.url)
-    if port != _USUAL_PORT:
-        yield f"{plain[: _ID_MOST - 6]}-{port}"
+    if port == _USUAL_PORT:
+        yield plain[:_ID_MOST]
+    yield f"{plain[: _ID_MOST - 6]}-{port}"
     if each.node_id:
         yield f"node-{re.sub(r'[^a-z0-9]', '', each.node_id.lower())[:8]}"
     number = 2

@@ -281,12 +281,12 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
     for view in meant:
         judged = view.memo.get(kind)
         # Taken apart at once: in a large fleet this line is run a thousand times for each request.
-        obstacle, candidate, by, until, is_for_all, _ = judged or _UNJUDGED
+        obstacle, candidate, by, until, is_for_all, _, beside = judged or _UNJUDGED
         if until <= now or by is not settings:
             if len(view.memo) >= JUDGED_KEPT:
                 view.memo.clear()  # callers choose the names: they must not fill the memory
             judged = view.memo[kind] = _judge(view, ask, settings, now)
-            obstacle, candidate, _, _, is_for_all, _ = judged
+            obstacle, candidate, _, _, is_for_all, _, beside = judged
         if tried or not is_for_all:
             obstacle = _obstacle(view, ask, tried)
         if obstacle is not None:
@@ -294,23 +294,30 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
                 barred.append(Barred(view.spec.id, obstacle))
             continue
         if candidate is None:
-            candidate = _assess(view, ask, settings, now)
+            candidate, beside = _assess(view, ask, settings, now), {}
         if warm is not None and warm.backend == view.spec.id:
-            candidate = _assess(view, ask, settings, now, cached=warm.share)
+            candidate, beside = _assess(view, ask, settings, now, cached=warm.share), {}
         if not is_calm and view.heat is ThermalState.CRITICAL:
             too_hot.append(candidate)
             if barred is not None:
                 barred.append(Barred(view.spec.id, f"is too hot: {view.hot}"))
             continue
-        if view.busy:
-            has_room = view.has_room(priority)
-            wait_s = 0.0 if has_room else view.wait_s(priority, client, candidate.whole_s, now)
-            candidate = _load(candidate, view, wait_s, time_weight)
-            if not has_room and view.is_full_for(priority):
-                full.append(candidate)
-                if barred is not None:
-                    barred.append(Barred(view.spec.id, _FULL))
-                continue
+        if view.busy or ((others := view.others) is not None and others.count):
+            if view.has_room(priority):
+                # Nothing of it depends on the time: it is made once for so many beside it.
+                taken = view.taken
+                known = beside.get(taken)
+                if known is None:
+                    known = beside[taken] = _load(candidate, view, 0.0, time_weight)
+                candidate = known
+            else:
+                wait_s = view.wait_s(priority, client, candidate.whole_s, now)
+                candidate = _load(candidate, view, wait_s, time_weight)
+                if view.is_full_for(priority):
+                    full.append(candidate)
+                    if barred is not None:
+                        barred.append(Barred(view.spec.id, _FULL))
+                    continue
         able.append(candidate)
     if not able:
         if full:
@@ -466,6 +473,8 @@ class _Judged(NamedTuple):
         until: when it must be judged anew, as what was learned grows old.
         is_for_all: the obstacle is the same for all requests of the kind.
         at: when it was judged.
+        beside: what `candidate` is beside so many others, where it starts at once; filled as it is
+            asked for.
     """
 
     obstacle: str | None
@@ -474,9 +483,10 @@ class _Judged(NamedTuple):
     until: float
     is_for_all: bool
     at: float
+    beside: dict[int, Candidate]
 
 
-_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True, at=-math.inf)
+_UNJUDGED = _Judged(None, None, None, -math.inf, is_for_all=True, at=-math.inf, beside={})
 
 
 def judgement(view: BackendView, ask: Ask) -> object | None:
@@ -506,6 +516,7 @@ def _judge(view: BackendView, ask: Ask, settings: RouteSettings, now: float) -> 
         until=now + JUDGED_FOR_S,
         is_for_all=not view.spec.max_prompt_tokens,
         at=now,
+        beside={},
     )
 
 
@@ -556,7 +567,7 @@ def _assess(
     alone_s += wake_s
     return Candidate(
         id=spec.id,
-        score=sum(terms),
+        score=terms.score,
         terms=terms,
         predicted_s=alone_s,
         watts=watts,
@@ -585,20 +596,25 @@ _tuple = tuple.__new__
 
 
 def _load(candidate: Candidate, view: BackendView, wait_s: float, time_weight: float) -> Candidate:
-    """The same for a backend that is not idle: others share it, or must end first."""
-    id_, _, terms, _, watts, alone_s, whole_s, off_s, toil, ties, *rest = candidate
+    """The same for a backend that is not idle: others share it, or must end first.
+
+    Made for each busy backend and each request, hence of tuples at once (a named tuple's own
+    constructor is a call more), and without what would change nothing.
+    """
+    id_, _, terms, _, watts, alone_s, whole_s, off_s, *rest = candidate
     latency, power, _, loaded, prefix, failing, heat, wake = terms
-    load = -math.log2(1 + len(view.busy) / view.spec.slots)
+    longer = 1 + view.taken / view.spec.slots
     if wait_s:
-        load = min(load, -math.log2(1 + wait_s / max(alone_s, 1e-6)))
-        # Each one before it may take longer than expected, or shorter: errors add up as squares.
-        off_s = math.hypot(off_s, view.off_s.value * math.sqrt(max(1.0, wait_s / whole_s)))
-    # Made of tuples at once: a named tuple's own constructor is a call more, and this is made for
-    # each busy backend and each request.
-    terms = _tuple(Terms, (latency, power, time_weight * load, loaded, prefix, failing, heat, wake))
-    predicted_s = alone_s + wait_s
-    made = (id_, sum(terms), terms, predicted_s, watts, alone_s, whole_s, off_s, toil, ties)
-    return _tuple(Candidate, (*made, *rest))
+        longer = max(longer, 1 + wait_s / max(alone_s, 1e-6))
+        if usual_s := view.off_s.value:
+            # Each one before it may take longer than expected, or shorter: errors add up as squares.
+            waits = wait_s / whole_s
+            off_s = math.hypot(off_s, usual_s * math.sqrt(waits) if waits > 1 else usual_s)
+    load = -time_weight * math.log2(longer)
+    score = latency + power + load + loaded + prefix + failing + heat + wake
+    terms = _tuple(Terms, (latency, power, load, loaded, prefix, failing, heat, wake))
+    made = (id_, score, terms, alone_s + wait_s, watts, alone_s, whole_s, off_s, *rest)
+    return _tuple(Candidate, made)
 
 
 def _order(wishes: Wishes, among: Sequence[Candidate]) -> Callable[[Candidate], Any]:
@@ -703,7 +719,7 @@ def _nobody(
             f"No backend {where}can serve {ask.model!r} now: "
             + (
                 ", ".join(f"{v.spec.id} {_obstacle(v, ask, tried)}" for v in meant)
-                or "none is configured"
+                or "there is none; describe one in the configuration, or see why [fleet] finds none"
             )
             + ".",
             retry_after_s=_RETRY_AFTER_S,

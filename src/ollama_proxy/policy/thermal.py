@@ -35,6 +35,9 @@ _GAP_COUNTS_S = 5.0  # at most, towards "for 10 s": nobody looked what was betwe
 class ThermalState(enum.Enum):
     """How hot something is, after Android's levels, whose last two belong to firmware."""
 
+    # By identity, in C: what comes along hashes the name, in a call of Python's own.
+    __hash__ = object.__hash__
+
     NOMINAL = "nominal"
     LIGHT = "light"  # nobody feels it
     MODERATE = "moderate"  # work that can wait should not be here

@@ -1,5 +1,6 @@
 """Where a node may be: addresses made into one spelling, put in order, and those refused that lead astray."""
 
+import functools
 import ipaddress
 import re
 from urllib.parse import urlsplit
@@ -41,6 +42,12 @@ def port_of(url: str) -> int:
     return urlsplit(url).port or 0
 
 
+def name_in(text: str) -> str:
+    """A host's name as others tell it; empty where it is none."""
+    return text if re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", text) else ""
+
+
+@functools.lru_cache(maxsize=2048)
 def address_order(url: str) -> tuple[int, bytes, str, int, str]:
     """What addresses are sorted by: IPv4, then IPv6, then names; the lowest first."""
     parts = urlsplit(url)

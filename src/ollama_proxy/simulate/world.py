@@ -275,6 +275,7 @@ class World:
         request.attempts += 1
         self._runs[attempt] = crew, run
         attempt.told = self._halt
+        attempt.asked()
         if run.loaded_at > self.now and crew.machine.given.tells_loaded:
             interval_s = self._scenario.router.health_interval_s
             self._at((run.loaded_at // interval_s + 1) * interval_s, self._probe, crew)
