@@ -93,6 +93,7 @@ PAIRED: frozenset[str] = frozenset({
     *(f"POST {call.path}" for call in Call),
     "GET /healthz",
     "GET /readyz",
+    "GET /node",
     "GET /v1/models",
     "GET /v1/models/{model}",
     "GET /api/tags",
