@@ -38,6 +38,7 @@ from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.live.picture import Picture
 from ollama_proxy.inbound.paired import Guests, PairedDoor, PairedGate, PairedHandshakes
+from ollama_proxy.inbound.picker.conversation import PickerSettings
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
@@ -142,7 +143,14 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         config, services, dialects=_dialects(dispatcher), encryption=encryption
     )
     grpc = _new_grpc_door(
-        config, dispatcher, climate, news, gate, bounds=grpc_bounds, encryption=encryption
+        config,
+        dispatcher,
+        climate,
+        news,
+        gate,
+        bounds=grpc_bounds,
+        held=bounds,
+        encryption=encryption,
     )
     guests = _new_guests(config)
     paired = None if guests is None else _new_paired_door(config, services, guests)
@@ -352,6 +360,7 @@ def _new_grpc_door(
     gate: Gate,
     *,
     bounds: Bounds,
+    held: Bounds,
     encryption: Encryption | None,
 ) -> GrpcDoor | None:
     """The gRPC door, closed; None where its owner does not want one."""
@@ -365,7 +374,14 @@ def _new_grpc_door(
         max_connections_per_peer=config.server.max_connections_per_peer,
         unread_bytes=config.server.max_buffered_mib << 20,
     )
-    methods = all_methods(dispatcher, climate, news)
+    methods = all_methods(
+        dispatcher,
+        climate,
+        news,
+        gate=gate,
+        bounds=held,
+        picker=PickerSettings(limits=_lane_limits(config)),
+    )
     return GrpcDoor(
         methods,
         gate,

@@ -20,6 +20,7 @@ from ollama_proxy.backends.backend import (
     Reply,
     Served,
     Sink,
+    Way,
 )
 from ollama_proxy.policy.ask import Call, Framing
 from ollama_proxy.policy.fleet import BackendSpec
@@ -87,6 +88,7 @@ class ScriptedBackend(Backend):
         probed: when it was asked how it is.
         calls: every management call that was made.
         left: exchanges that were cancelled, or whose caller left.
+        sets: headers that another proxy must set for it.
         health: what a probe is told, or how it fails; None: it says nothing.
     """
 
@@ -98,6 +100,7 @@ class ScriptedBackend(Backend):
     calls: list[Called] = attrs.field(factory=list)
     left: int = 0
     is_closed: bool = False
+    sets: tuple[tuple[bytes, bytes], ...] = ()
     _scripts: list[list[_Step]] = attrs.field(factory=lambda: [[]])
     _status: int = 200
     _under_way: int = 0
@@ -222,6 +225,23 @@ class ScriptedBackend(Backend):
                 case _Hang():
                     await trio.sleep_forever()
         return Served(status=self._status, tokens=len(said) if errand.stream else None)
+
+    def way(self, errand: Errand) -> Way:
+        """To the port of its endpoint."""
+        host, _, port = self.spec.endpoint.removeprefix("http://").rpartition(":")
+        model = self.spec.real_name(errand.model)
+
+        def renamed() -> bytes:
+            return bytes(errand.body.replace(errand.model.encode(), model.encode()))
+
+        return Way(
+            host=host,
+            port=int(port),
+            path=errand.call.path,
+            model=model,
+            body=None if model == errand.model else renamed,
+            headers=self.sets,
+        )
 
     async def probe(self) -> Probe:
         """Tell `health`."""

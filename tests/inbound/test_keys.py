@@ -28,6 +28,7 @@ from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.grpc.pb import ollama_proxy_pb2 as pb
 from ollama_proxy.inbound.grpc.pb import status_pb2
 from ollama_proxy.inbound.http.app import ENDPOINTS
+from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.observe import LINES_AT_ONCE, ChangeLog
 from ollama_proxy.policy.access import NEEDS, OPEN, Key, Permission, digest_of
 from ollama_proxy.policy.ask import Call, Dialect
@@ -132,7 +133,12 @@ async def test_every_method_says_what_it_needs(
     """And there is no word of one that does not exist."""
     floor = open_floor(nursery, autojump_clock, scripted())
     climate = Climate(floor.dispatcher, ClimateSettings(), News(), minute_of_day=lambda: 0)
-    methods = {each.path for each in all_methods(floor.dispatcher, climate, News())}
+    methods = {
+        each.path
+        for each in all_methods(
+            floor.dispatcher, climate, News(), gate=Gate(bound_host="127.0.0.1")
+        )
+    }
 
     assert methods == {what for what in NEEDS if what.startswith("/")}
 

@@ -316,3 +316,25 @@ def test_a_body_cut_in_a_picture_is_counted() -> None:
     body = b'{"model": "m", "prompt": "' + b'\\"images\\": ' * 1000 + b'"}'
 
     assert 0 < read_ask(Call.OLLAMA_GENERATE, body).prompt_bytes <= len(body)
+
+
+def test_the_same_headers_again_mean_the_same_again() -> None:
+    """All that is read of them; but who gave no id is given another one."""
+    given = [
+        (b"accept", b"a/b"),
+        (b"x-priority", b"high"),
+        (b"x-max-power-watts", b"none"),
+        (b"x-slo-ttft-ms", b"5"),
+        (b"x-slo-ttft-ms", b"6"),
+        (b"x-gateway-inference-objective", b"critical"),
+        (b"x-client-id", b"me"),
+    ]
+    once = RoutingHeaders(given)
+    again = once.again()
+
+    made_up = {"request_id", "passed"}
+    kept = [name for name in RoutingHeaders.__slots__ if name not in made_up]
+    assert [getattr(once, name) for name in kept] == [getattr(again, name) for name in kept]
+    assert once.request_id != again.request_id
+    assert [(b"accept", b"a/b"), (b"x-request-id", again.request_id.encode())] == again.passed
+    assert RoutingHeaders([(b"x-request-id", b"mine")]).again().request_id == "mine"

@@ -5,7 +5,7 @@ is no queue between the two, so that a slow reader slows its backend and nobody 
 """
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -32,6 +32,27 @@ class Errand:
     body: bytes | bytearray
     stream: bool
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Way:
+    """How somebody else makes a call on a backend's server.
+
+    Attributes:
+        host: a name or a literal address.
+        port: of TCP.
+        path: where the call lives there.
+        model: the name that the server knows it by.
+        body: makes what to send; None: what the caller sent, as it is.
+        headers: to be set; the server's key, if it wants one.
+    """
+
+    host: str
+    port: int
+    path: str
+    model: str
+    body: Callable[[], bytes] | None = attrs.field(default=None, eq=False, repr=False)
+    headers: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -227,6 +248,13 @@ class Backend(Protocol):
         Raises:
             BackendFailed, CallUnserved, ModelMissing: before or, the first alone, after `begin`.
             CallerLeft: from `sink`.
+        """
+
+    def way(self, errand: Errand) -> Way:
+        """How another proxy makes the call, which translates nothing.
+
+        Raises:
+            CallUnserved: it could not.
         """
 
     async def probe(self) -> Probe:

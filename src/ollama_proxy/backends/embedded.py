@@ -9,7 +9,17 @@ from contextlib import AbstractAsyncContextManager
 
 import trio
 
-from ollama_proxy.backends.backend import BackendFailed, Errand, Fault, Probe, Reply, Served, Sink
+from ollama_proxy.backends.backend import (
+    BackendFailed,
+    CallUnserved,
+    Errand,
+    Fault,
+    Probe,
+    Reply,
+    Served,
+    Sink,
+    Way,
+)
 from ollama_proxy.backends.embedded_process import (
     Down,
     EmbeddedState,
@@ -52,6 +62,10 @@ class EmbeddedBackend:
     async def exchange(self, errand: Errand, sink: Sink) -> Served:
         """Make the call. See `Backend`."""
         return await self._present().exchange(errand, sink)
+
+    def way(self, errand: Errand) -> Way:  # noqa: ARG002 - as `Backend` has it
+        """It listens for nobody but us. See `Backend`."""
+        raise CallUnserved
 
     async def probe(self) -> Probe:
         """Ask the process, if it is there. See `Backend`."""

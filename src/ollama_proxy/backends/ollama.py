@@ -18,6 +18,7 @@ from ollama_proxy.backends.backend import (
     Reply,
     Served,
     Sink,
+    Way,
 )
 from ollama_proxy.backends.body import NO_JSON
 from ollama_proxy.backends.server import Server, translated
@@ -76,6 +77,13 @@ class OllamaBackend:
             model=model,
             translation=translation,
         )
+
+    def way(self, errand: Errand) -> Way:
+        """Not for a call that is translated by now. See `Backend`."""
+        if errand.call in self._unknown:
+            raise CallUnserved
+        path = self._server.endpoint.base_path + errand.call.path
+        return self._server.way(errand, path=path, model=self._spec.real_name(errand.model))
 
     async def probe(self) -> Probe:
         """Ask for the installed models, and for those in memory. See `Backend`."""

@@ -12,12 +12,14 @@ import trio
 
 from ollama_proxy.backends.backend import (
     BackendFailed,
+    CallUnserved,
     Errand,
     Fault,
     Probe,
     Reply,
     Served,
     Sink,
+    Way,
 )
 from ollama_proxy.backends.body import NO_JSON
 from ollama_proxy.backends.server import Server, inference_path, translated
@@ -73,6 +75,14 @@ class OpenAIBackend:
             model=model,
             translation=translation,
         )
+
+    def way(self, errand: Errand) -> Way:
+        """None for Ollama's calls, which are translated. See `Backend`."""
+        if errand.call.dialect is Dialect.OLLAMA:
+            raise CallUnserved
+        model = self._spec.real_name(errand.model).removesuffix(":latest")
+        path = inference_path(self._server.endpoint, errand.call)
+        return self._server.way(errand, path=path, model=model)
 
     async def probe(self) -> Probe:
         """Ask for the list of models, and for what is being computed. See `Backend`."""

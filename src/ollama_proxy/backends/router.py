@@ -6,7 +6,16 @@ What it chooses among its own backends is its own to decide; here it is one back
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
-from ollama_proxy.backends.backend import BackendFailed, Errand, Fault, Probe, Reply, Served, Sink
+from ollama_proxy.backends.backend import (
+    BackendFailed,
+    Errand,
+    Fault,
+    Probe,
+    Reply,
+    Served,
+    Sink,
+    Way,
+)
 from ollama_proxy.backends.ollama import names_in
 from ollama_proxy.backends.server import Server
 from ollama_proxy.policy.fleet import BackendSpec
@@ -33,6 +42,11 @@ class RouterBackend:
             path=self._server.endpoint.base_path + errand.call.path,
             model=self._spec.real_name(errand.model),
         )
+
+    def way(self, errand: Errand) -> Way:
+        """As it comes. See `Backend`."""
+        path = self._server.endpoint.base_path + errand.call.path
+        return self._server.way(errand, path=path, model=self._spec.real_name(errand.model))
 
     async def probe(self) -> Probe:
         """Ask for the models. See `Backend`."""

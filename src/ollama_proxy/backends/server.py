@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import attrs
 import httpx
@@ -27,6 +28,7 @@ from ollama_proxy.backends.backend import (
     Reply,
     Served,
     Sink,
+    Way,
 )
 from ollama_proxy.backends.body import error_message, with_model
 from ollama_proxy.backends.endpoint import Endpoint
@@ -121,6 +123,20 @@ class Server:
             raise
         self._pool.release(connection)
         return served
+
+    def way(self, errand: Errand, *, path: str, model: str) -> Way:
+        """How somebody else makes the call that `exchange` would. Raises CallUnserved."""
+        if self.endpoint.tls or self.endpoint.unix_path:
+            raise CallUnserved
+        key = self._settings.api_key
+        return Way(
+            host=self.endpoint.host,
+            port=self.endpoint.port,
+            path=path,
+            model=model,
+            body=None if model == errand.model else partial(with_model, errand.body, model),
+            headers=((b"authorization", f"Bearer {key}".encode()),) if key else (),
+        )
 
     async def _send(
         self,

@@ -59,7 +59,7 @@ class Speeds(msgspec.Struct, omit_defaults=True):
 class View(msgspec.Struct, omit_defaults=True):
     """One backend as it stood; as `policy.fleet.BackendView`.
 
-    Of its models there are only those that may be meant. `judged`: when a choice last looked at what
+    `uncarried`: another proxy could not make the call there. Of its models there are only those that may be meant. `judged`: when a choice last looked at what
     was learned; None: it did not, or does now.
     """
 
@@ -69,6 +69,7 @@ class View(msgspec.Struct, omit_defaults=True):
     models: list[str] | None = None
     loaded: list[str] | None = None
     unserved: bool = False
+    uncarried: bool = False
     reserved: int = 0
     preempts: str | None = None
     failing: float = 0.0
@@ -112,6 +113,8 @@ class Asked(msgspec.Struct, omit_defaults=True):
     prompt_bytes: int = 0
     answer_limit: int | None = None
     continues: bool = False
+    carried: bool = False
+    within: list[str] | None = None
 
 
 class Wished(msgspec.Struct, omit_defaults=True):

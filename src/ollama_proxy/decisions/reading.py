@@ -20,6 +20,7 @@ from ollama_proxy.policy.question import Question
 from ollama_proxy.policy.route import Reason, RouteSettings, Steering, judge_as_of
 from ollama_proxy.policy.thermal import ThermalState
 
+_SOMEWHERE = "http://it"  # nor is where a backend listens; whether another proxy reaches it is
 _SOMEBODY = "somebody"  # nobody's name is in the log; only who is not "" is told of its own turn
 
 
@@ -106,6 +107,8 @@ def _recorded(number: int, line: form.Line) -> Recorded:
         prompt_bytes=asked.prompt_bytes,
         answer_limit=asked.answer_limit,
         continues=asked.continues,
+        carried=asked.carried,
+        within=None if asked.within is None else frozenset(asked.within),
     )
     return Recorded(
         number=number,
@@ -188,6 +191,7 @@ def _view(view: form.View, busy: form.Busy | None, ask: Ask) -> BackendView:
         running=() if busy is None else tuple(_Work(*work) for work in busy.yielding),
         preempts=None if view.preempts is None else Started(view.preempts),
         unserved=frozenset({ask.call} if view.unserved else ()),
+        uncarried=frozenset({ask.call} if view.uncarried else ()),
         failing=view.failing,
         estimates=Estimates(
             {} if view.speeds is None else {ask.subject: _speeds(view.speeds)},
@@ -221,6 +225,7 @@ def _spec(spec: form.Spec) -> BackendSpec:
         id=spec.id,
         type=BackendType(spec.type),
         hardware=Hardware(spec.hardware),
+        endpoint=_SOMEWHERE,
         enabled=spec.enabled,
         slots=spec.slots,
         models=spec.models,

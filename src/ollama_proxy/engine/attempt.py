@@ -74,8 +74,13 @@ class Attempt(Sink):
 
     @property
     def yields(self) -> bool:
-        """Whether it is best effort, still wanted, and not on its way out already."""
-        return self.job.priority is Priority.BEST_EFFORT and self.halted is None
+        """Whether it is best effort, still wanted, and not on its way out already.
+
+        Not one that another proxy makes: it was told where to, and nobody could take that back. The
+        slot could be had by ending the answer, but what yields is to wait, not to fail.
+        """
+        job = self.job
+        return job.priority is Priority.BEST_EFFORT and self.halted is None and not job.told
 
     @property
     def put_back(self) -> int:
@@ -208,6 +213,17 @@ class Attempt(Sink):
             job.overhead_s += self.sent - self.started + trio.current_time() - now
         if not complete:
             self._watch_for_stall()
+
+    def hear_head(self) -> None:
+        """As `begin`, where another proxy has the answer's head and gives it to the caller itself.
+
+        From here on it is that proxy who watches for a stall: the bytes do not come this way.
+        """
+        self.asked()
+        self.win(trio.current_time())
+        if not self.job.ask.stream:
+            self.job.bill = self.job.billed(trio.current_time())
+        self.scope.deadline = self._last_moment
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""

@@ -316,6 +316,12 @@ class Dispatcher:
         self._leave_line(job)
         self._close(job, Outcome.LEFT)
 
+    def give_up(self, job: Job, refusal: Refusal) -> None:
+        """Its door can let a job wait in line no longer. No harm at any other stage."""
+        if job.stage is Stage.WAITING:
+            self._leave_line(job)
+            self._refuse(job, refusal)
+
     def finished(self, station: Station, attempt: Attempt, ending: Ending) -> None:
         """A worker has ended an attempt: book it, then try elsewhere or end the job."""
         now = self._now()
@@ -377,11 +383,14 @@ class Dispatcher:
                     job.ask.continues and ending.fault is Fault.REFUSED
                 )
                 station.has_failed(now, why, is_general=not is_own)
+                if ending.fault is Fault.UNREACHABLE and station.watch is not None:
+                    # Four more requests need not find out whether it is there at all.
+                    station.watch()
             case CallRejected():
                 station.has_served(now)
             case CallUnserved():
                 station.has_proved_nothing(attempt)
-                station.does_not_serve(job.ask.call)
+                station.does_not_serve(job.ask.call, carried=job.ask.carried)
             case ModelMissing():
                 station.has_proved_nothing(attempt)
                 station.lacks(job.ask.model)
@@ -576,7 +585,7 @@ class Dispatcher:
         )
         job.attempts.append(attempt)
         station.hand(attempt)
-        if self._hedging.share and not is_hedge:
+        if self._hedging.share and not is_hedge and job.carriage is None:
             self._hedging.earn(best.whole_s)
             when = hedge_at(job.wishes, started=now, expected_s=best.alone_s, off_s=best.off_s)
             if when is not None and when < job.deadline and len(self.stations) > 1:
@@ -599,6 +608,7 @@ class Dispatcher:
             station.preempts is Started.CONTINUE
             and job.priority is Priority.BEST_EFFORT
             and job.begun is None
+            and job.carriage is None
             and job.ask.stream
             and station.spec.continues(job.ask.call)
         ):
@@ -627,7 +637,8 @@ class Dispatcher:
         if job.stopped:
             self._refuse(job, _STOPPING)
             return
-        if job.begun is not None or job.left or not self._settings.retry_before_first_byte:
+        is_out = job.begun is not None or job.told
+        if is_out or job.left or not self._settings.retry_before_first_byte:
             self._refuse(job, refusal)
             return
         job.tried.append(station.spec.id)

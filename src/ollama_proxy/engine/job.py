@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from ollama_proxy.backends.backend import (
+    Backend,
     BackendFailed,
     CallerLeft,
+    CallUnserved,
     Errand,
+    Fault,
     Head,
+    ModelMissing,
+    Report,
+    Served,
     Tap,
     Transcript,
+    Way,
 )
 from ollama_proxy.policy.ask import Ask, Priority, Wishes
 from ollama_proxy.policy.energy import Grade, Spent, spent
@@ -24,7 +31,24 @@ if TYPE_CHECKING:
     from ollama_proxy.engine.journey import Journey
 
 # Doors speak of jobs in these words, and import them from here: the room of backends is not theirs.
-__all__ = ["BackendFailed", "Caller", "CallerLeft", "Errand", "Head", "Job", "Stage", "Tap"]
+__all__ = [
+    "Backend",
+    "BackendFailed",
+    "CallUnserved",
+    "Caller",
+    "CallerLeft",
+    "Carriage",
+    "Errand",
+    "Fault",
+    "Head",
+    "Job",
+    "ModelMissing",
+    "Report",
+    "Served",
+    "Stage",
+    "Tap",
+    "Way",
+]
 
 
 class Stage(enum.Enum):
@@ -55,6 +79,13 @@ class Caller(Protocol):
         """The job is over, whichever way: exactly one call, the last."""
 
 
+class Carriage(Protocol):
+    """Another proxy, which carries a call's bytes itself, once it was told where to."""
+
+    async def carry(self, attempt: "Attempt", backend: Backend) -> Served:
+        """Have the call made on `backend`, and wait for its end. As `Backend.exchange`."""
+
+
 @attrs.define(kw_only=True, eq=False)
 class Job:
     """One request, from its arrival to its end.
@@ -69,6 +100,8 @@ class Job:
         arrived: when its last byte was read; all its times count from here.
         client: who asks; those of one client share its turns in line.
         key_name: of the API key that it came with, for the books; empty: it came with none.
+        carriage: who makes its calls instead of us; None: nobody.
+        told: and was told where to: nothing can be taken back, nor tried elsewhere.
         stall_timeout_s: how long backend and caller may keep each other waiting.
         decision: the latest choice of a backend.
         promised_s: the forecast that it was admitted on; None if it was not.
@@ -104,6 +137,8 @@ class Job:
     arrived: float
     client: str = ""
     key_name: str = ""
+    carriage: Carriage | None = attrs.field(default=None, repr=False)
+    told: bool = False
     stall_timeout_s: float = math.inf
     decision: Decision | None = None
     promised_s: float | None = None

@@ -64,6 +64,7 @@ class Station:
         self.models: frozenset[str] | None = None
         self.loaded: frozenset[str] | None = None
         self.unserved: frozenset[Call] = frozenset()
+        self.uncarried: frozenset[Call] = frozenset()
         self.circuit = Circuit()
         self.running: dict[Attempt, None] = {}
         self.busy: dict[Attempt, None] = {}
@@ -110,6 +111,7 @@ class Station:
                 running=self.running,
                 preempts=self.preempts,
                 unserved=self.unserved,
+                uncarried=self.uncarried,
                 failing=circuit.failing(now),
                 estimates=self.estimates,
                 off_s=self._off_s,
@@ -282,7 +284,7 @@ class Station:
         """A probe was answered."""
         if not self.healthy:
             # It may be another version now: what it refused then is asked again.
-            self.unserved = frozenset()
+            self.unserved = self.uncarried = frozenset()
             self.circuit = self.circuit.revived()
         self.healthy = True
         self.last_error = None
@@ -327,9 +329,12 @@ class Station:
         self.last_error = why
         self._note_circuit(self.circuit.failed(now, jitter=self._jitter(), is_general=is_general))
 
-    def does_not_serve(self, call: Call) -> None:
-        """The server was seen not to know a call."""
-        self.unserved |= {call}
+    def does_not_serve(self, call: Call, *, carried: bool = False) -> None:
+        """The server was seen not to know a call; `carried`: as it is, which we might translate."""
+        if carried:
+            self.uncarried |= {call}
+        else:
+            self.unserved |= {call}
         self.touch()
 
     def lacks(self, model: str) -> None:

@@ -68,6 +68,8 @@ async def _make(station: Station, attempt: Attempt) -> Ending:
             attempt.sent = trio.current_time()
             # What ended on its way through the channel must not reach the backend at all.
             if attempt.halted is None and attempt.sent < scope.deadline:
+                if job.carriage is not None:
+                    return await job.carriage.carry(attempt, station.backend)
                 return await station.backend.exchange(attempt.errand, attempt)
     except (BackendFailed, CallUnserved, ModelMissing, CallRejected) as ending:
         return ending

@@ -171,7 +171,9 @@ class Admission:
     def _is_known(self, visitor: Visitor) -> bool:
         return not self._ring or (visitor.key is not None and self._ring.has(visitor.key))
 
-    def admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:
+    def admit(
+        self, what: str, headers: Headers, peer: str, *, counts: bool = True
+    ) -> Visitor | Refusal:
         """Let somebody in, or say why not. It counts.
 
         1. Where nobody asks for a key, and there is no rate, everybody may everything.
@@ -184,12 +186,13 @@ class Admission:
             what: as `policy.access.NEEDS` has it.
             headers: lower-case names.
             peer: the address of the connection.
+            counts: to a rate. Not who brings the requests of others, each of which is let in, too.
         """
-        if not self._ring and self._by_address is None:
+        if not self._ring and (self._by_address is None or not counts):
             return ANYBODY
-        return self._admit(what, headers, peer)
+        return self._admit(what, headers, peer, counts=counts)
 
-    def _admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:
+    def _admit(self, what: str, headers: Headers, peer: str, *, counts: bool) -> Visitor | Refusal:
         need = need_of(what)
         headers = list(headers)
         address = self._address(headers, peer)
@@ -210,7 +213,7 @@ class Admission:
         if isinstance(key, Refusal):
             return key
         visitor = Visitor(key.permissions, key, address)
-        counted = visitor if need == OPEN else self._counted(visitor)
+        counted = self._counted(visitor) if counts and need != OPEN else visitor
         return judge(key, need) or counted
 
     def readmit(self, visitor: Visitor) -> Refusal | None:

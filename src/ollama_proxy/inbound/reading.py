@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ollama_proxy.engine.job import Caller, Errand, Job
+from ollama_proxy.engine.job import Caller, Carriage, Errand, Job
 from ollama_proxy.policy.affinity import prefix_keys
-from ollama_proxy.policy.ask import Ask, Call, MalformedWish, read_wishes
+from ollama_proxy.policy.ask import Ask, Call, MalformedWish, Priority, read_wishes
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 _WISHES_BY_HEADER = {
@@ -33,9 +33,11 @@ _HEADERS_BY_WISH = {
     "priority": "X-Priority",
     "media_type": "X-Media-Type",
 }
+_OBJECTIVE = b"x-gateway-inference-objective"
 _SLO = b"x-slo-ttft-ms"
 _SLO_HEADER = "X-SLO-TTFT-Ms"
 _ID_HEADER = "X-Request-ID"
+_PRIORITY_NAMES = frozenset(priority.label for priority in Priority)
 _ONCE = "it once, not twice"
 _PASSED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 _PASSED_PREFIXES = (b"anthropic-", b"openai-")
@@ -97,15 +99,27 @@ class RoutingHeaders:
         client: who asks, for taking turns in line; empty for whoever does not say.
         fault: the first malformed header, if one is.
         names_itself: the id is the caller's.
+        objective: a priority by its name; empty where it is none of ours. The Gateway API's header may
+            name what only a cluster's own picker knows, which is no mistake here.
     """
 
-    __slots__ = ("client", "fault", "given", "names_itself", "passed", "request_id", "slo")
+    __slots__ = (
+        "client",
+        "fault",
+        "given",
+        "names_itself",
+        "objective",
+        "passed",
+        "request_id",
+        "slo",
+    )
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Sort headers (lower-case names)."""
         self.passed: list[tuple[bytes, bytes]] = []
         self.given: dict[str, str] = {}
         self.slo: str | None = None
+        self.objective = ""
         self.fault: Refusal | None = None
         self.request_id = ""
         self.client = ""
@@ -127,7 +141,8 @@ class RoutingHeaders:
         if self.names_itself:
             return self
         other = RoutingHeaders.__new__(RoutingHeaders)
-        other.client, other.fault, other.slo = self.client, self.fault, self.slo
+        other.client, other.fault = self.client, self.fault
+        other.slo, other.objective = self.slo, self.objective
         other.given, other.names_itself, other.passed = self.given, False, self.passed[:-1]
         other._identify()  # noqa: SLF001 - one of its own
         return other
@@ -142,6 +157,9 @@ class RoutingHeaders:
             if self.slo is not None:
                 self._blame(_SLO_HEADER, value, _ONCE)
             self.slo = value.decode("latin-1")
+        elif name == _OBJECTIVE:
+            label = value.decode("latin-1").strip().lower()
+            self.objective = label if label in _PRIORITY_NAMES else ""
         elif name == b"x-client-id":
             self.client = value[:CLIENT_MAX].decode("latin-1")
         elif name == b"x-request-id":
@@ -169,8 +187,20 @@ def _invalid_header(header: str, value: bytes, expected: str) -> Refusal:
     )
 
 
-def read_ask(call: Call, body: bytes | bytearray) -> Ask:
+def read_ask(
+    call: Call,
+    body: bytes | bytearray,
+    *,
+    carried: bool = False,
+    within: frozenset[str] | None = None,
+) -> Ask:
     """Read what is asked from a call's body.
+
+    Args:
+        call: which.
+        body: as it came.
+        carried: another proxy makes the call.
+        within: ids of the backends that it can reach; None: all.
 
     Raises:
         RequestRefused: the body is no JSON object with a model's name.
@@ -193,6 +223,8 @@ def read_ask(call: Call, body: bytes | bytearray) -> Ask:
         stream=stream and not call.embeds,
         prompt_bytes=_prompt_bytes(body),
         answer_limit=_answer_limit(peek),
+        carried=carried,
+        within=within,
         prefix=prefix_keys(peek.model, memoryview(peek.messages or peek.prompt or peek.input)),
     )
 
@@ -259,18 +291,22 @@ def read_job(
     door: str,
     arrived: float,
     key_name: str = "",
+    carriage: Carriage | None = None,
+    within: frozenset[str] | None = None,
 ) -> Job:
-    """Make a job of a request.
+    """Make a job of a request; with a `carriage`, of one that another proxy carries, `within` its reach.
 
     Raises:
         RequestRefused: a header or the body cannot be understood.
     """
     if headers.fault is not None:
         raise RequestRefused(headers.fault)
-    ask = read_ask(call, body)
+    ask = read_ask(call, body, carried=carriage is not None, within=within)
     given = headers.given
     if headers.slo is not None and ask.stream:
         given = {"max_latency_ms": headers.slo} | given
+    if headers.objective:
+        given = {"priority": headers.objective} | given
     try:
         wishes = read_wishes(given)
     except MalformedWish as wish:
@@ -291,4 +327,5 @@ def read_job(
         arrived=arrived,
         client=headers.client,
         key_name=key_name,
+        carriage=carriage,
     )

@@ -82,6 +82,8 @@ NEEDS: Mapping[str, Permissions] = {
     "/compute.v1.ComputeService/Embed": _INFER,
     "/compute.v1.ComputeService/ListBackends": _READ,
     "/compute.v1.ComputeService/HealthCheck": _EITHER,
+    # Envoy asks for its own callers, whose keys are judged by the paths that they ask for.
+    "/envoy.service.ext_proc.v3.ExternalProcessor/Process": _INFER,
     "/grpc.health.v1.Health/Check": ALL,
     "/grpc.health.v1.Health/Watch": ALL,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ALL,

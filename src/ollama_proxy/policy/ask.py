@@ -132,6 +132,8 @@ class Ask:
         answer_limit: how many tokens the caller wants at most; None where it does not say.
         prefix: what the prompt begins with, as `affinity.prefix_keys` tells it.
         continues: it is the rest of an answer that was broken off, which not everyone can give.
+        carried: another proxy makes the call, and translates nothing.
+        within: ids of the backends that this proxy can reach; None: all.
         subject: what a speed is learned for: vectors take milliseconds where an answer takes
             seconds.
         kind: the same for any two that every backend would be judged alike for.
@@ -144,6 +146,8 @@ class Ask:
     answer_limit: int | None = None
     prefix: tuple[int, ...] = attrs.field(default=(), repr=False)
     continues: bool = False
+    carried: bool = False
+    within: frozenset[str] | None = attrs.field(default=None, repr=False)
     subject: str = attrs.field(init=False, eq=False, repr=False)
     kind: str = attrs.field(init=False, eq=False, repr=False)
 
@@ -154,7 +158,7 @@ class Ask:
     @kind.default
     def _kind(self) -> str:
         size, limit = _step(self.prompt_bytes), self.answer_limit
-        shape = f"{self.stream} {self.continues} {size} {limit and _step(limit)}"
+        shape = f"{self.stream} {self.continues} {self.carried} {size} {limit and _step(limit)}"
         return f"{self.call.path} {shape} {self.model}"
 
     @property

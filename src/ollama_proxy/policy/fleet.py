@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from ollama_proxy.policy.ask import Ask, Call, Priority
+from ollama_proxy.policy.ask import Ask, Call, Dialect, Priority
 from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
@@ -109,6 +109,16 @@ class BackendSpec:
             return self.type in {BackendType.OPENAI, BackendType.EMBEDDED}
         return call is Call.OPENAI_CHAT and self.continues_chat
 
+    def carries(self, call: Call) -> bool:
+        """Whether somebody else can make a call on it as it is, told where it listens.
+
+        One that listens on TLS or a socket of files cannot be told by an address and a port, and an
+        embedded one listens for nobody but us.
+        """
+        if self.type is BackendType.EMBEDDED or not self.endpoint.startswith("http://"):
+            return False
+        return self.type is not BackendType.OPENAI or call.dialect is not Dialect.OLLAMA
+
     @property
     def prior(self) -> Prior:
         """What to believe of its speed before anything was measured."""
@@ -159,6 +169,7 @@ class BackendView:
         running: those on it, as far as it must be known whether they would yield.
         preempts: what becomes of those for a critical one; None: nothing.
         unserved: calls it was seen to refuse as unknown.
+        uncarried: the same of calls that another proxy made; ours may be translated for it.
         failing: share of recent requests that failed, 0 to 1.
         estimates: what was learned of its speed, by model.
         linger_s: how long a slot stays taken when its work is put back.
@@ -181,6 +192,7 @@ class BackendView:
     running: Collection[Yielding] = ()
     preempts: Started | None = None
     unserved: frozenset[Call] = frozenset()
+    uncarried: frozenset[Call] = frozenset()
     failing: float = 0.0
     estimates: Estimates = attrs.field(factory=Estimates)
     linger_s: Learned = attrs.field(factory=lambda: Learned(0.0, 0.0))

@@ -2,9 +2,10 @@
 
 The decision, in the order it is made; the tests carry the same numbers:
 
-(1) target: a named backend or hardware narrows the fleet to it.
-(2) may serve: enabled, healthy, circuit closed, knows the call, can continue an answer if that is
-    what is asked, owner allows the model, prompt fits, model installed, room in its line.
+(1) target: a named backend or hardware narrows the fleet to it; so do those that a proxy which
+    carries the call itself can reach.
+(2) may serve: enabled, healthy, circuit closed, knows the call, without translation if another
+    proxy carries it, can continue an answer if that is what is asked, owner allows the model, prompt fits, model installed, room in its line.
 (3) caps: critical heat; power budget; then the deadline against the predicted latency and what such
     predictions were wrong by lately; where nobody can make it, an idle one that nothing was heard
     of lately may try, if its owner's figure allows it.
@@ -271,6 +272,14 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
             barred += [
                 Barred(v.spec.id, "is not the target") for v in fleet if v.spec.id not in chosen
             ]
+    if ask.within is not None:
+        if barred is not None:
+            barred += [
+                Barred(v.spec.id, "is not in the subset of the proxy")
+                for v in meant
+                if v.spec.id not in ask.within
+            ]
+        meant = [view for view in meant if view.spec.id in ask.within]
 
     # (2) may serve
     able: list[Candidate] = []
@@ -451,6 +460,8 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
         return f"does not serve {ask.call.path}"
     if ask.continues and not spec.continues(ask.call):
         return "cannot continue an answer"
+    if ask.carried and (ask.call in view.uncarried or not spec.carries(ask.call)):
+        return f"cannot be asked {ask.call.path} by another proxy"
     return _model_obstacle(view, ask)
 
 
@@ -699,6 +710,14 @@ def _nobody(
     ask: Ask, wishes: Wishes, meant: Sequence[BackendView], tried: Collection[str]
 ) -> Refusal:
     """Say why nobody is able: the model is nowhere, or those who have it cannot serve now."""
+    if ask.within is not None and not tried:
+        return Refusal(
+            Code.NO_BACKEND,
+            f"No backend of the proxy's subset can serve {ask.model!r} now: "
+            + (", ".join(f"{v.spec.id} {_obstacle(v, ask, ())}" for v in meant) or "it has none")
+            + ".",
+            retry_after_s=_RETRY_AFTER_S,
+        )
     if tried:
         return Refusal(
             Code.BACKEND_FAILED,

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager
 
 import attrs
 
-from ollama_proxy.backends.backend import Backend, Errand, Probe, Reply, Served, Sink
+from ollama_proxy.backends.backend import Backend, Errand, Probe, Reply, Served, Sink, Way
 from ollama_proxy.policy.fleet import BackendSpec, BackendType
 from ollama_proxy.simulate.arrivals import Arrival
 from ollama_proxy.simulate.scenario import MachineConfig, Scenario
@@ -223,6 +223,10 @@ class Facade(Backend):
     spec: BackendSpec
 
     async def exchange(self, errand: Errand, sink: Sink) -> Served:
+        """See `Backend`."""
+        raise NotImplementedError
+
+    def way(self, errand: Errand) -> Way:
         """See `Backend`."""
         raise NotImplementedError
 

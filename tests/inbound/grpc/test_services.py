@@ -65,7 +65,7 @@ async def at_home(*backends: ScriptedBackend) -> AsyncIterator[Home]:
         dispatcher = house.dispatcher
         nursery.start_soon(dispatcher.keep_time)
         climate = Climate(dispatcher, ClimateSettings(), news, minute_of_day=lambda: 0)
-        methods = all_methods(dispatcher, climate, news)
+        methods = all_methods(dispatcher, climate, news, gate=Gate(bound_host="127.0.0.1"))
         terms = Terms(
             methods={method.path: method for method in methods},
             gate=Gate(bound_host="127.0.0.1"),

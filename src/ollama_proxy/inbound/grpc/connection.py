@@ -412,6 +412,8 @@ class Connection:
         )
         if call.head.timeout_s is not None:
             rpc.deadline = rpc.scope.deadline = now + call.head.timeout_s
+        if rpc.method is not None and rpc.method.message_bytes is not None:
+            call.inbox.max_bytes = rpc.method.message_bytes
         if self._is_warned:
             self._hurry(rpc)
         self._rpcs[call] = rpc
@@ -452,7 +454,10 @@ class Connection:
             if refusal is not None:
                 return refused(refusal)
             what = NOTHING if rpc.method is None else rpc.method.path
-            admitted = self._terms.gate.admission.admit(what, head.metadata, self._peer)
+            counts = rpc.method is None or rpc.method.counts
+            admitted = self._terms.gate.admission.admit(
+                what, head.metadata, self._peer, counts=counts
+            )
             if isinstance(admitted, Refusal):
                 return refused(admitted)
             rpc.visitor = admitted

@@ -1,12 +1,16 @@
 """All that the door offers, put together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import attrs
 
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.news import News
+from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.grpc.pb import (
     compute_v1_pb2,
+    ext_proc_v3_pb2,
     health_v1_pb2,
     ollama_proxy_pb2,
     reflection_v1_pb2,
@@ -18,18 +22,44 @@ from ollama_proxy.inbound.grpc.services.compute import ComputeService
 from ollama_proxy.inbound.grpc.services.health import Health
 from ollama_proxy.inbound.grpc.services.reflection import Described, Reflection
 from ollama_proxy.inbound.grpc.services.router import OllamaProxy
+from ollama_proxy.inbound.picker.addresses import Addresses
+from ollama_proxy.inbound.picker.conversation import Desk, PickerSettings
+from ollama_proxy.inbound.picker.service import ExternalProcessor
+from ollama_proxy.inbound.trust import Gate
 
 _OURS = ollama_proxy_pb2.DESCRIPTOR.services_by_name["OllamaProxy"]
 _COMPUTE = compute_v1_pb2.DESCRIPTOR.services_by_name["ComputeService"]
 _HEALTH = health_v1_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_v1_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 _REFLECTION_ALPHA = reflection_v1alpha_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-_ALL = (_OURS, _COMPUTE, _HEALTH, _REFLECTION, _REFLECTION_ALPHA)
+_PICKER = ext_proc_v3_pb2.DESCRIPTOR.services_by_name["ExternalProcessor"]
+_ALL = (_OURS, _COMPUTE, _PICKER, _HEALTH, _REFLECTION, _REFLECTION_ALPHA)
 _QUESTIONS = ("ServerReflectionInfo",)
 
 
-def all_methods(dispatcher: Dispatcher, climate: Climate, news: News) -> Sequence[Method]:
-    """Every method of every service."""
+# What an ext_proc message holds beside a body: a head, and what Envoy says of where it runs.
+_MESSAGE_SLACK_BYTES = 1 << 20
+
+
+def all_methods(
+    dispatcher: Dispatcher,
+    climate: Climate,
+    news: News,
+    *,
+    gate: Gate,
+    bounds: Bounds | None = None,
+    picker: PickerSettings | None = None,
+) -> Sequence[Method]:
+    """Every method of every service.
+
+    Args:
+        dispatcher: takes their jobs.
+        climate: the mode and the machine's state.
+        news: of what changes.
+        gate: says which of a proxy's callers may ask.
+        bounds: what requests may hold that a proxy asks about.
+        picker: how it is told where to.
+    """
     changes = Changes()
     news.read_by(changes.tell)
 
@@ -44,7 +74,20 @@ def all_methods(dispatcher: Dispatcher, climate: Climate, news: News) -> Sequenc
     return (
         *methods_of(_OURS, ours, endless=("WatchState",)),
         *methods_of(_COMPUTE, ComputeService(dispatcher, climate)),
+        *_picking(dispatcher, gate, bounds or Bounds(), picker or PickerSettings()),
         *methods_of(_HEALTH, health, endless=("Watch",)),
         *methods_of(_REFLECTION, new, endless=_QUESTIONS),
         *methods_of(_REFLECTION_ALPHA, old, endless=_QUESTIONS),
     )
+
+
+def _picking(
+    dispatcher: Dispatcher, gate: Gate, bounds: Bounds, settings: PickerSettings
+) -> Iterator[Method]:
+    """The picker's methods, whose messages hold whole bodies of other people's requests."""
+    desk = Desk(
+        dispatcher=dispatcher, gate=gate, bounds=bounds, settings=settings, addresses=Addresses()
+    )
+    message_bytes = settings.limits.max_body_bytes + _MESSAGE_SLACK_BYTES
+    for method in methods_of(_PICKER, ExternalProcessor(desk)):
+        yield attrs.evolve(method, counts=False, message_bytes=message_bytes)

@@ -86,12 +86,17 @@ class Method:
         takes: its requests' type.
         serve: serves one call; raises CallFailed or RequestRefused.
         is_work: it comes to an end by itself; at the router's end, others are ended at once.
+        counts: it counts to its caller's rate. Not where it brings other people's requests, each of
+            which does.
+        message_bytes: the largest message that it takes; None: what the connection does.
     """
 
     path: str
     takes: type[Message]
     serve: Serve
     is_work: bool = True
+    counts: bool = True
+    message_bytes: int | None = None
 
 
 def _unary(answer: Callable[[Any, Rpc], Awaitable[Message]]) -> Serve:

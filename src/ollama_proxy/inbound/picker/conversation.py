@@ -1,0 +1,543 @@
+"""One request that Envoy asks about: its phases in, a destination or a refusal out.
+
+Rule 1: only the stream's own task speaks. Who else has news leaves it here, and rouses that task.
+Rule 2: a request becomes a job like any other, and its slot is taken for as long as the stream lasts.
+Rule 3: what a caller sent about us, or for us, goes no further: keys, wishes, a destination above all.
+"""
+
+import attrs
+import trio
+
+from ollama_proxy.engine.attempt import Attempt
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.job import (
+    Backend,
+    Caller,
+    CallerLeft,
+    CallUnserved,
+    Carriage,
+    Head,
+    Job,
+    Served,
+    Stage,
+    Tap,
+    Way,
+)
+from ollama_proxy.engine.station import Station
+from ollama_proxy.inbound.answers import Headers, routing_headers, turned_away
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
+from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
+from ollama_proxy.inbound.grpc.rpc import Rpc
+from ollama_proxy.inbound.grpc.status import CallFailed, Status
+from ollama_proxy.inbound.lane import LaneLimits
+from ollama_proxy.inbound.picker import words
+from ollama_proxy.inbound.picker.addresses import Addresses
+from ollama_proxy.inbound.picker.answering import fault_of
+from ollama_proxy.inbound.picker.head import Head as Told
+from ollama_proxy.inbound.picker.head import origin_of, subset_of, too_large
+from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
+from ollama_proxy.inbound.trust import Gate, judge_page
+from ollama_proxy.policy.access import NOTHING
+from ollama_proxy.policy.ask import Call, Dialect
+from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
+
+DOOR = "picker"
+FALLBACKS_MAX = 3
+_NONE, _BUFFERED, _FULL_DUPLEX = (
+    pb.ProcessingMode.NONE,
+    pb.ProcessingMode.BUFFERED,
+    pb.ProcessingMode.FULL_DUPLEX_STREAMED,
+)
+_NO_BODY = Refusal(
+    Code.NOT_IMPLEMENTED,
+    "The proxy does not show the router what is asked. Its ext_proc filter must have request_body_mode"
+    " BUFFERED or FULL_DUPLEX_STREAMED.",
+)
+# What may go to any node that is well, since it changes nothing; the others are for the router itself.
+_LISTS = {"/v1/models", "/api/tags", "/api/ps", "/api/version"}
+
+
+@attrs.frozen(kw_only=True)
+class PickerSettings:
+    """What the picker needs to know. Bytes and seconds.
+
+    Attributes:
+        limits: of a request, as the HTTP door has them.
+        hold_s: how long Envoy may be asked to wait; it must be no more than its `max_message_timeout`.
+    """
+
+    limits: LaneLimits = attrs.field(factory=LaneLimits)
+    hold_s: float = 300.0
+
+
+@attrs.frozen(kw_only=True)
+class Desk:
+    """What every conversation works with."""
+
+    dispatcher: Dispatcher
+    gate: Gate
+    bounds: Bounds
+    settings: PickerSettings
+    addresses: Addresses
+
+
+@attrs.frozen(kw_only=True)
+class _Destination:
+    """Where a job is to go, and as what."""
+
+    endpoints: str
+    way: Way
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+_OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
+
+
+class _News:
+    """Somebody has left some."""
+
+
+def _is_list(head: Told) -> bool:
+    """Whether it only asks what is there."""
+    is_known = head.path in _LISTS or head.path.startswith("/v1/models/")
+    return is_known and head.method in {"GET", "HEAD"}
+
+
+class Conversation(Caller, Carriage):
+    """One stream of Envoy's, from its first message to its end."""
+
+    def __init__(self, rpc: Rpc, desk: Desk) -> None:
+        """Make ready; `run` does the rest."""
+        self._rpc = rpc
+        self._desk = desk
+        self._head: Told | None = None
+        self._routing: RoutingHeaders | None = None
+        self._call: Call | None = None
+        self._key_name = ""
+        self._dialect = Dialect.OPENAI
+        self._sharing: Headers = []
+        self._within: frozenset[str] | None = None
+        self._mode = _BUFFERED
+        self._is_whole = False  # the request is
+        self._in_body = False  # Envoy waits for an answer to its body, not to its head
+        self._has_trailers = False
+        self._body = bytearray()
+        self._held = 0
+        self._job: Job | None = None
+        self._refusal: Refusal | None = None
+        self._destination: _Destination | None = None
+        self._is_refused = False
+        self._ended = trio.Event()
+        self._served: Served | None = None
+        self._failure: Exception | None = None
+        self._attempt: Attempt | None = None
+        self._echoes = False
+        self._wake: trio.CancelScope | None = None
+
+    async def run(self) -> None:
+        """Talk until Envoy ends the stream, or has no more to ask."""
+        try:
+            while not await self._take_turn():
+                pass
+        finally:
+            self._close()
+
+    async def _take_turn(self) -> bool:
+        """Say what there is to say, or hear what Envoy has; whether that was all."""
+        if self._refusal is not None and not self._is_refused:
+            await self._refuse(self._refusal)
+            return False
+        if self._destination is not None and not self._is_refused:
+            destination, self._destination = self._destination, None
+            await self._point(destination)
+            return False
+        heard = await self._hear()
+        if isinstance(heard, _News):
+            return False
+        if heard is None or heard.observability_mode:
+            return True  # who only watches is not answered, and may be sent home
+        if not self._is_refused:
+            await self._heed(heard)
+        return False
+
+    async def _hear(self) -> "pb.ProcessingRequest | _News | None":
+        try:
+            with trio.CancelScope() as wake:
+                self._wake = wake
+                request: pb.ProcessingRequest | None = await self._rpc.receive()
+                return request
+        finally:
+            self._wake = None
+        return _News()
+
+    def _rouse(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+
+    def _close(self) -> None:
+        """The stream is over. That is also how an answer ends whose bytes Envoy does not show."""
+        self._free()
+        job = self._job
+        if job is None:
+            return
+        if self._failure is not None or self._served is not None:
+            self._ended.set()
+        else:
+            self._desk.dispatcher.withdraw(job)
+
+    # -- the request -------------------------------------------------------------------------------
+
+    async def _heed(self, request: pb.ProcessingRequest) -> None:
+        phase = request.WhichOneof("request")
+        match phase:
+            case "request_headers":
+                await self._take_head(request)
+            case "request_body":
+                await self._take_body(request.request_body)
+            case "request_trailers":
+                await self._take_trailers()
+            case "response_headers":
+                await self._take_answer(request)
+            case "response_body":
+                await self._take_answers_body(request.response_body)
+            case "response_trailers":
+                await self._rpc.send(words.go_on(phase))
+            case _:
+                raise CallFailed(Status.INVALID_ARGUMENT, "A message is of no known phase.")
+
+    async def _take_head(self, request: pb.ProcessingRequest) -> None:
+        if self._head is not None:
+            raise CallFailed(Status.INVALID_ARGUMENT, "There are two request_headers.")
+        head = self._head = Told.read(request.request_headers)
+        if request.HasField("protocol_config"):
+            self._mode = request.protocol_config.request_body_mode
+            self._echoes = request.protocol_config.response_body_mode == _FULL_DUPLEX
+        self._dialect, self._call = head.dialect, head.call
+        self._routing = RoutingHeaders(head.headers)
+        self._within = self._reach(subset_of(request))
+        refusal = head.judge(self._desk.settings.limits) or self._judge(head)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        is_all = request.request_headers.end_of_stream
+        if self._call is None:
+            await self._send_anywhere(head)
+        elif is_all:
+            await self._submit()
+        elif self._mode not in {_BUFFERED, _FULL_DUPLEX}:
+            self._turn_away(_NO_BODY)
+        elif self._mode == _BUFFERED:
+            self._in_body = True
+            await self._rpc.send(words.go_on("request_headers"))
+
+    def _reach(self, endpoints: frozenset[str] | None) -> frozenset[str] | None:
+        """The ids of the backends at these endpoints."""
+        if endpoints is None:
+            return None
+        return frozenset(
+            id_
+            for id_, station in self._desk.dispatcher.stations.items()
+            if self._endpoint_of(station) in endpoints
+        )
+
+    def _endpoint_of(self, station: Station) -> str | None:
+        """Where a backend listens; None where that is not known, or nobody else can ask there."""
+        host, _, rest = station.spec.endpoint.removeprefix("http://").rpartition(":")
+        port = rest.partition("/")[0]
+        if not host or not port.isdigit():
+            return None
+        return self._desk.addresses.known(host.strip("[]"), int(port))
+
+    def _judge(self, head: Told) -> Refusal | None:
+        """Whether Envoy's caller is heard, as at the HTTP door."""
+        gate = self._desk.gate
+        refusal = gate.judge(head.host, head.origin) or judge_page(head.method, head.headers)
+        if refusal is not None:
+            return refusal
+        self._sharing = gate.sharing(head.origin)
+        visitor = gate.admission.admit(self._need(head), head.headers, self._rpc.peer)
+        if isinstance(visitor, Refusal):
+            return visitor
+        self._key_name = visitor.name
+        return None
+
+    def _need(self, head: Told) -> str:
+        """What is asked for, as the table of permissions has it."""
+        if self._call is not None:
+            return f"POST {self._call.path}"
+        if not _is_list(head):
+            return NOTHING
+        return f"GET {head.path}" if head.path in _LISTS else "GET /v1/models/{model}"
+
+    async def _take_body(self, body: pb.HttpBody) -> None:
+        if self._head is None or self._is_whole or self._call is None:
+            raise CallFailed(Status.INVALID_ARGUMENT, "A request_body came out of turn.")
+        size = len(body.body)
+        limits = self._desk.settings.limits
+        if len(self._body) + size > limits.max_body_bytes:
+            self._turn_away(too_large(limits))
+            return
+        if not self._desk.bounds.hold(size):
+            self._turn_away(TOO_MUCH_HELD)
+            return
+        self._held += size
+        self._body += body.body
+        if body.end_of_stream or self._mode == _BUFFERED:
+            await self._submit()
+
+    async def _take_trailers(self) -> None:
+        if self._mode != _FULL_DUPLEX or self._call is None:
+            await self._rpc.send(words.go_on("request_trailers"))
+        elif self._head is None or self._is_whole:
+            raise CallFailed(Status.INVALID_ARGUMENT, "The request_trailers came out of turn.")
+        else:
+            self._has_trailers = True
+            await self._submit()
+
+    async def _submit(self) -> None:
+        """All of the request is there: it becomes a job, and waits its turn."""
+        assert self._call is not None, "no other is read"  # noqa: S101 - as _take_head has it
+        assert self._routing is not None, "its head was read"  # noqa: S101 - as above
+        self._is_whole = True
+        try:
+            job = read_job(
+                self._call,
+                self._routing,
+                self._body,
+                caller=self,
+                door=DOOR,
+                arrived=trio.current_time(),
+                key_name=self._key_name,
+                carriage=self,
+                within=self._within,
+            )
+        except RequestRefused as refused:
+            self._turn_away(refused.refusal)
+            return
+        self._job = job
+        self._rpc.is_job = True
+        self._desk.dispatcher.submit(job)
+        if job.stage is Stage.WAITING:
+            await self._wait_in_line(job)
+
+    async def _wait_in_line(self, job: Job) -> None:
+        """Have Envoy wait: for as long as it may, and with an answer before it gives up by itself."""
+        hold_s = self._desk.settings.hold_s
+        if self._mode != _FULL_DUPLEX:
+            await self._rpc.send(words.hold(hold_s))
+        with trio.move_on_after(hold_s * 0.95) as patience:
+            while self._refusal is None and self._destination is None:
+                heard = await self._hear()
+                if heard is None:
+                    raise CallerLeft
+                if not isinstance(heard, _News):
+                    await self._heed(heard)
+        if patience.cancelled_caught:
+            self._desk.dispatcher.give_up(
+                job,
+                Refusal(
+                    Code.QUEUE_FULL,
+                    f"Its turn did not come within {hold_s:g} s, for which the proxy waits.",
+                    retry_after_s=5.0,
+                ),
+            )
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse a request that becomes no job, and book it."""
+        head, request_id = self._head, self._identity()
+        # What is no path of ours may hold anything, a key by mistake.
+        path = head.path if head is not None and self._call is not None else "elsewhere"
+        ledger = self._desk.dispatcher.ledger
+        ledger.turn_away(turned_away(DOOR, path, refusal, request_id))
+        self._refusal = refusal
+
+    def _identity(self) -> str:
+        return self._routing.request_id if self._routing is not None else make_request_id()
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        self._is_refused = True
+        self._free()
+        job = self._job
+        more: Headers
+        if job is not None:
+            more = routing_headers(job)
+        else:
+            more = [(b"x-request-id", self._identity().encode())]
+        await self._rpc.send(words.refuse(self._dialect, refusal, [*more, *self._sharing]))
+
+    async def _point(self, destination: _Destination) -> None:
+        """Tell Envoy where the request goes, and what of it changes."""
+        assert self._head is not None, "its head was read"  # noqa: S101 - as _submit has it
+        way = destination.way
+        body: bytes | bytearray = self._body if way.body is None else way.body()
+        self._body = bytearray()
+        answer = pb.ProcessingResponse()
+        in_body = self._in_body
+        message = answer.request_body if in_body else answer.request_headers
+        response = message.response
+        mutation = words.point(answer, response, destination.endpoints)
+        passed = [name for name, _ in destination.headers]
+        # The others stand there already, as the caller has sent them.
+        changes = [header for header in destination.headers if header[0] in _OURS]
+        changes += way.headers
+        if way.path.encode() != self._head.pseudo.get(b"path"):
+            changes.append((b":path", way.path.encode()))
+        if way.body is not None and in_body:
+            response.body_mutation.body = bytes(body)
+            changes.append((b"content-length", b"%d" % len(body)))
+        words.set_headers(mutation, changes)
+        mutation.remove_headers.extend(self._head.withheld([*passed, *dict(way.headers)]))
+        await self._rpc.send(answer)
+        if self._mode == _FULL_DUPLEX and (body or self._has_trailers):
+            for piece in words.pieces(body, complete=not self._has_trailers):
+                await self._rpc.send(piece)
+            if self._has_trailers:
+                await self._rpc.send(words.go_on("request_trailers"))
+        if (job := self._job) is not None and self._attempt is not None:
+            job.overhead_s += trio.current_time() - self._attempt.started
+            self._attempt.asked()
+        self._free()
+        await self._desk.addresses.renew(way.host)
+
+    # -- the answer --------------------------------------------------------------------------------
+
+    async def _take_answer(self, request: pb.ProcessingRequest) -> None:
+        """An answer's head is there: the node's, or Envoy's own."""
+        head = Told.read(request.response_headers)
+        job, attempt = self._job, self._attempt
+        if attempt is not None and attempt.scope.cancel_called:
+            return  # too late: what is to be said instead is on its way
+        if job is None or attempt is None or job.stage is Stage.DONE or self._served is not None:
+            # Not ours: for a request that was sent anywhere, or of a filter before us.
+            await self._rpc.send(words.go_on("response_headers"))
+            return
+        fault = fault_of(head, origin_of(request, head))
+        if isinstance(fault, CallerLeft):
+            await self._rpc.send(words.go_on("response_headers"))
+            self._desk.dispatcher.withdraw(job)
+            return
+        if fault is not None:
+            # The worker hears of it, and then the caller, in the words of any other door.
+            self._failure = fault
+            self._ended.set()
+            return
+        attempt.hear_head()
+        self._served = Served(status=head.status)
+        answer = pb.ProcessingResponse()
+        mutation = answer.response_headers.response.header_mutation
+        words.set_headers(mutation, [*routing_headers(job), *self._sharing])
+        await self._rpc.send(answer)
+        if request.response_headers.end_of_stream:
+            self._ended.set()
+
+    async def _take_answers_body(self, body: pb.HttpBody) -> None:
+        """A piece of an answer, of which nothing is changed."""
+        await self._rpc.send(words.echo(body) if self._echoes else words.go_on("response_body"))
+        if body.end_of_stream and self._served is not None:
+            self._ended.set()
+
+    # -- requests that are no inference ------------------------------------------------------------
+
+    async def _send_anywhere(self, head: Told) -> None:
+        """Let what only asks what is there go to the idlest node; the rest is not for nodes."""
+        if not _is_list(head):
+            self._turn_away(
+                Refusal(
+                    Code.NOT_FOUND,
+                    "Through the proxy there are the inference calls, and the lists of models. What"
+                    " else there is, is at the router's own port.",
+                )
+            )
+            return
+        found = self._idlest()
+        if found is None:
+            self._turn_away(
+                Refusal(Code.NO_BACKEND, "No backend is there for the proxy.", retry_after_s=5.0)
+            )
+            return
+        answer = pb.ProcessingResponse()
+        mutation = words.point(answer, answer.request_headers.response, found)
+        mutation.remove_headers.extend(head.withheld(()))
+        self._in_body = False
+        await self._rpc.send(answer)
+
+    def _idlest(self) -> str | None:
+        """Where the node listens that has the least to do, of those that speak the dialect."""
+        call = Call.OLLAMA_CHAT if self._dialect is Dialect.OLLAMA else Call.OPENAI_CHAT
+        stations = [
+            station
+            for station in self._desk.dispatcher.stations.values()
+            if station.spec.enabled
+            and station.healthy
+            and station.spec.carries(call)
+            and not station.spec.api_key_env
+            and (self._within is None or station.spec.id in self._within)
+            and self._endpoint_of(station) is not None
+        ]
+        if not stations:
+            return None
+        return self._endpoint_of(min(stations, key=lambda s: s.in_flight / s.spec.slots))
+
+    # -- Carriage ----------------------------------------------------------------------------------
+
+    async def carry(self, attempt: Attempt, backend: Backend) -> Served:
+        """See `Carriage`."""
+        dispatcher = self._desk.dispatcher
+        way = backend.way(attempt.errand)
+        endpoints = [await self._desk.addresses.find(way.host, way.port)]
+        for candidate in attempt.decision.candidates[1 : FALLBACKS_MAX + 1]:
+            station = dispatcher.stations.get(candidate.id)
+            other = None if station is None else self._same_way(attempt, station, way)
+            if other is not None and other not in endpoints:
+                endpoints.append(other)
+        job = attempt.job
+        job.told = True
+        self._attempt = attempt
+        self._destination = _Destination(
+            endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
+        )
+        self._rouse()
+        await self._ended.wait()
+        if self._failure is not None:
+            raise self._failure
+        assert self._served is not None, "it ended well or not"  # noqa: S101 - who sets the event says how
+        return self._served
+
+    def _same_way(self, attempt: Attempt, station: Station, way: Way) -> str | None:
+        """Where another backend listens that takes the very same request; None where it does not."""
+        try:
+            other = station.backend.way(attempt.errand)
+        except CallUnserved:
+            return None
+        if attrs.evolve(other, host=way.host, port=way.port) != way:
+            return None
+        return self._desk.addresses.known(other.host, other.port)
+
+    # -- Caller ------------------------------------------------------------------------------------
+
+    async def begin(self, job: Job, head: Head, first: bytes, *, complete: bool) -> None:
+        """See `Caller`. Envoy has the bytes."""
+        raise NotImplementedError
+
+    async def write(self, data: bytes, *, complete: bool) -> None:
+        """See `Caller`. As above."""
+        raise NotImplementedError
+
+    def tap(self) -> Tap | None:
+        """See `Caller`. As above."""
+        return None
+
+    def refuse(self, job: Job, refusal: Refusal) -> None:  # noqa: ARG002 - as `Caller` has it
+        """See `Caller`. Envoy takes it at any time, and ends what it has begun."""
+        self._refusal = refusal
+        self._rouse()
+
+    def done(self, job: Job) -> None:  # noqa: ARG002 - as above
+        """See `Caller`."""
+        self._free()
+
+    def _free(self) -> None:
+        self._desk.bounds.free(self._held)
+        self._held = 0

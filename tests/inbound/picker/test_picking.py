@@ -1,0 +1,207 @@
+"""A request of Envoy's becomes a job like any other, and the answer is where it goes."""
+
+import json
+
+import pytest
+from trio.testing import MockClock
+
+from ollama_proxy.engine.job import Stage
+from ollama_proxy.engine.ledger import Outcome
+from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
+from ollama_proxy.policy.refusal import Code
+from tests.fleet import MODEL
+from tests.inbound.picker.envoy import (
+    DESTINATION,
+    MODES,
+    Stream,
+    at_home,
+    body,
+    changes,
+    heads,
+    node,
+    refused,
+)
+
+
+async def test_a_request_is_sent_to_a_node() -> None:
+    """The destination stands in the header and in the metadata, and the route is chosen anew."""
+    async with at_home(node()) as home:
+        answer = await home.stream().ask()
+    response = answer.request_body.response
+    told = answer.dynamic_metadata.fields["envoy.lb"].struct_value.fields[DESTINATION]
+
+    assert "192.0.2.1:8001" == changes(response)[DESTINATION] == told.string_value
+    assert response.clear_route_cache
+    assert not response.HasField("body_mutation")
+
+
+async def test_the_best_is_first_and_others_follow() -> None:
+    """A list: where to go if the first does not answer."""
+    async with at_home(node("npu", 8001), node("nvidia", 8002)) as home:
+        answer = await home.stream().ask(None, ("x-latency-critical", "true"))
+
+    assert "192.0.2.1:8002,192.0.2.1:8001" == changes(answer.request_body.response)[DESTINATION]
+
+
+async def test_a_slot_is_taken_until_the_stream_ends() -> None:
+    """From the pick on, however long the answer takes; then it is free, and the books have it once."""
+    async with at_home(node()) as home:
+        stream = home.stream()
+        await stream.ask()
+        station = home.dispatcher.stations["npu"]
+        before = station.in_flight
+        answer = await stream.answer()
+        during = station.in_flight
+        await stream.end()
+        await home.settle()
+        after = station.in_flight
+    [fact] = home.facts
+
+    assert (1, 1, 0) == (before, during, after)
+    assert (Outcome.SERVED, 200, "picker", "npu", MODEL) == (
+        fact.outcome,
+        fact.status,
+        fact.door,
+        fact.backend,
+        fact.model,
+    )
+    assert ("npu", "only-candidate") == (
+        changes(answer.response_headers.response)["x-backend-used"],
+        changes(answer.response_headers.response)["x-routing-reason"],
+    )
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_a_caller_who_leaves_frees_the_slot(how: str) -> None:
+    """Envoy ends the stream before there was an answer."""
+    async with at_home(node()) as home:
+        stream = home.stream()
+        await stream.ask()
+        await getattr(stream, how)()
+        await home.settle()
+        busy = home.dispatcher.stations["npu"].in_flight
+    [fact] = home.facts
+
+    assert (0, Outcome.LEFT) == (busy, fact.outcome)
+
+
+async def test_who_waits_in_line_is_held(autojump_clock: MockClock) -> None:
+    """Envoy is asked to wait longer, once; the destination comes when the slot is free."""
+    async with at_home(node()) as home:
+        first, second = home.stream(), home.stream()
+        await first.ask()
+        held = await second.ask()
+        await first.answer()
+        await first.end()
+        pointed = await second.hear()
+
+    assert held.WhichOneof("response") is None
+    assert 300 == held.override_message_timeout.seconds
+    assert "192.0.2.1:8001" == changes(pointed.request_body.response)[DESTINATION]
+
+
+async def test_nobody_is_held_longer_than_envoy_waits(autojump_clock: MockClock) -> None:
+    """Before it gives up by itself, it is told why: the caller may try again."""
+    async with at_home(node()) as home:
+        await home.stream().ask()
+        second = home.stream()
+        await second.ask()
+        status, told, headers = refused(await second.hear())
+        [fact] = home.facts
+
+    assert (429, "queue_full", "5") == (status, told["error"]["code"], headers["retry-after"])
+    assert (Outcome.REFUSED, Stage.WAITING) == (fact.outcome, fact.stage)
+
+
+async def test_a_deadline_that_passes_after_the_pick(autojump_clock: MockClock) -> None:
+    """Is an immediate answer, for the stream may have begun elsewhere; the slot is free."""
+    async with at_home(node(avg_latency_s=0.1)) as home:
+        stream = home.stream()
+        await stream.ask(None, ("x-max-latency-ms", "500"))
+        status, told, headers = refused(await stream.hear())
+        await home.settle()
+        busy = home.dispatcher.stations["npu"].in_flight
+
+    assert (504, "deadline_exceeded", "npu", 0) == (
+        status,
+        told["error"]["code"],
+        headers["x-backend-used"],
+        busy,
+    )
+
+
+async def test_an_alias_changes_the_body_and_its_length() -> None:
+    """The node knows the model by another name."""
+    npu = node(aliases={"small": MODEL})
+    async with at_home(npu) as home:
+        answer = await home.stream().ask(body("small"))
+    response = answer.request_body.response
+    sent = response.body_mutation.body
+
+    assert MODEL == json.loads(sent)["model"]
+    assert str(len(sent)) == changes(response)["content-length"]
+
+
+async def test_keys_and_wishes_go_no_further() -> None:
+    """A node gets its own key, never the caller's; nor cookies, nor what was said to us."""
+    npu = node()
+    npu.sets = ((b"authorization", b"Bearer node"),)
+    given = [
+        ("authorization", "Bearer caller"),
+        ("x-api-key", "caller"),
+        ("cookie", "c"),
+        ("x-priority", "high"),
+        ("x-forwarded-for", "192.0.2.7"),
+        ("user-agent", "it"),
+        (DESTINATION, "203.0.113.9:1"),
+    ]
+    async with at_home(npu) as home:
+        answer = await home.stream().ask(None, *given)
+    mutation = answer.request_body.response.header_mutation
+
+    assert "Bearer node" == changes(answer.request_body.response)["authorization"]
+    assert ["cookie", "x-api-key", "x-priority"] == sorted(mutation.remove_headers)
+
+
+async def test_full_duplex_answers_when_it_has_decided() -> None:
+    """Nothing is said of the head before; then it, and the body piece by piece, with its end."""
+    content = body(prompt="x" * 150_000)
+    async with at_home(node()) as home:
+        stream = home.stream()
+        head, pieces = await duplex(stream, content)
+
+    assert "192.0.2.1:8001" == changes(head.request_headers.response)[DESTINATION]
+    assert head.request_headers.response.clear_route_cache
+    told = [piece.request_body.response.body_mutation.streamed_response for piece in pieces]
+    assert content == b"".join(piece.body for piece in told)
+    assert [False, False, True] == [piece.end_of_stream for piece in told]
+
+
+async def duplex(
+    stream: Stream, content: bytes
+) -> tuple[pb.ProcessingResponse, list[pb.ProcessingResponse]]:
+    """A request as a gateway sends it; the head's answer and the body's."""
+    config = pb.ProtocolConfiguration(request_body_mode=MODES.FULL_DUPLEX_STREAMED)
+    told = [(":method", "POST"), (":path", "/v1/chat/completions"), (":authority", "localhost")]
+    await stream.say(request_headers=heads(told), protocol_config=config)
+    half = len(content) // 2
+    await stream.say(request_body=pb.HttpBody(body=content[:half]))
+    await stream.say(request_body=pb.HttpBody(body=content[half:]))
+    await stream.say(request_body=pb.HttpBody(end_of_stream=True))
+    head = await stream.hear()
+    pieces = [await stream.hear()]
+    while not pieces[-1].request_body.response.body_mutation.streamed_response.end_of_stream:
+        pieces.append(await stream.hear())
+    return head, pieces
+
+
+async def test_no_node_has_the_model() -> None:
+    """As at every other door, in the caller's dialect; it is a job that was refused."""
+    async with at_home(node()) as home:
+        status, told, headers = refused(await home.stream().ask(body("qwen2.5:1b")))
+    [fact] = home.facts
+
+    assert (404, "model_not_found") == (status, told["error"]["code"])
+    assert "Did you mean" in told["error"]["message"]
+    assert "application/json" == headers["content-type"]
+    assert (Outcome.REFUSED, Code.MODEL_NOT_FOUND) == (fact.outcome, fact.code)
