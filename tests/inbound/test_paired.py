@@ -118,7 +118,7 @@ def open_hall(boxes: tuple[Box, Box, Box]) -> Open:
 def test_a_paired_router_changes_nothing() -> None:
     """Whatever it may is there, and needs no key that may administer."""
     assert PAIRED - NEEDS.keys() <= {"GET /node"}  # which may be served yet or not
-    assert [] == [each for each in PAIRED if NEEDS.get(each) == {Permission.ADMIN}]
+    assert [] == [each for each in PAIRED if NEEDS.get(each) == frozenset({Permission.ADMIN})]
 
 
 async def test_a_paired_router_asks_by_whatever_name(

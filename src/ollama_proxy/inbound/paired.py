@@ -147,8 +147,15 @@ class PairedAdmission(Admission):
         super().__init__()
         self._guests = guests
 
-    def admit(self, what: str, headers: Headers, peer: str) -> Visitor | Refusal:  # noqa: ARG002 - rule 2
-        """See `Admission`. There is no rate: one router asks for all its users."""
+    def admit(
+        self,
+        what: str,
+        headers: Headers,  # noqa: ARG002 - rule 2
+        peer: str,
+        *,
+        counts: bool = True,  # noqa: ARG002 - there is no rate: one router asks for all its users
+    ) -> Visitor | Refusal:
+        """See `Admission`."""
         if what not in PAIRED:
             return Refusal(Code.PERMISSION_DENIED, "A paired router may ask for inference alone.")
         may = frozenset({Permission.INFER, Permission.READ})
