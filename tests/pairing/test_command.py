@@ -70,7 +70,7 @@ class Machine(Desk):
     @asynccontextmanager
     async def offering(self, *arguments: str) -> AsyncIterator["Offered"]:
         """`ollama-proxy pair`, from its code to its end."""
-        with trio.fail_after(LIMIT_S):
+        with trio.fail_after(4 * LIMIT_S):
             process = await trio.lowlevel.open_process(
                 [sys.executable, *MODULE, "pair", "--port", "0", "--name", self.name, *arguments],
                 cwd=self.directory,
@@ -167,6 +167,12 @@ async def failing(router: Router, backend: str) -> str:
     while (known := (await backends(router)).get(backend)) is None or known["healthy"]:  # noqa: ASYNC110 - as above
         await trio.sleep(0.05)
     return str(known["last_error"])
+
+
+@pytest.fixture(autouse=True)
+def slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four interpreters are started within what is else the time of one."""
+    monkeypatch.setattr("tests.test_cli.LIMIT_S", 4 * LIMIT_S)
 
 
 @pytest.fixture
@@ -452,22 +458,23 @@ async def test_neither_code_nor_key_is_written_anywhere(tmp_path: Path, fake: Fa
     more = '[observability]\nlog_level = "debug"\n' + DEAD
     laptop.write((laptop.directory / "config.toml").read_text() + more)
     written = bytearray()
+    async with desktop.offering() as offered:
+        code = offered.code
+        wrong = await laptop.run("pair", offered.place, code[:-1] + "!")
+        asked = await laptop.run("pair", offered.place, code, "--name", "laptop")
+        ended = await offered.ended()
     async with desktop.serving() as answers, laptop.serving() as asks:
-        async with desktop.offering() as offered:
-            code = offered.code
-            wrong = await laptop.run("pair", offered.place, code[:-1] + "!")
-            asked = await laptop.run("pair", offered.place, code, "--name", "laptop")
-            ended = await offered.ended()
         await healthy(asks, "paired-desktop")
         written += (await ask(asks)).content
         written += json.dumps(await backends(asks)).encode()
-        listed = await laptop.run("pair", "--list")
-        removed = await desktop.run("pair", "--remove", "laptop")
+        strike_out(desktop.state, "laptop")
         await failing(asks, "paired-desktop")
         written += json.dumps(await backends(asks)).encode()
         for path in ("/metrics", "/health"):
             async with httpx.AsyncClient(trust_env=False) as client:
                 written += (await client.get(asks.url + path)).content
+    listed = await laptop.run("pair", "--list")
+    removed = await laptop.run("pair", "--remove", "desktop")
     for done in (wrong, asked, listed, removed):
         written += done.stdout + done.stderr
     written += ended[1] + ended[2]
