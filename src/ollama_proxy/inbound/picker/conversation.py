@@ -46,6 +46,7 @@ from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_j
 from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Call, Dialect
+from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 from ollama_proxy.policy.sampling import is_read
 
@@ -475,7 +476,9 @@ class Conversation(Caller, Carriage):
             self._failure = BackendFailed(Fault.UNREACHABLE, "the proxy had to go elsewhere")
             self._ended.set()
             return
-        fault = fault_of(head, origin)
+        station = self._desk.dispatcher.stations.get(attempt.decision.backend)
+        of_router = station is not None and station.spec.type is BackendType.ROUTER
+        fault = fault_of(head, origin, of_router=of_router)
         if isinstance(fault, CallerLeft):
             await self._rpc.send(words.go_on("response_headers"))
             self._desk.dispatcher.withdraw(job)
