@@ -244,6 +244,7 @@ async def stage(
     script: Sequence[str] = (),
     key: str = "",
     trust: ssl.SSLContext | None = None,
+    served: Sequence[int] = (),
 ) -> AsyncIterator[Stage]:
     """Nodes, pickers and an Envoy in front of them, each well when this begins.
 
@@ -257,6 +258,7 @@ async def stage(
         script: flags of the nodes.
         key: a good one, where keys are asked for.
         trust: whom clients trust, where all is encrypted.
+        served: ports of nodes that run already, beside those that are named.
     """
     require_envoy()
     http, grpc, ports = free_ports(pickers), free_ports(pickers), free_ports(len(names) + 2)
@@ -269,8 +271,9 @@ async def stage(
         )
         for name, port in zip(names, ports, strict=False)
     }
+    known = [Node([], directory, f"n{port}", port=port) for port in served]
     path = directory / "config.toml"
-    path.write_text(configured(list(nodes.values()), http[0], more, each))
+    path.write_text(configured([*nodes.values(), *known], http[0], more, each))
     us = [sys.executable, "-m", "ollama_proxy"]
     serving = [
         Picker(
@@ -306,7 +309,7 @@ async def stage(
                 nursery.start_soon(_print_config, envoy, path, grpc, change)
             await envoy.begin(says_ready=False)
             await _until_listening(envoy)
-            await envoy.well("nodes", len(nodes))
+            await envoy.well("nodes", len(nodes) + len(served))
             await envoy.well("pickers", pickers)
             for picker in serving:
                 await picker.until(lambda all_: all(b["healthy"] for b in all_))
