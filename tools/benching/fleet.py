@@ -237,7 +237,7 @@ async def _leaving(*, quick: bool) -> Figure:
                 ):
                     await trio.sleep(0.05)
                     left_s = time.monotonic_ns() / 1e9  # the clock of the node's log
-                while (saw_s := (await node.seen())[at]["client_left_s"]) is None:
+                while (saw_s := (await node.seen())[at]["client_left_s"]) is None:  # noqa: ASYNC110 - it tells when asked
                     await trio.sleep(0.01)
                 taken_s.append(saw_s - left_s)
     return Figure(
