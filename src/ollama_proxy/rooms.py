@@ -10,6 +10,7 @@ import attrs
 
 import ollama_proxy
 from ollama_proxy.backends.continuation import transcribe
+from ollama_proxy.backends.overheard import Overheard
 from ollama_proxy.certificates import BadCertificate
 from ollama_proxy.config import (
     Config,
@@ -341,6 +342,7 @@ def _new_grpc_door(
         gate=gate,
         bounds=held,
         picker=PickerSettings(limits=_lane_limits(config)),
+        overhear=Overheard,
     )
     return GrpcDoor(
         methods,

@@ -140,6 +140,7 @@ async def serve(
         )
         scouts = _new_scouts(config, fleet, rooms.node_id)
         rooms.metrics.sources = scouts.states
+        rooms.news.read_by(scouts.stir)
         backends = _Backends(fleet, scouts, workers)
         await _keep_doors(plan, rooms, backends, _Sockets(http, grpc, voices), task_status)
         workers.cancel_scope.cancel()

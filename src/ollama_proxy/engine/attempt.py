@@ -233,6 +233,10 @@ class Attempt(Sink):
             self.job.bill = self.job.billed(trio.current_time())
         self.scope.deadline = self._last_moment
 
+    def hear_bytes(self) -> None:
+        """The first of those bytes were seen on their way: a server's head may come before its answer."""
+        self.begun = trio.current_time()
+
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""
         transcript = self.job.transcript

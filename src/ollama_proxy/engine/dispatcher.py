@@ -45,6 +45,7 @@ from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import (
     Decision,
     Explanation,
+    Reason,
     RouteSettings,
     Steering,
     explain,
@@ -306,7 +307,8 @@ class Dispatcher:
                 job.errand, arrived=job.arrived, answer_limit=job.ask.answer_limit
             )
         job.stall_timeout_s = self._settings.stall_timeout_s
-        if self.is_draining:
+        # Another proxy cannot ask elsewhere as its callers could, and needs us for a moment only.
+        if self.is_draining and job.carriage is None:
             self._refuse(job, _STOPPING)
         elif (refusal := self._place(job)) is not None:
             self._refuse(job, refusal)
@@ -678,6 +680,8 @@ class Dispatcher:
             self._refuse(job, _STOPPING)
             return
         is_out = job.begun is not None or job.told
+        if job.landed and not job.left and self._follow(station, job):
+            return
         if is_out or job.left or not self._settings.retry_before_first_byte:
             self._refuse(job, refusal)
             return
@@ -688,6 +692,26 @@ class Dispatcher:
             self._refuse(job, refusal)
         elif job.decision is not None:
             job.failovers.append((station.spec.id, job.decision.backend))
+
+    def _follow(self, failed: Station, job: Job) -> bool:
+        """Another proxy has the answer of a backend that it went to by itself: that is where it is.
+
+        It is there whether there was a slot for it or not. False where that backend has left.
+        """
+        station = self.stations.get(job.landed)
+        job.landed, decision = "", job.decision
+        assert decision is not None, "it was sent somewhere"  # noqa: S101 - or nobody could have failed it
+        found = [c for c in decision.candidates if station is not None and c.id == station.spec.id]
+        if station is None or not found:
+            return False
+        others = [c for c in decision.candidates if c.id not in {found[0].id, failed.spec.id}]
+        job.decision = Decision(
+            backend=found[0].id, reason=Reason.FAILOVER, candidates=(found[0], *others)
+        )
+        job.tried.append(failed.spec.id)
+        job.failovers.append((failed.spec.id, found[0].id))
+        self._start(job, station, job.decision, self._now())
+        return True
 
     def _put_back(self, station: Station, attempt: Attempt) -> None:
         """One whose slot was taken waits again, at its old place or where it is better now."""

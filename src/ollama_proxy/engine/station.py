@@ -154,7 +154,7 @@ class Station:
     @property
     def node_id(self) -> str:
         """Whose it is, where it is a router that has told so; else empty."""
-        return ""
+        return (self.node and self.node.id) or ""
 
     # -- slots -----------------------------------------------------------------------------------
 
