@@ -117,6 +117,16 @@ class TestSlots:
 class TestState:
     """What it says holds while it says so."""
 
+    async def test_whose_it_is_is_known(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """Once it has said so; nobody's before."""
+        played = router()
+        played.health = says(id="a1")
+        floor, station = await open_node(nursery, autojump_clock, played)
+
+        assert ("a1", "") == (station.node_id, floor.open(backend("cpu")).node_id)
+
     async def test_what_is_not_told_any_more_is_unknown(
         self, nursery: trio.Nursery, autojump_clock: MockClock
     ) -> None:

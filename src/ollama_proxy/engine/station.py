@@ -108,10 +108,11 @@ class Station:
     def view(self, now: float) -> BackendView:
         """What a decision may look at."""
         circuit = self.circuit
-        is_away = self.turned_away is not None
-        if is_away and now >= self.turned_away_until:
+        if self.turned_away is not None and now >= self.turned_away_until:
             self.turned_away = None
-        if self._view is None or circuit.failures or circuit.openings or is_away:
+            self.touch()
+        is_away = self.turned_away is not None
+        if self._view is None or circuit.failures or circuit.openings:
             self._view = BackendView(
                 spec=self.spec,
                 healthy=self.healthy and not self._retiring.is_set(),
