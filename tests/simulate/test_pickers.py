@@ -66,6 +66,19 @@ def test_two_meet_at_a_node_unless_they_are_told(
     run, figures = play(tmp_path, given, 2)
 
     assert (1.0 + waits_s, misplaced) == (longest_s(figures), run.misplaced)
+    assert run.misplaced == run.mistaken
+
+
+def test_who_waits_knowingly_is_not_mistaken(tmp_path: Path) -> None:
+    """For a node that draws a hundredth of what the other does it is worth it, and it was told."""
+    pair = [
+        backend("a", prior_latency_ms=1000, tells_loaded=False, watts_busy=1),
+        backend("b", prior_latency_ms=1000, tells_loaded=False, watts_busy=100),
+    ]
+    given = scenario(tmp_path, *AT_ONCE, backends=pair, seed=3, fleet={"refresh_s": 0.05})
+    run, _ = play(tmp_path, given, 2)
+
+    assert (1, 0) == (run.misplaced, run.mistaken)
 
 
 def test_an_urgent_one_goes_first_at_the_node(tmp_path: Path) -> None:

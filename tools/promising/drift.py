@@ -10,15 +10,9 @@ from pathlib import Path
 
 import attrs
 
+from ollama_proxy.simulate.fleet import Absence, FleetConfig
 from ollama_proxy.simulate.rounds import compare, picked
-from ollama_proxy.simulate.scenario import (
-    Absence,
-    FleetConfig,
-    MachineConfig,
-    Scenario,
-    fleet_of,
-    load,
-)
+from ollama_proxy.simulate.scenario import MachineConfig, Scenario, fleet_of, load
 
 SCENARIO = Path(__file__).resolve().parents[1] / "scenarios" / "fleet.toml"
 LOADS = (0.3, 0.6, 0.9)
@@ -36,6 +30,7 @@ COLUMNS = (
     "refused",
     "failed",
     "misplaced",
+    "mistaken",
     "declined",
 )
 

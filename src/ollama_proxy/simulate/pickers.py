@@ -7,7 +7,7 @@ tells of itself when it is asked.
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -17,124 +17,33 @@ from ollama_proxy.engine.dispatcher import DeadlinePassed, Ending
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import ENDINGS
-from ollama_proxy.policy.ask import Priority
-from ollama_proxy.policy.estimate import Learned
 from ollama_proxy.policy.fleet import BackendType
-from ollama_proxy.policy.modes import Mode
-from ollama_proxy.policy.node import Node
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.simulate.arrivals import Traffic
 from ollama_proxy.simulate.callers import Callers
-from ollama_proxy.simulate.floor import Floor, Visitor, open_dispatcher, open_station
+from ollama_proxy.simulate.floor import Visitor, open_dispatcher, open_station
 from ollama_proxy.simulate.hours import Hours
 from ollama_proxy.simulate.model import Machine
 from ollama_proxy.simulate.report import Tally
 from ollama_proxy.simulate.scenario import Scenario, fleet_of
+from ollama_proxy.simulate.site import Guest, Site
 
-SETTLED_S = (
-    0.001  # until all has happened that happens at once, such as a slot being cleared for one
-)
-
-
-class Place:
-    """A router with one backend, among others.
-
-    Attributes:
-        visits: those whom pickers sent, and who are not answered.
-        is_gone: it answers nobody.
-    """
-
-    def __init__(self, scenario: Scenario, hours: Hours, machine: Machine) -> None:
-        """Open."""
-        self.machine = machine
-        self.visits: dict[Visit, Job] = {}
-        self.is_gone = False
-        self._hours = hours
-        self._floor = Floor(scenario, hours, [machine])
-        self._station = self._floor.crews[0].station
-        for absence in machine.given.absent:
-            hours.at(absence.at_s, self._leave, None)
-            hours.at(absence.until_s, self._return, None)
-
-    def told(self) -> Probe:
-        """What it answers one who asks how it is: as `inbound.node` has it of a real one."""
-        probe, station = self.machine.probe(self._hours.now), self._station
-        depths, speeds = station.line.depths, station.estimates.subjects
-        is_honest = not self.machine.given.lies
-        node = Node(
-            mode=Mode.BALANCED,
-            slots=station.spec.slots,
-            at_work=station.in_flight if is_honest else 0,
-            waiting=[depths[p] if is_honest else 0 for p in Priority],
-            models=probe.models,
-            loaded=probe.loaded,
-            token_j=_told({m: station.energy.token_j(m) for m in speeds}),
-            first_s=_told({m: _value(s.first_s) for m, s in speeds.items()}),
-            tokens_per_s=_told({m: _value(s.decode) for m, s in speeds.items()}),
-        )
-        return attrs.evolve(probe, node=node)
-
-    def takes_at_once(self, job: Job) -> bool:
-        """Whether it would begin with a request that came now."""
-        is_able = not self.is_gone and job.ask.model in self.machine.sizes
-        return is_able and self._station.takes_at_once(job.priority)
-
-    def take(self, visit: "Visit", sent: Job) -> None:
-        """A request comes from a picker, with what is left of its time."""
-        now, wishes = self._hours.now, sent.wishes
-        if wishes.max_latency_s is not None:
-            wishes = attrs.evolve(wishes, max_latency_s=sent.deadline - now)
-        job = Job(
-            errand=sent.errand,
-            ask=sent.ask,
-            wishes=wishes,
-            caller=visit,
-            request_id="",
-            door="simulation",
-            arrived=now,
-            client=sent.client,
-        )
-        self.visits[visit] = job
-        self._floor.dispatcher.submit(job)
-
-    def drop(self, visit: "Visit") -> None:
-        """A picker wants no answer any more; no harm where there was one."""
-        if (job := self.visits.get(visit)) is not None:
-            self._floor.dispatcher.withdraw(job)
-
-    def _leave(self, _: None) -> None:
-        self.is_gone = True
-        for visit, job in list(self.visits.items()):
-            visit.is_cut = True
-            self._floor.dispatcher.withdraw(job)
-        # Its attempts are ended by an event of this moment, too.
-        self._hours.at(self._hours.now, lambda _: self.machine.forget(), None)
-
-    def _return(self, _: None) -> None:
-        self.is_gone = False
-
-
-def _value(learned: Learned | None) -> float | None:
-    return None if learned is None else learned.value
-
-
-def _told(figures: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that are known, as exactly as a node tells them."""
-    return {name: float(f"{value:.4g}") for name, value in figures.items() if value is not None}
+# Until all has happened that happens at once, such as a slot being cleared for one.
+SETTLED_S = 0.001
 
 
 @attrs.define(eq=False)
-class Visit(Visitor):
+class Visit(Guest):
     """An attempt of a picker's, at a node.
 
     Attributes:
-        is_cut: the node went away with it.
+        is_hopeful: the picker takes the node for free.
     """
 
     post: "Post"
     attempt: Attempt
     refusal: Refusal | None = None
-    is_cut: bool = False
+    is_hopeful: bool = False
 
     def begun(self) -> None:
         """See `Visitor`."""
@@ -157,7 +66,7 @@ class Post:
     """A node as one picker knows it; the crew of its station there."""
 
     picker: "Picker"
-    node: Place
+    node: Site
     station: Station
 
     def give(self, attempt: Attempt, at_work: int) -> None:  # noqa: ARG002 - as `Crew` has it
@@ -174,18 +83,28 @@ class Post:
             visit.is_cut = True
             picker.hours.at(picker.hours.now, self.ended, visit)
             return
+        visit.is_hopeful = self._looks_free(attempt.job)
         self.node.take(visit, attempt.job)
         picker.hours.at(picker.hours.now + SETTLED_S, self._check, visit)
 
     def close(self) -> None:
         """See `Crew`."""
 
+    def _looks_free(self, job: Job) -> bool:
+        """Whether one that was just given a slot here would have one there, as far as is known."""
+        station, others = self.station, self.station.others
+        assert others is not None  # noqa: S101 - a router's station has them
+        is_over = station.in_flight + others.at_work > station.spec.slots
+        return not is_over and not others.ahead(job.priority)
+
     def _check(self, visit: Visit) -> None:
         """Does one wait who need not?"""
         job = self.node.visits.get(visit)
         if job is not None and job.stage is Stage.WAITING:
-            nodes = self.picker.nodes
-            self.picker.misplaced += any(node.takes_at_once(job) for node in nodes)
+            picker = self.picker
+            if any(node.takes_at_once(job) for node in picker.nodes):
+                picker.misplaced += 1
+                picker.mistaken += visit.is_hopeful
 
     def ended(self, visit: Visit) -> None:
         """The node is done with a request, whichever way."""
@@ -260,13 +179,14 @@ class Picker:
     Attributes:
         visits: its attempts, at nodes.
         misplaced: how many it sent to a node that had no slot for them, while another had.
+        mistaken: how many of those it had taken for free.
         declined: how often a node would not take what it was sent.
     """
 
     def __init__(
         self,
         scenario: Scenario,
-        nodes: Sequence[Place],
+        nodes: Sequence[Site],
         *,
         hours: Hours,
         dice: random.Random,
@@ -284,7 +204,7 @@ class Picker:
         fleet = fleet_of(scenario)
         self.fleet, self.hours, self.nodes = fleet, hours, nodes
         self.visits: dict[Attempt, Visit] = {}
-        self.misplaced = self.declined = 0
+        self.misplaced = self.mistaken = self.declined = 0
         self._dice, self._goes_on = dice, goes_on
         self.dispatcher = open_dispatcher(scenario, hours)
         for node in nodes:
@@ -321,7 +241,7 @@ class Fleet:
     ) -> None:
         """Open all; nothing has happened."""
         self._hours = Hours()
-        self.nodes = [Place(scenario, self._hours, machine) for machine in machines]
+        self.nodes = [Site(scenario, self._hours, machine) for machine in machines]
         # Not the same dice: to whom a request is dealt must not depend on how often nodes are asked.
         dice = random.Random(f"{scenario.seed} {count} pickers")  # noqa: S311 - a model's dice
         deal = random.Random(f"{scenario.seed} {count} deal")  # noqa: S311 - as above
@@ -344,6 +264,11 @@ class Fleet:
     def misplaced(self) -> int:
         """How many were sent to a node that had no slot for them, while another had."""
         return sum(picker.misplaced for picker in self.pickers)
+
+    @property
+    def mistaken(self) -> int:
+        """How many of those were sent there in the belief that it had one."""
+        return sum(picker.mistaken for picker in self.pickers)
 
     @property
     def declined(self) -> int:

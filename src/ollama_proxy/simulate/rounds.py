@@ -11,6 +11,8 @@ How each figure is meant:
     failed       taken on, and not answered.
     misplaced    sent to a node that had no slot for it while another had, for each who came. Whoever
                  knows all sends nobody so.
+    mistaken     the part of them where the picker took the node for free; the others wait knowingly,
+                 for one that is thrifty or fast.
     declined     sent to a node that would not take it, so that another was tried; as above.
     against      the mean of the differences to the one that knows all, seed by seed.
 """
@@ -41,9 +43,10 @@ FIGURES = {
     "refused": "refused",
     "failed": "failed",
     "misplaced": "misplaced",
+    "mistaken": "  taken for free",
     "declined": "declined by a node",
 }
-_SHARES = {"deadlines", "refused", "failed", "misplaced", "declined"}
+_SHARES = {"deadlines", "refused", "failed", "misplaced", "mistaken", "declined"}
 
 
 def names(scenario: Scenario) -> list[str]:
@@ -117,6 +120,7 @@ def _run(name: str, scenario: Scenario, recorded: Sequence[Recorded]) -> Figures
         "refused": sum(told["refused"].values()) / arrived if arrived else None,
         "failed": sum(told["failed"].values()) / arrived if arrived else None,
         "misplaced": run.misplaced / arrived if isinstance(run, Fleet) and arrived else 0.0,
+        "mistaken": run.mistaken / arrived if isinstance(run, Fleet) and arrived else 0.0,
         "declined": run.declined / arrived if isinstance(run, Fleet) and arrived else 0.0,
         "arrived": arrived,
         "served": served,
