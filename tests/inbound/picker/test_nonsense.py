@@ -88,6 +88,22 @@ async def test_a_body_that_grows_too_large() -> None:
     assert (413, "body_too_large", 0) == (status, content["error"]["code"], held)
 
 
+async def test_a_message_that_is_too_large() -> None:
+    """Larger than any body that may come: it is told so all the same, and not read to its end."""
+    async with at_home(node()) as home:
+        stream = home.stream()
+        await stream.say(request_headers=heads(HEAD))
+        await stream.hear()
+        length = (4 << 20).to_bytes(4, "big")
+        home.client.peer.say(stream.id, b"\x00" + length + b"x")
+        status, content, _ = refused(await stream.hear())
+        heard = await home.client.ended(stream.id)
+        [booked] = home.turned
+
+    assert (413, "body_too_large", 0) == (status, content["error"]["code"], heard.status)
+    assert ("picker", CHAT) == (booked.door, booked.path)
+
+
 async def test_more_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the HTTP door, with which the bound is shared."""
     monkeypatch.setattr(Bounds, "hold", lambda *_: False)

@@ -166,6 +166,14 @@ class Conversation(Caller, Carriage):
                     await trio.sleep_forever()  # what follows an answer's head is answered after it
                 request: pb.ProcessingRequest | None = await self._rpc.receive()
                 return request
+        except CallFailed as failed:
+            if failed.ended.status is not Status.RESOURCE_EXHAUSTED:
+                raise
+            # The rest of it is not read; what is said comes before the stream's end.
+            refusal = failed.ended.booked
+            self._turn_away(refusal)
+            await self._refuse(refusal)
+            return None
         finally:
             self._wake = None
         return _News()
@@ -317,7 +325,8 @@ class Conversation(Caller, Carriage):
             while self._refusal is None and self._destination is None:
                 heard = await self._hear()
                 if heard is None:
-                    raise CallerLeft
+                    self._is_let_go = True
+                    return
                 if not isinstance(heard, _News):
                     await self._heed(heard)
         if patience.cancelled_caught:
