@@ -262,8 +262,11 @@ class Conversation(Caller, Carriage):
         return f"GET {head.path}" if head.path in _LISTS else "GET /v1/models/{model}"
 
     async def _take_body(self, body: pb.HttpBody) -> None:
-        if self._head is None or self._is_whole or self._call is None:
+        if self._head is None or self._is_whole:
             raise CallFailed(Status.INVALID_ARGUMENT, "A request_body came out of turn.")
+        if self._call is None:
+            await self._pass_body(body)
+            return
         size = len(body.body)
         limits = self._desk.settings.limits
         if len(self._body) + size > limits.max_body_bytes:
@@ -276,6 +279,14 @@ class Conversation(Caller, Carriage):
         self._body += body.body
         if body.end_of_stream or self._mode == _BUFFERED:
             await self._submit()
+
+    async def _pass_body(self, body: pb.HttpBody) -> None:
+        """Of a request that was sent anywhere: nobody reads it here."""
+        if self._mode != _FULL_DUPLEX:
+            await self._rpc.send(words.go_on("request_body"))
+            return
+        for piece in words.pieces(body.body, complete=body.end_of_stream):
+            await self._rpc.send(piece)
 
     async def _take_trailers(self) -> None:
         if self._mode != _FULL_DUPLEX or self._call is None:
@@ -455,7 +466,9 @@ class Conversation(Caller, Carriage):
 
     def _finish(self) -> None:
         """All of an answer has passed."""
-        if self._overheard is not None and self._served is not None:
+        if self._served is None:
+            return
+        if self._overheard is not None:
             self._served = attrs.evolve(
                 self._served, tokens=self._overheard.pieces, report=self._overheard.report()
             )
@@ -490,8 +503,8 @@ class Conversation(Caller, Carriage):
 
     async def carry(self, attempt: Attempt, backend: Backend) -> Served:
         """See `Carriage`."""
-        self._attempt = attempt
         if self._answer is not None:
+            self._attempt = attempt
             attempt.asked()
             self._failure = None
             self._ended = trio.Event()
@@ -507,6 +520,7 @@ class Conversation(Caller, Carriage):
                 endpoints.append(other)
                 self._others[other] = candidate.id
         attempt.job.told = True
+        self._attempt = attempt
         self._destination = _Destination(
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
