@@ -13,6 +13,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
+    discovery  who else is there: DNS, Kubernetes, Avahi         policy, trio, bus
     metrics    what Prometheus is told                           engine, policy
     notifier   notices on the desktop                            policy, trio, bus
     identity   what it is called among others                    nothing of ours
@@ -20,12 +21,16 @@ The rooms, and who may import whom (`tools/layers` checks it):
     starter    what is seen of a machine, as a configuration     policy, sensors
     desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors
     keyring    API keys in files and variables, new ones         policy
+    pairing    two routers come to trust each other by a code    config, pinned
+    pinned     TLS that trusts just the certificates it is given nothing of ours
+    pairs      who is paired, at the door and as backends        pairing, inbound, stations
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     client     commands that ask a running router; say is one    config, tables
     senses     builds the senses, holds their nursery            sensors, notifier, desktop, engine, policy
     decisions  the decision log, and its replay                  policy, config
     stations   the backends that are open                        backends, engine, config
+    scouts     has who is found be a backend                    discovery, stations, config
     rooms      builds all the others out of the configuration    everything but simulate
     serve      holds the nursery tree that they live in          rooms, stations; only cli imports it
 

@@ -65,6 +65,8 @@ class Scouts:
         self._changed = trio.Event()
         self._served: dict[str, int] = {}
         self._members: tuple[Member, ...] = ()
+        # Of those that are configured: who they said they are, and when.
+        self._described: dict[str, tuple[str, float]] = {}
         self._advertising = trio.CancelScope()
 
     # -- what is asked of them ---------------------------------------------------------------------
@@ -83,6 +85,10 @@ class Scouts:
             source.value: SourceState(nodes=self.roster.count(source), is_up=report.is_up is True)
             for source, report in self._reports.items()
         }
+
+    def stir(self, _: object = None) -> None:
+        """Something has changed among the backends: look at once who is in."""
+        self._stirred.set()
 
     def withdraw(self) -> None:
         """Have the local network told of this router no more."""
@@ -130,7 +136,7 @@ class Scouts:
     def _start_sources(self, nursery: trio.Nursery) -> None:
         wanted, now = self._config.fleet, trio.current_time()
         self.roster.lost_s, self.roster.dwell_s = wanted.lost_s, wanted.refresh_s
-        self.roster.trusted = None if wanted.trust_found else ()
+        self.roster.trusts_all = wanted.trust_found
         before, self._reports = self._reports, {}
         if wanted.nodes:
             report = self._report(Source.NODES, "the configuration")
@@ -201,7 +207,7 @@ class Scouts:
     async def _look(self) -> None:
         now = trio.current_time()
         self._listen(now)
-        review = self.roster.review(now, self._configured())
+        review = self.roster.review(now, self._configured(now))
         for remark in review.remarks:
             log.warning("%s", remark)
         for member in review.left:
@@ -228,12 +234,22 @@ class Scouts:
                 self.roster.heard(member.url, now, station.node_id)
             self._served[member.backend_id] = served
 
-    def _configured(self) -> Configured:
+    def _configured(self, now: float) -> Configured:
         backends = self._fleet.configured
         stations = self._fleet.dispatcher.stations
+        for each in backends:
+            station = stations.get(each.id)
+            if station is not None and station.node_id:
+                self._described[each.id] = (station.node_id, now)
+        # Who is silent for a moment is still who it was; for longer, it may be elsewhere now.
+        self._described = {
+            backend_id: (node_id, heard)
+            for backend_id, (node_id, heard) in self._described.items()
+            if now - heard < self.roster.lost_s and any(each.id == backend_id for each in backends)
+        }
         return Configured(
             urls={tidy(each.endpoint) for each in backends if _is_http(each.endpoint)},
-            node_ids={stations[each.id].node_id for each in backends if each.id in stations} - {""},
+            node_ids={node_id for node_id, _ in self._described.values()},
             backend_ids={each.id for each in backends},
         )
 
@@ -246,7 +262,8 @@ class Scouts:
             hardware=Hardware.CLOUD,
             endpoint=member.url,
             slots=wanted.slots,
-            api_key_env=wanted.api_key_env,
+            # In the local network anybody may say that he is a node.
+            api_key_env="" if member.source is Source.AVAHI else wanted.api_key_env,
         )
 
 
