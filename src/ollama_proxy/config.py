@@ -516,7 +516,7 @@ class Pairing:
     door: bool = True
     # Not loopback: others are whom it is for, and it hears those alone whose certificates it knows.
     host: str = attrs.field(default="0.0.0.0", validator=_HOST)  # noqa: S104 - as above
-    port: int = attrs.field(default=8443, validator=within(1, 65535))
+    port: int = attrs.field(default=8443, validator=within(1, 65534))  # pairing takes the next
 
 
 @attrs.frozen(kw_only=True)

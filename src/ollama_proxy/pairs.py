@@ -6,6 +6,7 @@ Rule 2: who is struck out is shut out before anything is waited for.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +25,7 @@ from ollama_proxy.stations import Paired
 
 log = logging.getLogger("ollama_proxy.paired")
 LOOK_S = 1.0
+_ID_MAX = 63  # of a backend's id
 
 
 class Pairs:
@@ -97,13 +99,13 @@ class Pairs:
 
 def _backends(peers: Sequence[Peer], own: Path) -> Iterator[Paired]:
     """Each as a backend, by its name; by its id where others have its name."""
+    ids = Counter(map(_backend_id, peers))
     for peer in peers:
         if not peer.url:
             continue
-        name = peer.name.lower()
-        has_namesake = any(each.name.lower() == name for each in peers if each is not peer)
+        name = _backend_id(peer)
         config = BackendConfig(
-            id=f"paired-{peer.id if has_namesake else name}"[:63],
+            id=name if ids[name] == 1 else f"paired-{peer.id}",
             type=BackendType.ROUTER,
             name=peer.name,
             # Nothing of this machine gets warm by it.
@@ -111,6 +113,10 @@ def _backends(peers: Sequence[Peer], own: Path) -> Iterator[Paired]:
             endpoint=peer.url,
         )
         yield Paired(config, Pin(own, peer.certificate))
+
+
+def _backend_id(peer: Peer) -> str:
+    return f"paired-{peer.name.lower()}"[:_ID_MAX]
 
 
 def _stamp(path: Path) -> object:

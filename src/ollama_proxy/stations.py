@@ -56,7 +56,7 @@ class Paired:
 
 
 def _open_backend(
-    config: BackendConfig, pump: Pump, pin: Pin | None = None, *, node_id: str = ""
+    config: BackendConfig, pump: Pump, *, node_id: str = "", pin: Pin | None = None
 ) -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
@@ -147,7 +147,7 @@ class Fleet:
                 if known is None or known[0] != backend:
                     station = Station(
                         _open_backend(
-                            backend.config, self._pump, backend.pin, node_id=self._node_id
+                            backend.config, self._pump, node_id=self._node_id, pin=backend.pin
                         ),
                         queue_capacity=lines.queue_capacity,
                     )

@@ -391,6 +391,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "code", "why"),
     [
         (["nowhere"], 2, "HOST:PORT"),
+        (["[fe80::1%eth0]:8444"], 2, "HOST:PORT"),
         (["127.0.0.1:1", "no-code"], 2, "a code has 8"),
         (["127.0.0.1:1", "ABCD-EFGH", "--list"], 2, "choose one"),
         (["--name", "a b"], 2, "--name"),

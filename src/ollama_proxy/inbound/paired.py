@@ -21,7 +21,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from ollama_proxy.inbound.admission import Admission, Headers, Visitor
+from ollama_proxy.inbound.admission import Admission, Headers, Visitor, peer_of
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.encryption import Encrypted, Handshakes
 from ollama_proxy.inbound.front import Front
@@ -34,6 +34,7 @@ from ollama_proxy.policy.refusal import Code, Refusal
 
 log = logging.getLogger("ollama_proxy.paired")
 RETRY_S = 10.0
+_ADDRESSES = 1024  # that are remembered
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +61,7 @@ class Guests:
             weakref.WeakSet
         )
         self._context: ssl.SSLContext | None = None
+        self._last_from: dict[str, str] = {}
         self.changed = trio.Event()
 
     def __bool__(self) -> bool:
@@ -97,29 +99,20 @@ class Guests:
         if fingerprint not in self._names:
             return False
         self._here[fingerprint].add(stream)
+        if len(self._last_from) >= _ADDRESSES:
+            self._last_from.clear()
+        self._last_from[peer_of(stream)] = self._names[fingerprint]
         return True
 
     def name_at(self, address: str) -> str:
-        """Who is here from an address, for the log; empty where they are several."""
-        names = {
-            self._names.get(fingerprint, "")
-            for fingerprint, streams in self._here.items()
-            if any(_address(each) == address for each in streams)
-        }
-        return names.pop() if len(names) == 1 else ""
+        """Who came last from an address, for the log; two behind one address are mixed up there."""
+        return self._last_from.get(address, "")
 
 
 def hang_up(stream: trio.SocketStream) -> None:
     """End a connection, whoever reads or writes on it: for them their client has left."""
     with contextlib.suppress(OSError):
         stream.socket.shutdown(socket.SHUT_RDWR)
-
-
-def _address(stream: trio.SocketStream) -> str:
-    try:
-        return str(stream.socket.getpeername()[0])
-    except OSError:
-        return ""
 
 
 class PairedHandshakes(Handshakes):
@@ -242,6 +235,8 @@ class PairedDoor:
                 await nursery.start(guarded.run)
                 await nursery.start(front.serve, listeners)
                 self._front, self._told = front, ""
+                if self._is_draining:
+                    front.drain()
                 log.info("paired routers are heard on %s:%d", self._host, self._port)
                 while self._guests:
                     await self._guests.changed.wait()

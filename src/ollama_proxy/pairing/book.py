@@ -3,7 +3,9 @@
 Law: a file with a fault changes nothing; whoever is refused by it is told which line to mend.
 """
 
+import ipaddress
 import json
+import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from ollama_proxy.pairing.card import Card, id_of, is_name
+from ollama_proxy.pairing.card import Card, id_of, is_name, is_node_id
 from ollama_proxy.pairing.files import StateFault, locked, read_private, write_private
 from ollama_proxy.pinned import der_of, fingerprint_of
 from ollama_proxy.tables import Check, dotted, structure, within
@@ -21,7 +23,6 @@ _HEAD: Final = (
     "# Routers that this one is paired with. `ollama-proxy pair` writes it; --list and --remove show and"
     " change it.\n"
 )
-_HOST_MAX = 253
 
 
 def _is_certificate(text: str) -> bool:
@@ -32,8 +33,13 @@ def _is_certificate(text: str) -> bool:
     return True
 
 
-def _is_host(text: str) -> bool:
-    return 0 < len(text) <= _HOST_MAX and text.isascii() and text.replace(":", "a").isprintable()
+def is_host(text: str) -> bool:
+    """Whether a router may be asked under it."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", text) is not None
+    return "%" not in text  # a zone is a word of one machine
 
 
 @attrs.frozen(kw_only=True)
@@ -50,9 +56,9 @@ class Peer:
     """
 
     name: str = attrs.field(validator=Check("letters, digits, dots, - and _", is_name))
-    host: str = attrs.field(validator=Check("an address or a host name", _is_host))
+    host: str = attrs.field(validator=Check("an address or a host name", is_host))
     port: int = attrs.field(validator=within(0, 65535))
-    node_id: str = attrs.field(validator=Check("letters, digits, dots, - and _", is_name))
+    node_id: str = attrs.field(validator=Check("letters, digits, dots, - and _", is_node_id))
     certificate: str = attrs.field(
         validator=Check("a certificate in PEM", _is_certificate, may_show=lambda _: False)
     )

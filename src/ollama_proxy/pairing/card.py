@@ -28,6 +28,11 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def is_node_id(text: str) -> bool:
+    """Whether it may be who a router is in a fleet."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) is not None
+
+
 def id_of(fingerprint: str) -> str:
     """By what a paired router is known here: it follows from its certificate, so none can claim another's."""
     return fingerprint[:ID_DIGITS]
@@ -66,7 +71,7 @@ class Card:
             name, node_id = told["name"], told["node_id"]
             port, certificate = told["port"], told["certificate"]
             is_port = type(port) is int and 0 <= port <= _PORT_MAX
-            if not (is_port and is_name(name) and is_name(node_id)):
+            if not (is_port and is_name(name) and is_node_id(node_id)):
                 raise BadCard
             der_of(certificate)
         except (

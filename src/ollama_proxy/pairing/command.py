@@ -19,7 +19,7 @@ import trio
 from ollama_proxy.client import OK, complain, print_table
 from ollama_proxy.config import Config, Overrides, find_config, load
 from ollama_proxy.identity import node_id, state_directory
-from ollama_proxy.pairing.book import Peer, read_book, strike_out, write_down
+from ollama_proxy.pairing.book import Peer, is_host, read_book, strike_out, write_down
 from ollama_proxy.pairing.card import Card, as_name, is_name
 from ollama_proxy.pairing.certificate import MISSING, own_certificate
 from ollama_proxy.pairing.code import LASTS_S, Offer, new_code, read_code, spaced
@@ -133,12 +133,13 @@ def _pair(desk: _Desk, arguments: argparse.Namespace) -> int:
 
 
 def _read_address(text: str) -> tuple[str, int]:
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text)
-    if found is None or not 0 < int(found[3]) <= _PORT_MAX:
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+)):([0-9]{1,5})", text)
+    host = "" if found is None else found[1] or found[2]
+    if found is None or not 0 < int(found[3]) <= _PORT_MAX or not is_host(host):
         raise _Unusable(
             "the address must be HOST:PORT, or [ADDRESS]:PORT, as the other side shows it"
         )
-    return found[1] or found[2], int(found[3])
+    return host, int(found[3])
 
 
 def _read_code(given: str | None) -> str:
