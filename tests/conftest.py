@@ -4,7 +4,12 @@ import gc
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# Real time is no test's business: a busy machine is no fault.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture

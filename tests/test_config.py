@@ -239,6 +239,7 @@ class TestGood:
                 name="A",
                 enabled=False,
                 slots=3,
+                slots_max=3,
                 models=("q*",),
                 exclude=("qx",),
                 aliases={"gpt": "q"},

@@ -5,6 +5,8 @@ says in the commit what users have of it.
 """
 
 import functools
+import gc
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,6 +22,7 @@ from tests.routers import Owner, backend, configured, running
 
 REQUESTS = 20
 TOKENS = 20
+WARM = 400  # more than any history keeps
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -145,3 +148,23 @@ async def test_idle_connections_cost_a_request_nothing() -> None:
     few, many = await calls_a_request(idle=1), await calls_a_request(idle=200)
 
     assert many <= 1.15 * few
+
+
+async def test_a_request_leaves_nothing_behind() -> None:
+    """Once the last requests' histories are full, as many blocks of memory are in use as before."""
+
+    def blocks() -> int:
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    def call() -> tuple[int, int]:
+        with Client(owner.url, behind) as client:
+            stream(client, requests=WARM, tokens=1)
+            before = trio.from_thread.run_sync(blocks)
+            stream(client, requests=WARM, tokens=1)
+            return before, trio.from_thread.run_sync(blocks)
+
+    async with routed() as (owner, behind):
+        before, after = await trio.to_thread.run_sync(call)
+
+    assert (after - before) / WARM <= 0.5

@@ -24,6 +24,13 @@ def test_it_is_the_machines_and_the_ports(tmp_path: Path) -> None:
     assert all(len(each) == 32 and not set(each) - set("0123456789abcdef") for each in ids)
 
 
+def test_any_port_has_an_id_of_its_own(tmp_path: Path) -> None:
+    """Two that take what is free are two, and not one that is found twice."""
+    ids = {node_id(0, tmp_path, machine_ids=[machine(tmp_path)]) for _ in range(2)}
+
+    assert 2 == len(ids)
+
+
 def test_it_does_not_tell_the_machines_id(tmp_path: Path) -> None:
     """Not even a part of it."""
     told = node_id(8080, None, machine_ids=[machine(tmp_path)])

@@ -117,3 +117,24 @@ async def test_a_name_of_the_network_is_a_fleet(caplog: pytest.LogCaptureFixture
     assert 'ollama_proxy_fleet_source_up{source="dns"} 0.0' in told
     assert 'ollama_proxy_fleet_nodes{source="dns"} 1.0' in told
     assert 1 == caplog.text.count("cannot be looked for")
+
+
+def free_port() -> int:
+    """A port that nobody has; whoever is quick might take it meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+async def test_a_router_that_finds_itself_leaves_itself_out() -> None:
+    """As soon as it has told itself who it is; others stay."""
+    async with fakes("cpu") as fleet:
+        port = free_port()
+        config = with_fleet(nodes=(f"http://127.0.0.1:{port}", fleet["cpu"].url))
+        config = attrs.evolve(config, server=attrs.evolve(config.server, http_port=port))
+        async with running(config) as owner, owner.client() as client:
+            await until(client, lambda shown: ids(shown) == [name_of(fleet["cpu"])])
+            answer = await client.post(CHAT, json=ask())
+            await idle(client)
+
+    assert 200 == answer.status_code

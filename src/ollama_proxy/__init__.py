@@ -13,8 +13,10 @@ The rooms, and who may import whom (`tools/layers` checks it):
     backends   one file a dialect: jobs in, HTTP out             policy, trio
     sensors    the machine's state: files, buses in, facts out   policy, trio, bus
     bus        one connection to a message bus                   nothing of ours
+    discovery  who else is there: DNS, Kubernetes, Avahi         policy, trio, bus
     metrics    what Prometheus is told                           engine, policy
     notifier   notices on the desktop                            policy, trio, bus
+    identity   what it is called among others                    nothing of ours
     service_manager, journal   what systemd is told              nothing of ours
     starter    what is seen of a machine, as a configuration     policy, sensors
     desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors
@@ -28,6 +30,7 @@ The rooms, and who may import whom (`tools/layers` checks it):
     senses     builds the senses, holds their nursery            sensors, notifier, desktop, engine, policy
     decisions  the decision log, and its replay                  policy, config
     stations   the backends that are open                        backends, engine, config
+    scouts     has who is found be a backend                    discovery, stations, config
     rooms      builds all the others out of the configuration    everything but simulate
     serve      holds the nursery tree that they live in          rooms, stations; only cli imports it
 

@@ -133,6 +133,23 @@ def _add_own_work(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--json", action="store_true", help="print all figures")
     command.set_defaults(run=_replay)
 
+    command = commands.add_parser(
+        "envoy-config",
+        help="print a configuration for Envoy that lets this router choose its nodes",
+    )
+    command.add_argument("--config", metavar="PATH", help="the configuration file")
+    command.add_argument(
+        "--listen", metavar="HOST:PORT", help="where clients come; default: server.host, port 10000"
+    )
+    command.add_argument(
+        "--picker",
+        metavar="HOST:PORT",
+        action="append",
+        help="a router's gRPC door; more, by commas or repeated: each serves while those before do not;"
+        " default: from the configuration",
+    )
+    command.set_defaults(run=_envoy_config)
+
 
 def _add_pair(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = commands.add_parser(
@@ -410,6 +427,16 @@ def _replay(arguments: argparse.Namespace) -> int:
     from ollama_proxy.decisions.command import replay  # noqa: PLC0415 - as above
 
     return replay(arguments)
+
+
+# -- envoy-config ----------------------------------------------------------------------------------
+
+
+def _envoy_config(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.envoy.command import envoy_config  # noqa: PLC0415 - as above
+
+    return envoy_config(arguments)
 
 
 # -- pull ------------------------------------------------------------------------------------------

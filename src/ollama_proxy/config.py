@@ -49,6 +49,7 @@ from ollama_proxy.tables import (
 
 SYSTEM_PATH = Path("/etc/ollama-proxy/config.toml")
 _DAY_S = 86400
+SLOTS_MAX = 1024
 
 
 # -- what a value may be -------------------------------------------------------------------------
@@ -312,7 +313,7 @@ class BackendConfig:
     hardware: Hardware
     enabled: bool = True
     endpoint: str = attrs.field(default="", validator=_ENDPOINT)
-    slots: int = attrs.field(default=1, validator=within(1, 1024))
+    slots: int = attrs.field(validator=within(1, SLOTS_MAX))
     api_key_env: str = attrs.field(default="", validator=_VARIABLE)
     models: tuple[str, ...] = attrs.field(default=("*",), validator=_PATTERNS)
     exclude: tuple[str, ...] = attrs.field(default=(), validator=_PATTERNS)
@@ -325,6 +326,10 @@ class BackendConfig:
     continues_chat: bool = False
     connect_timeout_s: float = attrs.field(default=2.0, validator=_SECONDS)
     characteristics: Characteristics = attrs.field(factory=Characteristics)
+
+    @slots.default
+    def _slots_of_its_type(self) -> int:
+        return SLOTS_MAX if self.type is BackendType.ROUTER else 1
 
     @classmethod
     def local_ollama(cls, endpoint: str) -> "BackendConfig":
@@ -345,7 +350,9 @@ class BackendConfig:
             endpoint=self.endpoint,
             name=self.name,
             enabled=self.enabled,
-            slots=self.slots,
+            # As many as a router says that it has, which is one until it says so.
+            slots=1 if self.type is BackendType.ROUTER and self.slots == SLOTS_MAX else self.slots,
+            slots_max=self.slots,
             models=self.models,
             exclude=self.exclude,
             aliases=self.aliases,

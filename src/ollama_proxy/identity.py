@@ -38,10 +38,12 @@ def node_id(port: int, state: Path | None, *, machine_ids: Sequence[Path] = MACH
     """The id of the router of this machine at a port: 32 hexadecimal digits.
 
     Args:
-        port: of HTTP; there may be a router at each.
+        port: of HTTP; there may be a router at each. 0: any that is free, and another id each time.
         state: where a machine without an id (a container) keeps one; None: it has another each time.
         machine_ids: files that may hold the machine's.
     """
+    if not port:
+        return secrets.token_hex(_LENGTH // 2)
     machine = next(filter(None, map(_read, machine_ids)), None) or _kept(state)
     return hmac.digest(machine.encode(), f"{_PURPOSE}{port}".encode(), "sha256").hex()[:_LENGTH]
 

@@ -10,6 +10,7 @@ import attrs
 
 import ollama_proxy
 from ollama_proxy.backends.continuation import transcribe
+from ollama_proxy.backends.overheard import Overheard
 from ollama_proxy.certificates import BadCertificate
 from ollama_proxy.config import (
     Config,
@@ -21,7 +22,7 @@ from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
-from ollama_proxy.identity import state_directory
+from ollama_proxy.identity import node_id, state_directory
 from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.bounds import Bounds
@@ -66,6 +67,7 @@ class CannotServe(Exception):  # noqa: N818 - read as a sentence by the command 
 class Rooms:
     """All of a router but its backends, which come and go with the configuration."""
 
+    node_id: str
     manager: ServiceManager
     dispatcher: Dispatcher
     climate: Climate
@@ -92,6 +94,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         CannotServe: a file that the configuration names is of no use.
     """
     encryption = _open_encryption(config)
+    own_id = config.fleet.node_id or node_id(config.server.http_port, state_directory(os.environ))
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log, statuses=STATUS)
     news = News()
@@ -133,6 +136,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         gate=gate,
         metrics=metrics.page,
         version=ollama_proxy.__version__,
+        node_id=own_id,
         max_body_bytes=limits.max_body_bytes,
         body_timeout_s=limits.body_timeout_s,
         bounds=bounds,
@@ -158,6 +162,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config), bounds)
     return Rooms(
+        node_id=own_id,
         manager=ServiceManager.from_environment(os.environ, pid=os.getpid()),
         dispatcher=dispatcher,
         climate=climate,
@@ -381,6 +386,7 @@ def _new_grpc_door(
         gate=gate,
         bounds=held,
         picker=PickerSettings(limits=_lane_limits(config)),
+        overhear=Overheard,
     )
     return GrpcDoor(
         methods,

@@ -65,6 +65,7 @@ class Scouts:
         self._changed = trio.Event()
         self._served: dict[str, int] = {}
         self._members: tuple[Member, ...] = ()
+        self._described: dict[str, str] = {}  # node ids of those that are configured
         self._advertising = trio.CancelScope()
 
     # -- what is asked of them ---------------------------------------------------------------------
@@ -83,6 +84,10 @@ class Scouts:
             source.value: SourceState(nodes=self.roster.count(source), is_up=report.is_up is True)
             for source, report in self._reports.items()
         }
+
+    def stir(self, _: object = None) -> None:
+        """Something has changed among the backends: look at once who is in."""
+        self._stirred.set()
 
     def withdraw(self) -> None:
         """Have the local network told of this router no more."""
@@ -231,9 +236,13 @@ class Scouts:
     def _configured(self) -> Configured:
         backends = self._fleet.configured
         stations = self._fleet.dispatcher.stations
+        told = {each.id: stations[each.id].node_id for each in backends if each.id in stations}
+        # Who is silent for a while is still who it was.
+        known = {name: node_id for name, node_id in self._described.items() if name in told}
+        self._described = known | {name: node_id for name, node_id in told.items() if node_id}
         return Configured(
             urls={tidy(each.endpoint) for each in backends if _is_http(each.endpoint)},
-            node_ids={stations[each.id].node_id for each in backends if each.id in stations} - {""},
+            node_ids=set(self._described.values()),
             backend_ids={each.id for each in backends},
         )
 
@@ -246,7 +255,8 @@ class Scouts:
             hardware=Hardware.CLOUD,
             endpoint=member.url,
             slots=wanted.slots,
-            api_key_env=wanted.api_key_env,
+            # In the local network anybody may say that he is a node.
+            api_key_env="" if member.source is Source.AVAHI else wanted.api_key_env,
         )
 
 

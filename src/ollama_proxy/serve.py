@@ -33,7 +33,7 @@ from ollama_proxy.config import (
 from ollama_proxy.config import Fleet as FleetConfig
 from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.engine.dispatcher import Dispatcher
-from ollama_proxy.identity import node_id, state_directory
+from ollama_proxy.identity import state_directory
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
 from ollama_proxy.pairs import Pairs
@@ -103,9 +103,7 @@ class _Backends:
         await self.pairs.look()
 
 
-def _new_scouts(config: Config, fleet: Fleet, listener: trio.SocketListener) -> Scouts:
-    port = listener.socket.getsockname()[1]
-    own_id = config.fleet.node_id or node_id(port, state_directory(os.environ))
+def _new_scouts(config: Config, fleet: Fleet, own_id: str) -> Scouts:
     around = Surroundings(own_id=own_id, system_bus=config.sensors.system_bus, environ=os.environ)
     return Scouts(config, fleet, around)
 
@@ -142,13 +140,14 @@ async def serve(
         workers.start_soon(rooms.manager.keep_watchdog)
         if rooms.encryption is not None:
             workers.start_soon(rooms.encryption.watch, config.router.health_interval_s)
-        fleet = Fleet(rooms.dispatcher, pump, workers)
+        fleet = Fleet(rooms.dispatcher, pump, workers, node_id=rooms.node_id)
         pairs = Pairs(state_directory(os.environ), rooms.guests, fleet.pair)
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )
-        scouts = _new_scouts(config, fleet, http[0])
+        scouts = _new_scouts(config, fleet, rooms.node_id)
         rooms.metrics.sources = scouts.states
+        rooms.news.read_by(scouts.stir)
         backends = _Backends(fleet, scouts, pairs, workers)
         await _keep_doors(plan, rooms, backends, _Sockets(http, grpc, voices), task_status)
         workers.cancel_scope.cancel()

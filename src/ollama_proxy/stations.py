@@ -55,7 +55,9 @@ class Paired:
     pin: Pin
 
 
-def _open_backend(config: BackendConfig, pump: Pump, pin: Pin | None = None) -> Backend:
+def _open_backend(
+    config: BackendConfig, pump: Pump, node_id: str = "", *, pin: Pin | None = None
+) -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
     settings = ServerSettings(
@@ -75,7 +77,7 @@ def _open_backend(config: BackendConfig, pump: Pump, pin: Pin | None = None) -> 
         case BackendType.EMBEDDED:
             return EmbeddedBackend(spec, open_server)
         case BackendType.ROUTER:
-            return RouterBackend(spec, open_server(spec.endpoint))
+            return RouterBackend(spec, open_server(spec.endpoint), node_id=node_id)
 
 
 @attrs.frozen
@@ -89,10 +91,13 @@ class _Wanted:
 class Fleet:
     """The stations that are open, by the configuration that each came from."""
 
-    def __init__(self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery) -> None:
-        """Begin with none."""
+    def __init__(
+        self, dispatcher: Dispatcher, pump: Pump, workers: trio.Nursery, *, node_id: str = ""
+    ) -> None:
+        """Begin with none; `node_id` is what this router is called by others."""
         self.dispatcher = dispatcher
         self._pump = pump
+        self._node_id = node_id
         self._workers = workers
         self._open: dict[str, tuple[_Wanted, Station]] = {}
         self._config = Config()
@@ -141,7 +146,7 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend.config, self._pump, backend.pin),
+                        _open_backend(backend.config, self._pump, self._node_id, pin=backend.pin),
                         queue_capacity=lines.queue_capacity,
                     )
                     if known is not None and known[0].config.endpoint == backend.config.endpoint:
@@ -195,7 +200,7 @@ class Fleet:
                     Workers(
                         life,
                         functools.partial(work, self.dispatcher, station),
-                        slots=station.spec.slots,
+                        slots=max(station.written.slots, station.written.slots_max),
                         name=station.spec.id,
                     )
                 )

@@ -83,6 +83,8 @@ ASKS = st.builds(
     prompt_bytes=st.integers(0, 100_000),
     answer_limit=st.one_of(st.none(), st.integers(1, 10_000)),
     continues=st.booleans(),
+    carried=st.booleans(),
+    within=st.one_of(st.none(), st.frozensets(st.sampled_from([*FIGURES, "nobody"]))),
 )
 WISHES = st.one_of(
     st.just(Wishes()),
@@ -164,6 +166,7 @@ def views(draw: st.DrawFn, name: str, ask: Ask) -> BackendView:
         ),
         preempts=draw(st.sampled_from([None, *Started])),
         unserved=frozenset(draw(st.sets(st.sampled_from(Call), max_size=1))),
+        uncarried=frozenset(draw(st.sets(st.sampled_from(Call), max_size=1))),
         failing=draw(st.floats(0, 1)),
         estimates=estimates,
         off_s=Learned(draw(SOME_SECONDS), 0.0),

@@ -122,7 +122,7 @@ class Floor:
             Workers(
                 self.nursery,
                 functools.partial(work, self.dispatcher, station),
-                slots=played.spec.slots,
+                slots=max(played.spec.slots, played.spec.slots_max),
                 name=played.spec.id,
             )
         )

@@ -24,6 +24,7 @@ from ollama_proxy.backends.backend import (
 )
 from ollama_proxy.policy.ask import Call, Framing
 from ollama_proxy.policy.fleet import BackendSpec
+from ollama_proxy.policy.refusal import Code
 
 
 def framed(call: Call, text: str, *, stream: bool = True) -> bytes:
@@ -136,6 +137,15 @@ class ScriptedBackend(Backend):
     def refuse(self, status: int = 503) -> Self:
         """Answer that it cannot."""
         return self._fail(BackendFailed(Fault.REFUSED, f"it answered {status}", status=status))
+
+    def turn_away(self, code: Code, *, retry_after_s: float | None = None) -> Self:
+        """Answer as a router does that is well: that it is full, or cannot serve this one."""
+        full = {Code.QUEUE_FULL, Code.RATE_LIMITED, Code.SHUTTING_DOWN}
+        fault = Fault.FULL if code in full else Fault.DECLINED
+        said = f"it answered 503: {code.value}, in its own words"
+        return self._fail(
+            BackendFailed(fault, said, status=503, code=code, retry_after_s=retry_after_s)
+        )
 
     def die_mid_stream(self) -> Self:
         """Break the connection off."""

@@ -19,6 +19,7 @@ from tests.fleet import Standing, Taken, ask, view
 SETTINGS = RouteSettings()
 SECONDS = st.floats(0.01, 100)
 NOW = 3.0
+SLOTS = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -38,7 +39,9 @@ class State:
             waiting=[0, self.waiting, 0, 0],
             count=self.at_work + self.waiting,
         )
-        line = Standing(count=self.in_line, each_s=self.each_s)
+        is_full = len(self.ends) + self.at_work + self.waiting >= SLOTS
+        # Nobody is in line where a slot is free.
+        line = Standing(count=self.in_line if is_full else 0, each_s=self.each_s)
         return attrs.evolve(node, busy=tuple(map(Taken, self.ends)), line=line, others=others)
 
 
@@ -62,7 +65,7 @@ def only(node: BackendView, *, stream: bool = True) -> Decision:
 @given(st.lists(STATES, min_size=1, max_size=6))
 def test_what_is_kept_changes_no_choice(states: list[State]) -> None:
     """A node that is judged again and again is judged as one that is seen for the first time."""
-    node = view("cpu", spec_slots=4)
+    node = view("cpu", spec_slots=SLOTS)
     for state in states:
         fresh = state.of(node)
         kept = state.of(node)
@@ -74,11 +77,11 @@ def test_what_is_kept_changes_no_choice(states: list[State]) -> None:
 @given(STATES, SECONDS, SECONDS)
 def test_what_a_wait_makes_of_a_node(state: State, latency_s: float, usual_s: float) -> None:
     """Its load and its usual error, as `route` has it in words."""
-    idle = view("cpu", spec_slots=4, spec_avg_latency_s=latency_s, off_s=Learned(usual_s, 0.0))
+    idle = view("cpu", spec_slots=SLOTS, spec_avg_latency_s=latency_s, off_s=Learned(usual_s, 0.0))
     node = state.of(idle)
     alone, loaded = only(idle).candidates[0], only(node).candidates[0]
     wait_s = loaded.predicted_s - alone.predicted_s
-    octaves = max(math.log2(1 + node.taken / 4), math.log2(1 + wait_s / alone.alone_s))
+    octaves = max(math.log2(1 + node.taken / SLOTS), math.log2(1 + wait_s / alone.alone_s))
     off_s = 0.0
     if not node.has_room(NO_WISHES.priority):
         off_s = usual_s * math.sqrt(max(1.0, wait_s / alone.whole_s))

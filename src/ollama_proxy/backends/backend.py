@@ -13,6 +13,8 @@ import attrs
 
 from ollama_proxy.policy.ask import Call
 from ollama_proxy.policy.fleet import BackendSpec
+from ollama_proxy.policy.node import Node
+from ollama_proxy.policy.refusal import Code
 
 
 @attrs.frozen(kw_only=True)
@@ -175,12 +177,14 @@ class Probe:
         loaded: those of them that are in memory.
         version: its own.
         computing: how many requests it is computing now, those of callers who left included.
+        node: what it says of itself, where it is a router.
     """
 
     models: frozenset[str] | None = None
     loaded: frozenset[str] | None = None
     version: str | None = None
     computing: int | None = None
+    node: Node | None = None
 
 
 class Fault(enum.Enum):
@@ -191,16 +195,30 @@ class Fault(enum.Enum):
     GARBLED = "garbled"  # bytes that are no answer
     REFUSED = "refused"  # an answer that says it cannot: 5xx, 429
     SILENT = "silent"  # nothing came for too long
+    FULL = "full"  # a router that is well, and takes no more for now
+    DECLINED = (
+        "declined"  # a router that is well, and cannot serve this one request as it is wished
+    )
 
 
 class BackendFailed(Exception):  # noqa: N818 - read as a sentence where it is caught
     """The backend is at fault. The message is fit for the caller: no address, no key."""
 
-    def __init__(self, fault: Fault, message: str, *, status: int | None = None) -> None:
-        """Keep the fault, and the HTTP status where the backend gave one."""
+    def __init__(
+        self,
+        fault: Fault,
+        message: str,
+        *,
+        status: int | None = None,
+        code: Code | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Keep the fault, and what the backend gave: HTTP status, code, when to come again."""
         super().__init__(message)
         self.fault = fault
         self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
 
 
 class CallUnserved(Exception):  # noqa: N818 - as above

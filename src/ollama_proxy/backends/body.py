@@ -36,3 +36,16 @@ def error_message(content: bytes) -> str:
     if isinstance(error, dict):
         error = error.get("message", error.get("detail", ""))
     return error[:500] if isinstance(error, str) else ""
+
+
+def error_code(content: bytes) -> str:
+    """The word that a router's error answer has for the machine; empty if there is none."""
+    try:
+        decoded = msgspec.json.decode(content)
+    except NO_JSON:
+        return ""
+    if not isinstance(decoded, dict):
+        return ""
+    error = decoded.get("error")
+    code = (error if isinstance(error, dict) else decoded).get("code")
+    return code if isinstance(code, str) else ""

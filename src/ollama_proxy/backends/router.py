@@ -1,10 +1,15 @@
 """An ollama-proxy on another machine: it speaks every dialect, so nothing is translated for it.
 
 What it chooses among its own backends is its own to decide; here it is one backend like any other.
+It tells how it is at `GET /node`; one that is too old for that is asked for its models alone. What
+it says of itself is a hint, not a measurement: what was seen from here goes before.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+
+import attrs
+import msgspec
 
 from ollama_proxy.backends.backend import (
     BackendFailed,
@@ -16,18 +21,34 @@ from ollama_proxy.backends.backend import (
     Sink,
     Way,
 )
+from ollama_proxy.backends.body import NO_JSON
 from ollama_proxy.backends.ollama import names_in
 from ollama_proxy.backends.server import Server
 from ollama_proxy.policy.fleet import BackendSpec
+from ollama_proxy.policy.node import PATH, Node, OtherProtocol, read_node
+from ollama_proxy.policy.onward import via_of
+from ollama_proxy.policy.refusal import Code
+
+# It takes nobody for now, or nobody of this urgency; or it cannot serve this one as it is wished.
+_FULL = {Code.QUEUE_FULL, Code.RATE_LIMITED, Code.SHUTTING_DOWN}
+_DECLINED = {
+    Code.NO_BACKEND,
+    Code.PREEMPTED,
+    Code.DEADLINE_UNMEETABLE,
+    Code.DEADLINE_EXCEEDED,
+}
+# A version that does not know the question, or a key that may not ask it.
+_DOES_NOT_TELL = {403, 404, 405, 501}
 
 
 class RouterBackend:
     """Another router."""
 
-    def __init__(self, spec: BackendSpec, server: Server) -> None:
-        """Ask the router at `server`."""
+    def __init__(self, spec: BackendSpec, server: Server, *, node_id: str = "") -> None:
+        """Ask the router at `server`; `node_id` is what this one is called."""
         self._spec = spec
         self._server = server
+        self._via = via_of(node_id)
 
     @property
     def spec(self) -> BackendSpec:
@@ -35,33 +56,68 @@ class RouterBackend:
         return self._spec
 
     async def exchange(self, errand: Errand, sink: Sink) -> Served:
-        """Make the call in the caller's own words. See `Backend`."""
-        return await self._server.exchange(
-            errand,
-            sink,
-            path=self._server.endpoint.base_path + errand.call.path,
-            model=self._spec.real_name(errand.model),
-        )
+        """Make the call in the caller's own words, and say that it was here. See `Backend`."""
+        onward = attrs.evolve(errand, headers=(*errand.headers, *self._via))
+        try:
+            return await self._server.exchange(
+                onward,
+                sink,
+                path=self._server.endpoint.base_path + errand.call.path,
+                model=self._spec.real_name(errand.model),
+            )
+        except BackendFailed as failure:
+            raise _as_it_means(failure) from failure
 
     def way(self, errand: Errand) -> Way:
-        """As it comes. See `Backend`."""
+        """As it comes, saying that it was here. See `Backend`."""
         path = self._server.endpoint.base_path + errand.call.path
-        return self._server.way(errand, path=path, model=self._spec.real_name(errand.model))
+        way = self._server.way(errand, path=path, model=self._spec.real_name(errand.model))
+        return attrs.evolve(way, headers=(*way.headers, *self._via))
 
     async def probe(self) -> Probe:
-        """Ask for the models. See `Backend`."""
-        base = self._server.endpoint.base_path
-        status, tags = await self._server.fetch(base + "/api/tags")
+        """Ask how it is, and for its models where it does not tell them all. See `Backend`."""
+        node = await self._ask()
+        models = None if node is None else node.models
+        return Probe(
+            models=await self._list() if models is None else models,
+            loaded=None if node is None else node.loaded,
+            version=None if node is None else node.version,
+            node=node,
+        )
+
+    async def _ask(self) -> Node | None:
+        """What it says of itself; None where it does not."""
+        path = self._server.endpoint.base_path + PATH
+        status, content = await self._server.fetch(path, headers=self._via)
+        if status in _DOES_NOT_TELL:
+            return None
         if status != 200:  # noqa: PLR2004 - RFC 9110: OK
-            raise BackendFailed(Fault.REFUSED, f"/api/tags answered {status}", status=status)
-        return Probe(models=names_in(tags))
+            raise BackendFailed(Fault.REFUSED, f"{PATH} answered {status}", status=status)
+        try:
+            return read_node(msgspec.json.decode(content))
+        except NO_JSON:
+            return None
+        except OtherProtocol as other:
+            raise BackendFailed(Fault.GARBLED, str(other)) from other
+
+    async def _list(self) -> frozenset[str]:
+        path = "/api/tags"
+        base = self._server.endpoint.base_path
+        status, tags = await self._server.fetch(base + path, headers=self._via)
+        if status != 200:  # noqa: PLR2004 - as above
+            raise BackendFailed(Fault.REFUSED, f"{path} answered {status}", status=status)
+        return names_in(tags)
 
     def call(
         self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None
     ) -> AbstractAsyncContextManager[Reply]:
         """Make a management call; these may take as long as a download does. See `Backend`."""
         return self._server.call(
-            method, self._server.endpoint.base_path + path, body=body, timeout_s=None
+            method,
+            self._server.endpoint.base_path + path,
+            body=body,
+            timeout_s=None,
+            headers=self._via,
         )
 
     async def run(self) -> None:
@@ -74,3 +130,24 @@ class RouterBackend:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._server.aclose()
+
+
+def _as_it_means(failure: BackendFailed) -> BackendFailed:
+    """A router's refusal for what it is: it answers for its backends, and is well itself."""
+    too_many = failure.status == 429  # noqa: PLR2004 - RFC 6585: whoever stands before it may say so
+    fault = (
+        Fault.FULL
+        if failure.code in _FULL or too_many
+        else Fault.DECLINED
+        if failure.code in _DECLINED
+        else failure.fault
+    )
+    if fault is failure.fault:
+        return failure
+    return BackendFailed(
+        fault,
+        str(failure),
+        status=failure.status,
+        code=failure.code,
+        retry_after_s=failure.retry_after_s,
+    )

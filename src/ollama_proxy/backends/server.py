@@ -5,6 +5,7 @@ a backend that fails can be replaced unseen. A whole answer is gathered first fo
 up to a size where holding it back would cost more than it saves.
 """
 
+import re
 import ssl
 import time
 import uuid
@@ -30,14 +31,14 @@ from ollama_proxy.backends.backend import (
     Sink,
     Way,
 )
-from ollama_proxy.backends.body import error_message, with_model
+from ollama_proxy.backends.body import error_code, error_message, with_model
 from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.report import read_stream, read_whole
 from ollama_proxy.backends.translate import GarbledAnswer, Translation
 from ollama_proxy.backends.wire import Connection, Pool, distrust
 from ollama_proxy.policy.ask import Call, Dialect, Framing
-from ollama_proxy.policy.refusal import RequestRefused
+from ollama_proxy.policy.refusal import Code, RequestRefused
 
 GATHER_MAX_BYTES = 1 << 20
 TRANSLATE_MAX_BYTES = 64 << 20
@@ -48,7 +49,8 @@ _TRANSLATED_HEADERS = {
     framing: ((b"content-type", framing.value.encode()), (b"cache-control", b"no-cache"))
     for framing in Framing
 }
-_JSON_HEADERS = ((b"content-type", b"application/json"),)
+_JSON_TYPE = (b"content-type", b"application/json")
+_JSON_HEADERS = (_JSON_TYPE,)
 
 
 @attrs.frozen(kw_only=True)
@@ -296,6 +298,8 @@ class Server:
                 Fault.REFUSED,
                 f"it answered {status}" + (f": {message}" if message else ""),
                 status=status,
+                code=_code(body),
+                retry_after_s=_retry_after_s(head),
             )
         if translation is not None or not connection.complete:
             raise CallRejected(status, message or f"it answered {status}")
@@ -312,6 +316,7 @@ class Server:
         *,
         body: AsyncIterator[bytes] | bytes | None = None,
         timeout_s: float | None = CONTROL_TIMEOUT_S,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
     ) -> AsyncIterator[Reply]:
         """Make a management call.
 
@@ -320,6 +325,7 @@ class Server:
             path: on the server, its base path included.
             body: what to send.
             timeout_s: for connecting and for each wait; None waits for ever (a pull is slow).
+            headers: besides those that every call has.
 
         Raises:
             BackendFailed: no answer, or one that breaks off.
@@ -330,7 +336,7 @@ class Server:
                 self.endpoint.origin + path,
                 content=body,
                 timeout=httpx.Timeout(timeout_s, connect=self._settings.connect_timeout_s),
-                headers={"content-type": "application/json"} if body is not None else None,
+                headers=[*headers, *((_JSON_TYPE,) if body is not None else ())],
             ) as response:
                 yield Reply(
                     status=response.status_code,
@@ -349,13 +355,15 @@ class Server:
         except OSError as error:  # of the files that it is to be trusted by
             raise BackendFailed(Fault.UNREACHABLE, f"TLS cannot begin: {error}") from error
 
-    async def fetch(self, path: str) -> tuple[int, bytes]:
-        """GET a small answer whole: status and body.
+    async def fetch(
+        self, path: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> tuple[int, bytes]:
+        """GET a small answer whole: status and body; `headers` are sent besides the usual ones.
 
         Raises:
             BackendFailed: no answer, or one that is far too long.
         """
-        async with self.call("GET", path) as reply:
+        async with self.call("GET", path, headers=headers) as reply:
             body = bytearray()
             async for chunk in reply.body:
                 body += chunk
@@ -425,6 +433,20 @@ def _framing(head: Head) -> Framing | None:
         if name == b"content-type":
             return _STREAM_TYPES.get(value.partition(b";")[0].strip().lower())
     return None
+
+
+def _code(body: bytes) -> Code | None:
+    """What an error is called, in the words that routers such as this have; None: in no such word."""
+    try:
+        return Code(error_code(body))
+    except ValueError:
+        return None
+
+
+def _retry_after_s(head: Head) -> float | None:
+    """When to come again, where an answer says so in seconds."""
+    told = next((value for name, value in head.headers if name == b"retry-after"), b"")
+    return float(told) if re.fullmatch(rb"[0-9]{1,6}", told) else None
 
 
 def _knows_no_such_path(status: int, message: str, body: bytes) -> bool:

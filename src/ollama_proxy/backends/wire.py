@@ -50,8 +50,27 @@ _STRANGER = frozenset({
 })
 
 
+# What another router tells of its choice, and this one of its own.
+_ROUTERS_OWN = frozenset({
+    b"x-routing-reason",
+    b"x-estimated-latency-ms",
+    b"x-estimated-power-w",
+    b"x-alternatives",
+    b"x-queue-ms",
+    b"x-request-id",
+    b"x-energy-j",
+    b"x-energy-source",
+})
+# Under another name: whose answer it was there.
+_RENAMED = {b"x-backend-used": b"x-node-backend"}
+
+
 def _may_pass(name: bytes) -> bool:
-    return name not in _NOT_PASSED and not name.startswith((b"access-control-", b"x-backend-used"))
+    return (
+        name not in _NOT_PASSED
+        and name not in _ROUTERS_OWN
+        and not name.startswith(b"access-control-")
+    )
 
 
 def distrust(error: BaseException) -> str:
@@ -160,7 +179,7 @@ class Connection:
                 length = int(value)
         self.head = Head(
             status=status,
-            headers=tuple((n, v) for n, v in self._headers if _may_pass(n)),
+            headers=tuple((_RENAMED.get(n, n), v) for n, v in self._headers if _may_pass(n)),
             length=length,
         )
 

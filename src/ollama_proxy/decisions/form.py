@@ -59,7 +59,10 @@ class Speeds(msgspec.Struct, omit_defaults=True):
 class View(msgspec.Struct, omit_defaults=True):
     """One backend as it stood; as `policy.fleet.BackendView`.
 
-    `uncarried`: another proxy could not make the call there. Of its models there are only those that may be meant. `judged`: when a choice last looked at what
+    `uncarried`: another proxy could not make the call there. Of its models there are only those that
+    may be meant. `mode`, `draining`, `ttft_s` and `tokens_per_s`: what a router says of itself, the
+    last two of the model. `turned_away`: the priority up to which it says that it is full. `judged`:
+    when a choice last looked at what
     was learned; None: it did not, or does now.
     """
 
@@ -79,6 +82,11 @@ class View(msgspec.Struct, omit_defaults=True):
     heat: str = "unknown"
     hot: str = ""
     asleep: bool = False
+    mode: str | None = None
+    draining: bool = False
+    ttft_s: float | None = None
+    tokens_per_s: float | None = None
+    turned_away: int | None = None
     judged: float | None = None
 
 
@@ -115,6 +123,7 @@ class Asked(msgspec.Struct, omit_defaults=True):
     continues: bool = False
     carried: bool = False
     within: list[str] | None = None
+    forwarded: bool = False
 
 
 class Wished(msgspec.Struct, omit_defaults=True):

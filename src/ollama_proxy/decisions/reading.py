@@ -13,7 +13,8 @@ from ollama_proxy.policy.energy import Appetite, Grade
 from ollama_proxy.policy.estimate import Estimates, Learned, Slope, Speeds
 from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView
 from ollama_proxy.policy.hardware import Hardware
-from ollama_proxy.policy.modes import Stance
+from ollama_proxy.policy.modes import Mode, Stance
+from ollama_proxy.policy.node import Node
 from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.question import Question
@@ -109,6 +110,7 @@ def _recorded(number: int, line: form.Line) -> Recorded:
         continues=asked.continues,
         carried=asked.carried,
         within=None if asked.within is None else frozenset(asked.within),
+        forwarded=asked.forwarded,
     )
     return Recorded(
         number=number,
@@ -202,6 +204,21 @@ def _view(view: form.View, busy: form.Busy | None, ask: Ask) -> BackendView:
         heat=ThermalState(view.heat),
         hot=view.hot,
         asleep=view.asleep,
+        node=_node(view, ask),
+        turned_away=None if view.turned_away is None else Priority(view.turned_away),
+    )
+
+
+def _node(view: form.View, ask: Ask) -> Node | None:
+    """What it said of itself, as far as a choice looks at it; of a backend that is no router, nothing."""
+    if view.spec.type != BackendType.ROUTER.value:
+        return None
+    real = view.spec.aliases.get(ask.model, ask.model)
+    return Node(
+        mode=None if view.mode is None else Mode(view.mode),
+        is_draining=view.draining,
+        first_s={} if view.ttft_s is None else {real: view.ttft_s},
+        tokens_per_s={} if view.tokens_per_s is None else {real: view.tokens_per_s},
     )
 
 

@@ -64,6 +64,7 @@ class Scribe:
                 ask.continues,
                 ask.carried,
                 None if ask.within is None else sorted(ask.within),
+                ask.forwarded,
             ),
             gave(outcome),
             self._of_settings(question.settings),
@@ -100,6 +101,7 @@ class Scribe:
 def _of_view(view: BackendView, ask: Ask, judged: object | None) -> form.View:
     speeds = view.estimates.subjects.get(ask.subject)
     names = _spellings(view.spec, ask.model)
+    node, real = view.node, view.spec.real_name(ask.model)
     return form.View(
         spec=_of_spec(view.spec),
         healthy=view.healthy,
@@ -112,11 +114,16 @@ def _of_view(view: BackendView, ask: Ask, judged: object | None) -> form.View:
         preempts=None if view.preempts is None else view.preempts.value,
         failing=view.failing,
         speeds=None if speeds is None else _of_speeds(speeds),
-        token_j=view.energy.token_j(ask.subject),
-        watts=view.energy.watts(ask.subject),
+        token_j=view.token_j(ask),
+        watts=view.found_watts(ask),
         heat=view.heat.value,
         hot=view.hot,
         asleep=view.asleep,
+        mode=None if node is None or node.mode is None else node.mode.value,
+        draining=node is not None and node.is_draining,
+        ttft_s=None if node is None else node.first_of(ask, real),
+        tokens_per_s=None if node is None else node.pace_of(ask, real),
+        turned_away=None if view.turned_away is None else view.turned_away.value,
         judged=judged_at(judged),
     )
 

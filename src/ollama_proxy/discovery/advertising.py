@@ -111,6 +111,8 @@ async def _register(bus: Bus, group: _Group, announcement: Announcement) -> None
     try:
         if group.path:
             await _free(bus, group)
+        if await bus.call(SERVER, "GetState", returns="i") != (_RUNNING,):
+            return  # it says when it does
         if not group.name:
             (group.name,) = await bus.call(SERVER, "GetHostName", returns="s")
         for _ in range(MOST_NAMES):

@@ -4,8 +4,9 @@ The list is read, then its changes are followed; a watch that ends or is too old
 again. The token is read anew each time, as the cluster replaces it; it goes over TLS alone.
 """
 
+import functools
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -105,7 +106,7 @@ async def watch_kubernetes(settings: KubernetesSettings, report: Report) -> NoRe
             async with _client(settings) as client:
                 await _Watch(settings, client, report).follow()
         except httpx.HTTPError as error:
-            raise SourceLost(f"{type(error).__name__} {error}".strip()) from error
+            raise SourceLost(_in_words(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SourceLost(f"what the API says cannot be read: {error}") from error
 
@@ -162,10 +163,12 @@ class _Watch:
         silence_s = httpx.Timeout(TIMEOUT_S, read=WATCH_S + TIMEOUT_S)
         async with self._answer(wanted, silence_s) as answer:
             lines = _Lines()
-            async for data in answer.aiter_bytes():
-                for line in lines.feed(data):
-                    if not self._heed(msgspec.json.decode(line, type=_Event)):
-                        return
+            await _read(
+                answer,
+                lambda data: all(
+                    self._heed(msgspec.json.decode(line, type=_Event)) for line in lines.feed(data)
+                ),
+            )
 
     def _heed(self, event: _Event) -> bool:
         """Take an event in; whether the watch goes on."""
@@ -186,10 +189,7 @@ class _Watch:
             wanted = {"limit": str(PAGE), **({"continue": rest} if rest else {})}
             content = bytearray()
             async with self._answer(wanted) as answer:
-                async for data in answer.aiter_bytes():
-                    content += data
-                    if len(content) > left:
-                        raise SourceLost(f"the list is larger than {MOST_BYTES >> 20} MiB")
+                await _read(answer, functools.partial(_append, content, left))
             left -= len(content)
             page = msgspec.json.decode(content, type=_List)
             for each in page.items or ():
@@ -251,6 +251,42 @@ def _port(ports: Iterator[_Port] | list[_Port] | tuple[_Port, ...], wanted: str)
         if port.port and port.protocol in {None, "TCP"} and wanted in {"", port.name}:
             return port.port
     return None
+
+
+def _append(content: bytearray, most: int, data: bytes) -> bool:
+    content += data
+    if len(content) > most:
+        raise SourceLost(f"the list is larger than {MOST_BYTES >> 20} MiB")
+    return True
+
+
+async def _read(answer: httpx.Response, take: Callable[[bytes], bool]) -> None:
+    """Give a body piece by piece to `take`, until it wants no more.
+
+    httpx reads through generators within generators. Left in the middle they would be ended some time
+    later, by nobody; cancelled, they end at once, from within.
+    """
+    failure: Exception | None = None
+    with trio.CancelScope() as enough:
+        async for data in answer.aiter_bytes():
+            if enough.cancel_called:
+                continue
+            try:
+                goes_on = take(data)
+            except (SourceLost, msgspec.DecodeError, UnicodeDecodeError) as error:
+                failure, goes_on = error, False
+            if not goes_on:
+                enough.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _in_words(error: BaseException) -> str:
+    """What an error says, or what caused it where it says nothing itself."""
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__ if cause is None else f"{type(error).__name__}: {cause}"
 
 
 @attrs.define

@@ -12,6 +12,7 @@ from ollama_proxy.engine.job import Job
 from ollama_proxy.engine.journey import Leg
 from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.energy import Spent
+from ollama_proxy.policy.onward import wishes_onward
 from ollama_proxy.policy.route import Decision
 
 PATIENCE_SLACK_S = 0.005
@@ -49,6 +50,7 @@ class Attempt(Sink):
         at_work: is told once that its backend has it, or as good as that; None from then on.
         told: who hears of its halt, besides the scope; for a crew that waits in no scope.
         leg: what is noted of it on its job's journey; None where nobody keeps traces.
+        onward: its backend is a router, to which the job's wishes go along.
     """
 
     job: Job
@@ -69,6 +71,7 @@ class Attempt(Sink):
     at_work: Callable[["Attempt"], object] | None = None
     told: Callable[["Attempt"], object] | None = None
     leg: Leg | None = None
+    onward: bool = False
 
     # -- what `policy.preempt` asks ----------------------------------------------------------------
 
@@ -113,9 +116,14 @@ class Attempt(Sink):
     def errand(self) -> Errand:
         """What its backend is to do, and for whom."""
         job = self.job
-        if self.leg is None or job.journey is None:
-            return job.errand
-        return job.journey.directed(job.errand, self.leg)
+        errand = job.errand
+        if self.leg is not None and job.journey is not None:
+            errand = job.journey.directed(errand, self.leg)
+        if self.onward:
+            left_s = job.deadline - trio.current_time()
+            wishes = wishes_onward(job.wishes, client=job.client, left_s=left_s)
+            errand = attrs.evolve(errand, headers=(*errand.headers, *wishes))
+        return errand
 
     # -- ending it ---------------------------------------------------------------------------------
 
@@ -224,6 +232,10 @@ class Attempt(Sink):
         if not self.job.ask.stream:
             self.job.bill = self.job.billed(trio.current_time())
         self.scope.deadline = self._last_moment
+
+    def hear_bytes(self) -> None:
+        """The first of those bytes were seen on their way: a server's head may come before its answer."""
+        self.begun = trio.current_time()
 
     async def write(self, data: bytes, *, complete: bool = False) -> None:
         """See `Sink`."""

@@ -29,6 +29,7 @@ from ollama_proxy.policy.modes import (
 from ollama_proxy.policy.readings import Findings, Part, Quality, Scope, Zone
 from ollama_proxy.policy.route import Reason, Steering
 from ollama_proxy.policy.thermal import (
+    WARM,
     Grader,
     Machine,
     ThermalSettings,
@@ -40,7 +41,6 @@ HISTORY_EVERY_S = 10.0
 HISTORY_KEPT = 360  # an hour
 _PROCESSOR = Part(id=PACKAGE, name="processor", hardware=Hardware.CPU, awake=True)
 _IN_PACKAGE = {Hardware.NPU, Hardware.IGPU}
-_WARM = {ThermalState.LIGHT, ThermalState.MODERATE, ThermalState.SEVERE, ThermalState.CRITICAL}
 
 
 @attrs.frozen(kw_only=True)
@@ -338,6 +338,8 @@ class Climate:
 
     def _warn(self, station: Station) -> bool:
         """Tell a station how its hardware is; whether that is another grade than before."""
+        if station.is_router:
+            return False  # it tells of its own machine; this one's heat is none of it
         spec = station.spec
         part = part_of(spec.hardware, spec.device, self.conditions)
         grader = self.grade_of(part)
@@ -348,7 +350,7 @@ class Climate:
         return station.feels(
             part,
             level,
-            grader.why if grader is not None and level in _WARM else "",
+            grader.why if grader is not None and level in WARM else "",
             asleep=card is not None and card.awake is False and not station.running,
         )
 
@@ -368,7 +370,7 @@ class Climate:
                 reason=_reason(self._wanted, self.effective),
                 is_loud=self._is_loud,
                 on_battery=self.conditions.on_battery is True,
-                all_cool=not any(s.heat in _WARM or s.asleep for s in stations),
+                all_cool=not any(station.is_delicate for station in stations),
             )
         )
 

@@ -45,6 +45,7 @@ from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.route import (
     Decision,
     Explanation,
+    Reason,
     RouteSettings,
     Steering,
     explain,
@@ -56,6 +57,9 @@ from ollama_proxy.policy.thermal import ThermalState
 # How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
 # each costs a choice, and the others are asked at the next change.
 INVITED_MAX = 4
+# For how long a node that says it is full is left alone, whatever it says.
+FULL_LEAST_S = 1.0
+FULL_MOST_S = 60.0
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
 LAST_MOMENT_SLACK = 0.25
 # Takes down a choice: the request's id, what was asked, what came of it.
@@ -262,6 +266,24 @@ class Dispatcher:
         else:
             self._invite(station)
 
+    def node_told(self, station: Station, *, heat: ThermalState, has_less: bool) -> None:
+        """A router has said how it is.
+
+        Args:
+            station: it.
+            heat: its grade before.
+            has_less: there is less of others' work there than was thought.
+        """
+        if self.stations.get(station.spec.id) is not station:
+            return
+        if station.is_delicate and self._steering.all_cool:
+            self.steer(attrs.evolve(self._steering, all_cool=False))
+        if station.heat is not heat:
+            self.heat_changed(station)
+        self._assign(station)
+        if has_less:
+            self._invite(station)
+
     def stayed_busy(self, station: Station) -> None:
         """A station goes on with what was cancelled: would those in its line rather go elsewhere?"""
         if self.stations.get(station.spec.id) is not station:
@@ -285,7 +307,8 @@ class Dispatcher:
                 job.errand, arrived=job.arrived, answer_limit=job.ask.answer_limit
             )
         job.stall_timeout_s = self._settings.stall_timeout_s
-        if self.is_draining:
+        # Another proxy cannot ask elsewhere as its callers could, and needs us for a moment only.
+        if self.is_draining and job.carriage is None:
             self._refuse(job, _STOPPING)
         elif (refusal := self._place(job)) is not None:
             self._refuse(job, refusal)
@@ -346,6 +369,10 @@ class Dispatcher:
         if isinstance(ending, BackendFailed) and station.circuit.is_open(now):
             # Those behind it would only fail one after the other.
             self._replace(station)
+        elif isinstance(ending, BackendFailed) and ending.fault is Fault.FULL:
+            # They have their places, and keep them where nobody else has a better one.
+            for waiting in station.line.everybody():
+                self._reconsider(waiting, self._views(now))
         self._assign(station)
         if is_put_back:
             # Only now: the slot is for whom it was cleared.
@@ -374,6 +401,15 @@ class Dispatcher:
         match ending:
             case Served():
                 self._learn(station, attempt, ending, now)
+            case BackendFailed(fault=Fault.FULL):
+                # It is well. Nor is it one that fails: it has said when to come again.
+                station.has_proved_nothing(attempt)
+                pause_s = min(max(ending.retry_after_s or FULL_LEAST_S, FULL_LEAST_S), FULL_MOST_S)
+                is_for_all = ending.code is not Code.QUEUE_FULL
+                up_to = Priority.CRITICAL if is_for_all else job.priority
+                station.turns_away(up_to, now + pause_s)
+            case BackendFailed(fault=Fault.DECLINED):
+                station.has_proved_nothing(attempt)
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
@@ -550,6 +586,9 @@ class Dispatcher:
         while (job := station.next()) is not None:
             assert job.decision is not None, "nobody waits without one"  # noqa: S101 - _queue's promise
             now = self._now()
+            if station.is_shut_for(job.priority, now):
+                station.line.add(job)  # until a probe is answered, or another place is better
+                return
             if is_lost(job.decision.candidates[0], job.deadline - now):
                 # Its slot would be taken for nothing, and those behind it would be late for that.
                 job.assigned = now
@@ -582,6 +621,7 @@ class Dispatcher:
             cost=self.meters.so_far,
             leg=_leave(job, station, now, is_hedge=is_hedge),
             at_work=functools.partial(self._is_at_work, station),
+            onward=station.is_router,
         )
         job.attempts.append(attempt)
         station.hand(attempt)
@@ -593,8 +633,10 @@ class Dispatcher:
 
     def _is_at_work(self, station: Station, attempt: Attempt) -> None:
         """A backend has a request, or it turned out that it will not: from now on it counts."""
-        job, spec = attempt.job, station.spec
-        self.meters.began(attempt, spec.id, attempt.part, self._now(), watts=spec.power_watts)
+        job = attempt.job
+        self.meters.began(
+            attempt, station.spec.id, attempt.part, self._now(), watts=station.usual_watts
+        )
         if attempt.part is not None:
             self._on_part[attempt.part] += 1
             self.used_at[attempt.part] = math.inf
@@ -638,6 +680,8 @@ class Dispatcher:
             self._refuse(job, _STOPPING)
             return
         is_out = job.begun is not None or job.told
+        if job.landed and not job.left and self._follow(station, job):
+            return
         if is_out or job.left or not self._settings.retry_before_first_byte:
             self._refuse(job, refusal)
             return
@@ -648,6 +692,26 @@ class Dispatcher:
             self._refuse(job, refusal)
         elif job.decision is not None:
             job.failovers.append((station.spec.id, job.decision.backend))
+
+    def _follow(self, failed: Station, job: Job) -> bool:
+        """Another proxy has the answer of a backend that it went to by itself: that is where it is.
+
+        It is there whether there was a slot for it or not. False where that backend has left.
+        """
+        station = self.stations.get(job.landed)
+        job.landed, decision = "", job.decision
+        assert decision is not None, "it was sent somewhere"  # noqa: S101 - or nobody could have failed it
+        found = [c for c in decision.candidates if station is not None and c.id == station.spec.id]
+        if station is None or not found:
+            return False
+        others = [c for c in decision.candidates if c.id not in {found[0].id, failed.spec.id}]
+        job.decision = Decision(
+            backend=found[0].id, reason=Reason.FAILOVER, candidates=(found[0], *others)
+        )
+        job.tried.append(failed.spec.id)
+        job.failovers.append((failed.spec.id, found[0].id))
+        self._start(job, station, job.decision, self._now())
+        return True
 
     def _put_back(self, station: Station, attempt: Attempt) -> None:
         """One whose slot was taken waits again, at its old place or where it is better now."""
@@ -748,7 +812,7 @@ class Dispatcher:
                 prefill_s=told.prefill_s,
                 decode_s=told.decode_s,
             ),
-            station.spec.prior,
+            station.prior(job.ask),
             now=now,
         )
         station.learned()
@@ -760,7 +824,7 @@ class Dispatcher:
             station.estimates.keep_waiting(
                 attempt.job.ask,
                 now - attempt.started,
-                station.spec.prior,
+                station.prior(attempt.job.ask),
                 now=now,
                 cold=attempt.cold,
             )
@@ -905,6 +969,12 @@ def _may_linger(attempt: Attempt, ending: Ending) -> bool:
 
 
 def _failed(station: Station, failure: BackendFailed) -> Refusal:
+    if failure.fault in {Fault.FULL, Fault.DECLINED}:
+        return Refusal(
+            failure.code or Code.QUEUE_FULL,
+            f"{station.spec.id}: {failure}",
+            retry_after_s=failure.retry_after_s,
+        )
     message = f"Backend {station.spec.id} failed: {failure}."
     if failure.status == 429:  # noqa: PLR2004 - RFC 6585: too many requests
         return Refusal(Code.QUEUE_FULL, message, retry_after_s=5.0)

@@ -93,7 +93,8 @@ async def _place(limiter: trio.CapacityLimiter) -> AsyncIterator[None]:
 
 async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> None:
     was_healthy, had_models = station.healthy, station.models
-    lingered = station.lingering
+    lingered, heat, slots = station.lingering, station.heat, station.spec.slots
+    own = len(station.running)
     try:
         with trio.fail_after(timeout_s):
             probe = await station.backend.probe()
@@ -103,6 +104,7 @@ async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> 
         if lingered:
             # It computes what was cancelled, and nothing else meanwhile: it is busy, not down.
             station.settle(lingered + len(station.running), lingered, trio.current_time())
+            station.is_silent()
             dispatcher.stayed_busy(station)
             return
         why = f"it did not answer a probe within {timeout_s:g} s"
@@ -111,7 +113,14 @@ async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> 
         station.settle(probe.computing, lingered, trio.current_time())
         if station.lingering:
             dispatcher.stayed_busy(station)
-        if not was_healthy or had_models != station.models or lingered != station.lingering:
+        if station.is_router:
+            dispatcher.node_told(station, heat=heat, has_less=station.hears(own))
+        if (
+            not was_healthy
+            or had_models != station.models
+            or lingered != station.lingering
+            or slots < station.spec.slots
+        ):
             dispatcher.health_changed(station)
         if not was_healthy:
             log.info("backend %s is up", station.spec.id)

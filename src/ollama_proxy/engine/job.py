@@ -102,6 +102,7 @@ class Job:
         key_name: of the API key that it came with, for the books; empty: it came with none.
         carriage: who makes its calls instead of us; None: nobody.
         told: and was told where to: nothing can be taken back, nor tried elsewhere.
+        landed: the backend that this one went to by itself when ours failed it; empty: none.
         stall_timeout_s: how long backend and caller may keep each other waiting.
         decision: the latest choice of a backend.
         promised_s: the forecast that it was admitted on; None if it was not.
@@ -139,6 +140,7 @@ class Job:
     key_name: str = ""
     carriage: Carriage | None = attrs.field(default=None, repr=False)
     told: bool = False
+    landed: str = ""
     stall_timeout_s: float = math.inf
     decision: Decision | None = None
     promised_s: float | None = None

@@ -1,24 +1,27 @@
 """A backend at work: what is known of it, its line, and what is at its slots."""
 
+import math
 import random
 from collections.abc import Callable
 
+import attrs
 import trio
 
 from ollama_proxy.backends.backend import Backend, Probe
 from ollama_proxy.engine.attempt import Attempt
 from ollama_proxy.engine.crew import Crew
 from ollama_proxy.engine.job import Job
-from ollama_proxy.policy.ask import Call, Priority
+from ollama_proxy.policy.ask import Ask, Call, Priority
 from ollama_proxy.policy.calibration import Calibration
 from ollama_proxy.policy.circuit import Circuit
 from ollama_proxy.policy.energy import Appetite
-from ollama_proxy.policy.estimate import Estimates, Learned
-from ollama_proxy.policy.fleet import BackendSpec, BackendView, lists
+from ollama_proxy.policy.estimate import Estimates, Learned, Prior
+from ollama_proxy.policy.fleet import BackendSpec, BackendType, BackendView, lists
 from ollama_proxy.policy.line import AGING_S, Line
+from ollama_proxy.policy.node import Node
 from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started, choose_victim
-from ollama_proxy.policy.thermal import ThermalState
+from ollama_proxy.policy.thermal import WARM, ThermalState
 
 LINGERS_MAX_S = 60.0
 
@@ -29,7 +32,8 @@ class Station:
     `view` is what decisions are made on: a frozen value, built anew when something changed.
 
     Attributes:
-        spec: what its owner wrote down.
+        written: what its owner wrote down.
+        spec: the same with the slots that a router says it has.
         preempts: whether critical requests may have best effort put back; None: they may not.
         kept: the view, while it holds whatever the time.
         part: what part of the machine it computes on; None where that is not known.
@@ -37,6 +41,9 @@ class Station:
         hot: the same for people; empty where it is not warm.
         asleep: that part is suspended.
         others: what others have there, as it told last; None: nobody else uses it.
+        node: what it says of itself, where it is a router; None where it does not tell now.
+        turned_away: up to which priority it says that it is full; None: it does not.
+        turned_away_until: until when.
         energy: what was learned of its energy.
         watch: is called when the backend should be probed soon; None where nobody probes it.
     """
@@ -53,7 +60,8 @@ class Station:
     ) -> None:
         """Make ready, closed: nothing is known yet, and nobody works."""
         self.backend = backend
-        self.spec: BackendSpec = backend.spec
+        self.written: BackendSpec = backend.spec
+        self.spec = self.written
         self.line: Line[Job] = Line(queue_capacity, aging_s=aging_s)
         self.reserve_critical_slots = reserve_critical_slots
         self.preempts = preempts
@@ -75,7 +83,10 @@ class Station:
         self.heat = ThermalState.UNKNOWN
         self.hot = ""
         self.asleep = False
-        self.others: Others | None = None
+        self.others = Others() if self.is_router else None
+        self.node: Node | None = None
+        self.turned_away: Priority | None = None
+        self.turned_away_until = -math.inf
         self.energy = Appetite()
         self._off_s = Learned(0.0, 0.0)
         self._linger_s = Learned(0.0, 0.0)
@@ -97,7 +108,10 @@ class Station:
     def view(self, now: float) -> BackendView:
         """What a decision may look at."""
         circuit = self.circuit
-        if self._view is None or circuit.failures or circuit.openings:
+        is_away = self.turned_away is not None
+        if is_away and now >= self.turned_away_until:
+            self.turned_away = None
+        if self._view is None or circuit.failures or circuit.openings or is_away:
             self._view = BackendView(
                 spec=self.spec,
                 healthy=self.healthy and not self._retiring.is_set(),
@@ -120,9 +134,12 @@ class Station:
                 heat=self.heat,
                 hot=self.hot,
                 asleep=self.asleep,
+                node=self.node,
+                turned_away=self.turned_away,
             )
-            # What an open circuit means depends on the time.
-            self.kept = None if circuit.failures or circuit.openings else self._view
+            # What an open circuit means depends on the time, and so does a full node.
+            is_lasting = not (circuit.failures or circuit.openings or is_away)
+            self.kept = self._view if is_lasting else None
         return self._view
 
     def touch(self) -> None:
@@ -137,7 +154,7 @@ class Station:
     @property
     def node_id(self) -> str:
         """Whose it is, where it is a router that has told so; else empty."""
-        return ""
+        return (self.node and self.node.id) or ""
 
     # -- slots -----------------------------------------------------------------------------------
 
@@ -161,6 +178,9 @@ class Station:
         """Begin with what was known of the same server before its owner described it anew."""
         self.healthy, self.last_error = former.healthy, former.last_error
         self.models, self.loaded = former.models, former.loaded
+        if former.written.type is self.written.type:
+            self.others = former.others
+            self._note_node(former.node)
         self.estimates, self.calibration = former.estimates, former.calibration
         self.energy = former.energy
         self.touch()
@@ -289,15 +309,91 @@ class Station:
         self.healthy = True
         self.last_error = None
         self.models, self.loaded = probe.models, probe.loaded
+        self._note_node(probe.node)
         self.touch()
 
     def is_down(self, why: str) -> None:
         """A probe was not answered."""
         self.healthy = False
         self.last_error = why
+        self.is_silent()
         for attempt in [each for each in self.busy if each not in self.running]:
             del self.busy[attempt]
         self.touch()
+
+    # -- what a router says of itself ----------------------------------------------------------------
+
+    @property
+    def is_router(self) -> bool:
+        """Whether it is another router, on a machine of its own."""
+        return self.written.type is BackendType.ROUTER
+
+    @property
+    def is_delicate(self) -> bool:
+        """Whether it may have to be spared something."""
+        stance = None if self.node is None else self.node.stance
+        has_cap = stance is not None and stance.watts_soft_cap is not None
+        return self.heat in WARM or self.asleep or has_cap
+
+    @property
+    def usual_watts(self) -> float:
+        """What its work is taken to draw where nothing was measured: as told, else as written."""
+        return (self.node and self.node.watts) or self.spec.power_watts
+
+    def prior(self, ask: Ask) -> Prior:
+        """What to believe of its speed before anything was measured; as `BackendView.prior`."""
+        prior = self.spec.prior
+        return (
+            prior
+            if self.node is None
+            else self.node.prior(ask, self.spec.real_name(ask.model), prior)
+        )
+
+    def hears(self, own: int) -> bool:
+        """Take what a router just told of its load; whether there is less of others' than was thought.
+
+        Args:
+            own: how many requests it had of ours when it was asked.
+        """
+        node, others = self.node, self.others
+        if others is None:
+            return False
+        if node is None or node.at_work is None or node.waiting is None:
+            others.forget()
+            return False
+        return others.hear(node.at_work, node.waiting, own)
+
+    def is_silent(self) -> None:
+        """What it said of itself is too old to go by."""
+        self._note_node(None)
+        if self.others is not None:
+            self.others.forget()
+
+    def _note_node(self, node: Node | None) -> None:
+        if not self.is_router:
+            return
+        self.node = node
+        slots = self.written.slots
+        if node is not None and node.slots is not None:
+            slots = max(1, min(node.slots, self.written.slots_max))
+        if slots != self.spec.slots:
+            self.spec = attrs.evolve(self.written, slots=slots)
+        if node is not None and node.calls is not None:
+            self.unserved = frozenset(Call) - node.calls
+        heat = ThermalState.UNKNOWN if node is None else node.heat
+        self.feels(None, heat, f"it says {heat.value}" if heat in WARM else "", asleep=False)
+        self.touch()
+
+    def turns_away(self, priority: Priority, until: float) -> None:
+        """It says that it is full, for a request of this priority and hence for all below."""
+        self.turned_away = priority if self.turned_away is None else max(self.turned_away, priority)
+        self.turned_away_until = max(self.turned_away_until, until)
+        self.touch()
+
+    def is_shut_for(self, priority: Priority, now: float) -> bool:
+        """Whether one of this priority would be turned away now."""
+        up_to = self.turned_away
+        return up_to is not None and priority <= up_to and now < self.turned_away_until
 
     def has_served(self, now: float) -> None:
         """A job was served."""

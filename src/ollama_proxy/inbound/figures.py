@@ -14,6 +14,7 @@ import trio
 from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.station import Station
+from ollama_proxy.policy.ask import Priority
 from ollama_proxy.policy.candidate import Candidate
 from ollama_proxy.policy.estimate import Learned
 from ollama_proxy.policy.modes import Mode
@@ -74,14 +75,60 @@ def listed(names: frozenset[str] | None) -> list[str] | None:
 
 
 def watts_of(station: Station, climate: Climate) -> Values:
-    """What a backend draws: its card's sensor, else what its requests drew, else its owner's word."""
+    """What a backend draws: its card's sensor, else what its requests drew, else what is said of it."""
     live = climate.card_watts(station.part)
     if live is not None:
         return {"value": round(live, 2), "source": "measured"}
     learned = station.energy.watts()
     if learned is not None:
         return {"value": round(learned, 2), "source": "learned"}
+    if station.node is not None and station.node.watts is not None:
+        return {"value": round(station.node.watts, 2), "source": "told"}
     return {"value": station.spec.power_watts, "source": "configured"}
+
+
+def first_token_of(station: Station) -> tuple[float, str]:
+    """Seconds to a first token there, of the model that was served last, and how they are known."""
+    learned = latest(speeds.first_s for speeds in station.estimates.subjects.values())
+    if learned is not None:
+        return learned.value, "learned"
+    told = None if station.node is None else next(iter(station.node.first_s.values()), None)
+    return (station.spec.avg_latency_s, "configured") if told is None else (told, "told")
+
+
+def _pace_of(station: Station) -> Values:
+    """Tokens a second, as above; None where nobody knows."""
+    learned = latest(speeds.decode for speeds in station.estimates.subjects.values())
+    if learned is not None:
+        return {"value": learned.value, "source": "learned"}
+    told = None if station.node is None else next(iter(station.node.tokens_per_s.values()), None)
+    return {"value": told, "source": None if told is None else "told"}
+
+
+def _token_j_of(station: Station) -> float | None:
+    """Joules a token, as above."""
+    learned = station.energy.token_j()
+    if learned is not None or station.node is None:
+        return learned
+    return next(iter(station.node.token_j.values()), None)
+
+
+def _node_of(station: Station) -> Values | None:
+    """What a router says of itself, beyond what is known of any backend; None where it says nothing."""
+    node = station.node
+    if node is None:
+        return None
+    waiting = node.waiting
+    return {
+        "id": node.id,
+        "version": node.version,
+        "mode": None if node.mode is None else node.mode.value,
+        "in_flight": node.at_work,
+        "queued": None if waiting is None else {p.name.lower(): waiting[p] for p in Priority},
+        "on_battery": node.on_battery,
+        "battery_percent": node.battery_percent,
+        "draining": node.is_draining,
+    }
 
 
 def figures_of(station: Station, climate: Climate) -> Values:
@@ -89,9 +136,7 @@ def figures_of(station: Station, climate: Climate) -> Values:
     spec = station.spec
     grader = climate.grade_of(station.part)
     hottest = grader.hottest if grader is not None else None
-    known = station.estimates.subjects.values()
-    first = latest(speeds.first_s for speeds in known)
-    decode = latest(speeds.decode for speeds in known)
+    first_s, first_source = first_token_of(station)
     return {
         "id": spec.id,
         "name": spec.name or spec.id,
@@ -107,22 +152,17 @@ def figures_of(station: Station, climate: Climate) -> Values:
         "in_flight": station.in_flight,
         "queued": {p.name.lower(): depth for p, depth in sorted(station.line.depths.items())},
         "latency": {
-            "ttft_ms": {
-                "value": (spec.avg_latency_s if first is None else first.value) * 1000,
-                "source": "configured" if first is None else "learned",
-            },
-            "tokens_per_s": {
-                "value": None if decode is None else decode.value,
-                "source": None if decode is None else "learned",
-            },
+            "ttft_ms": {"value": first_s * 1000, "source": first_source},
+            "tokens_per_s": _pace_of(station),
         },
         "power_watts": watts_of(station, climate),
         "temperature_c": hottest.temperature_c if hottest is not None else None,
         "thermal_state": station.heat.value,
         "throttled": climate.is_throttled(station.part),
         "asleep": station.asleep,
-        "energy_j_per_token": station.energy.token_j(),
+        "energy_j_per_token": _token_j_of(station),
         "calibration": _calibration(station),
+        "node": _node_of(station),
         "requests_total": station.requests_total,
         "errors_total": station.errors_total,
     }

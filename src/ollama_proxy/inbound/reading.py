@@ -8,11 +8,13 @@ import re
 import secrets
 from collections.abc import Iterable
 
+import attrs
 import msgspec
 
 from ollama_proxy.engine.job import Caller, Carriage, Errand, Job
 from ollama_proxy.policy.affinity import prefix_keys
 from ollama_proxy.policy.ask import Ask, Call, MalformedWish, Priority, read_wishes
+from ollama_proxy.policy.onward import VIA, came_through_router
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 _WISHES_BY_HEADER = {
@@ -97,6 +99,7 @@ class RoutingHeaders:
         passed: what goes to the backend.
         given: wish name to its text.
         client: who asks, for taking turns in line; empty for whoever does not say.
+        forwarded: it came through another router.
         fault: the first malformed header, if one is.
         names_itself: the id is the caller's.
         objective: a priority by its name; empty where it is none of ours. The Gateway API's header may
@@ -106,6 +109,7 @@ class RoutingHeaders:
     __slots__ = (
         "client",
         "fault",
+        "forwarded",
         "given",
         "names_itself",
         "objective",
@@ -123,11 +127,14 @@ class RoutingHeaders:
         self.fault: Refusal | None = None
         self.request_id = ""
         self.client = ""
+        self.forwarded = False
         for name, value in headers:
             if name in _PASSED or name.startswith(_PASSED_PREFIXES):
                 self.passed.append((name, value))
             elif name.startswith(b"x-"):
                 self._keep(name, value)
+            elif name == VIA and came_through_router(value):
+                self.forwarded = True
         self.names_itself = bool(self.request_id)
         self._identify()
 
@@ -141,7 +148,7 @@ class RoutingHeaders:
         if self.names_itself:
             return self
         other = RoutingHeaders.__new__(RoutingHeaders)
-        other.client, other.fault = self.client, self.fault
+        other.client, other.fault, other.forwarded = self.client, self.fault, self.forwarded
         other.slo, other.objective = self.slo, self.objective
         other.given, other.names_itself, other.passed = self.given, False, self.passed[:-1]
         other._identify()  # noqa: SLF001 - one of its own
@@ -302,6 +309,8 @@ def read_job(
     if headers.fault is not None:
         raise RequestRefused(headers.fault)
     ask = read_ask(call, body, carried=carriage is not None, within=within)
+    if headers.forwarded:
+        ask = attrs.evolve(ask, forwarded=True)
     given = headers.given
     if headers.slo is not None and ask.stream:
         given = {"max_latency_ms": headers.slo} | given

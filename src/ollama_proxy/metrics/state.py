@@ -127,7 +127,8 @@ def _parts(stations: Sequence[Station], climate: Climate) -> Iterator[Metric]:
     yield _gauge(
         "backend_power_watts",
         "What it draws: measured now by its card's own sensor; learned from what its requests drew"
-        " beyond rest; configured by its owner. The same thing in up to three ways: no sum.",
+        " beyond rest; told, by a router of itself; configured by its owner. The same thing in up to"
+        " three ways: no sum.",
         ("backend", "source"),
         {
             (each.spec.id, source): watts
@@ -135,6 +136,7 @@ def _parts(stations: Sequence[Station], climate: Climate) -> Iterator[Metric]:
             for source, watts in (
                 ("measured", climate.card_watts(each.part)),
                 ("learned", each.energy.watts()),
+                ("told", None if each.node is None else each.node.watts),
                 ("configured", each.spec.power_watts),
             )
         },

@@ -57,6 +57,7 @@ NEEDS: Mapping[str, Permissions] = {
     "GET /backends": _READ,
     "GET /thermal": _READ,
     "GET /efficiency": _READ,
+    "GET /node": _READ,
     "GET /metrics": _READ,
     "POST /efficiency": _ADMIN,
     "POST /api/pull": _ADMIN,

@@ -134,6 +134,7 @@ class Ask:
         continues: it is the rest of an answer that was broken off, which not everyone can give.
         carried: another proxy makes the call, and translates nothing.
         within: ids of the backends that this proxy can reach; None: all.
+        forwarded: it came through another router, and goes to no other.
         subject: what a speed is learned for: vectors take milliseconds where an answer takes
             seconds.
         kind: the same for any two that every backend would be judged alike for.
@@ -148,6 +149,7 @@ class Ask:
     continues: bool = False
     carried: bool = False
     within: frozenset[str] | None = attrs.field(default=None, repr=False)
+    forwarded: bool = False
     subject: str = attrs.field(init=False, eq=False, repr=False)
     kind: str = attrs.field(init=False, eq=False, repr=False)
 
@@ -158,7 +160,8 @@ class Ask:
     @kind.default
     def _kind(self) -> str:
         size, limit = _step(self.prompt_bytes), self.answer_limit
-        shape = f"{self.stream} {self.continues} {self.carried} {size} {limit and _step(limit)}"
+        limited = limit and _step(limit)
+        shape = f"{self.stream} {self.continues} {self.carried} {self.forwarded} {size} {limited}"
         return f"{self.call.path} {shape} {self.model}"
 
     @property

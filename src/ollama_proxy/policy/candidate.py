@@ -41,6 +41,7 @@ class Candidate(NamedTuple):
         token_j: joules for each token of an answer; None until they were measured.
         warmth: the rank of its part's thermal state.
         asleep: it must be woken first.
+        spared: it is a router, whose own mode would spare what it computes on.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Candidate(NamedTuple):
     token_j: float | None
     warmth: int
     asleep: bool
+    spared: bool = False
 
     @property
     def safe_s(self) -> float:

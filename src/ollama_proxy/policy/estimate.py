@@ -38,10 +38,14 @@ SPREAD_FOR_SLOPE = 0.2
 
 @attrs.frozen
 class Prior:
-    """What the owner wrote down, believed until something is measured. Seconds."""
+    """What the owner wrote down, or a node says, believed until something is measured. Seconds.
+
+    `tokens_per_s`: after the first token; None where nobody says so.
+    """
 
     first_s: float
     whole_s: float
+    tokens_per_s: float | None = None
 
 
 @attrs.define
@@ -234,9 +238,10 @@ class Speeds:
         per_token_s = self.per_token_s
         return per_token_s * self.prompt_tokens(ask) if per_token_s else 0.0
 
-    def decoding_s(self, ask: Ask, tokens: Learned | None) -> float | None:
-        """What the tokens after the first take; None where that is not known."""
-        if self.decode is None:
+    def decoding_s(self, ask: Ask, tokens: Learned | None, told: float | None) -> float | None:
+        """What the tokens after the first take, at the pace that was learned, or told; None: unknown."""
+        per_s = told if self.decode is None else self.decode.value
+        if per_s is None:
             return None
         limit = ask.answer_size
         if tokens is not None:
@@ -245,7 +250,7 @@ class Speeds:
             expected = limit
         else:
             return None
-        return max(0.0, expected - 1) / self.decode.value
+        return max(0.0, expected - 1) / per_s
 
     def forecast(
         self, ask: Ask, prior: Prior, *, loaded: bool | None, uncached: float, now: float
@@ -258,7 +263,7 @@ class Speeds:
         prefilling_s = self.prefilling_s(ask)
         first_s = floor_s + load_s + (uncached * prefilling_s if self.tells_cache else prefilling_s)
         tokens = self.streamed if ask.stream else self.gathered or self.streamed
-        decoding_s = self.decoding_s(ask, tokens)
+        decoding_s = self.decoding_s(ask, tokens, prior.tokens_per_s)
         if decoding_s is not None:
             whole_s = first_s + decoding_s
         elif ask.stream:

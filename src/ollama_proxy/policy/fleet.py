@@ -13,6 +13,8 @@ from ollama_proxy.policy.ask import Ask, Call, Dialect, Priority
 from ollama_proxy.policy.energy import Appetite
 from ollama_proxy.policy.estimate import Estimates, Learned, Prior
 from ollama_proxy.policy.hardware import Hardware
+from ollama_proxy.policy.modes import Stance
+from ollama_proxy.policy.node import Node
 from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started, Yielding, may_yield
 from ollama_proxy.policy.thermal import ThermalState
@@ -50,6 +52,7 @@ def canonical_model(name: str) -> str:
 class BackendSpec:
     """One backend as its owner described it. Power in watts, times in seconds.
 
+    `slots_max`: of a router, which tells its slots, how many of them are used at most.
     `device`: which part of the machine it computes on, where `hardware` does not tell.
     `wake_s`: what it takes to wake that when it is suspended.
     `continues_chat`: where the last message is the assistant's, it goes on just where that ends.
@@ -62,6 +65,7 @@ class BackendSpec:
     name: str = ""
     enabled: bool = True
     slots: int = 1
+    slots_max: int = 1
     models: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     aliases: Mapping[str, str] = attrs.field(factory=dict)
@@ -178,6 +182,9 @@ class BackendView:
         heat: the thermal state of the part that it computes on.
         hot: the same for people; empty where it is not warm.
         asleep: that part is suspended.
+        node: what it says of itself, where it is a router; None where it does not tell, or too long
+            ago.
+        turned_away: it says that it is full, for this priority and those below; None: it does not.
     """
 
     spec: BackendSpec
@@ -201,6 +208,8 @@ class BackendView:
     heat: ThermalState = ThermalState.UNKNOWN
     hot: str = ""
     asleep: bool = False
+    node: Node | None = None
+    turned_away: Priority | None = None
     # What `route` made of it for a kind of request.
     memo: dict[str, Any] = attrs.field(init=False, eq=False, repr=False, factory=dict)
 
@@ -213,13 +222,35 @@ class BackendView:
         return None if self.loaded is None else lists(self.loaded, self.spec.real_name(model))
 
     def token_j(self, ask: Ask) -> float | None:
-        """Joules for each token of such an answer; None until they were measured."""
-        return self.energy.token_j(ask.subject)
+        """Joules for each token of such an answer; None until they were measured, or are told."""
+        measured = self.energy.token_j(ask.subject)
+        if measured is not None or self.node is None:
+            return measured
+        return self.node.joules_of(ask, self.spec.real_name(ask.model))
+
+    def found_watts(self, ask: Ask) -> float | None:
+        """What it draws at such work, as it was measured, or is told; None where nobody knows."""
+        measured = self.energy.watts(ask.subject)
+        return measured if measured is not None or self.node is None else self.node.watts
 
     def watts(self, ask: Ask) -> float:
-        """What it draws at such work: measured, or what its owner believes."""
-        watts = self.energy.watts(ask.subject)
+        """What it draws at such work: measured, told, or what its owner believes."""
+        watts = self.found_watts(ask)
         return self.spec.power_watts if watts is None else max(watts, WATTS_LEAST)
+
+    def prior(self, ask: Ask) -> Prior:
+        """What to believe of its speed with a model before anything was measured."""
+        prior = self.spec.prior
+        return (
+            prior
+            if self.node is None
+            else self.node.prior(ask, self.spec.real_name(ask.model), prior)
+        )
+
+    @property
+    def stance(self) -> Stance | None:
+        """What the mode in force there means, where it is a router; None where it does not tell."""
+        return None if self.node is None else self.node.stance
 
     @property
     def taken(self) -> int:

@@ -4,11 +4,12 @@ Nobody is refused here: whoever is set aside comes after the others, and leads a
 
 Rule 1, sleep: on battery, a card that sleeps is left asleep.
 Rule 2, watts: who draws more than the mode or its owner's budget lets.
-Rule 3, heat: a part that is warm is spared, the sooner the less urgent the work: best effort is kept
+Rule 3, its own mode: a router is spared where its mode would spare what it computes on.
+Rule 4, heat: a part that is warm is spared, the sooner the less urgent the work: best effort is kept
         from moderate heat, all but critical requests from severe. The mode may ask for cooler.
         Where every part is warmer than that, the coolest are taken.
 
-The rules are applied in this order, each to what the former left. The first two are promises, and the
+The rules are applied in this order, each to what the former left. The first three are promises, and the
 thrifty heat the least: heat wakes no card on battery, and sends nobody over a cap.
 """
 
@@ -33,6 +34,7 @@ class Restraint(enum.Enum):
     HEAT = "heat"
     SLEEP = "sleep"
     WATTS = "watts"
+    NODE = "node"
 
 
 def restrain(
@@ -64,6 +66,9 @@ def restrain(
         warmest_rank = max(allowed, min(c.warmth for c in left))
         return [c for c in left if c.warmth <= warmest_rank]
 
+    def willing(left: Sequence[Candidate]) -> list[Candidate]:
+        return [c for c in left if not c.spared]
+
     def awake(left: Sequence[Candidate]) -> list[Candidate]:
         return [c for c in left if not (lets_sleep and c.asleep)]
 
@@ -72,6 +77,7 @@ def restrain(
     for restraint, leaders in (
         (Restraint.SLEEP, awake),
         (Restraint.WATTS, thrifty),
+        (Restraint.NODE, willing),
         (Restraint.HEAT, cool),
     ):
         leading = leaders(left)

@@ -48,7 +48,7 @@ from ollama_proxy.policy.affinity import Warm
 from ollama_proxy.policy.ask import Ask, Wishes
 from ollama_proxy.policy.candidate import SAFETY, Candidate, Terms
 from ollama_proxy.policy.estimate import BYTES_PER_TOKEN, Forecast
-from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.fleet import BackendType, BackendView
 from ollama_proxy.policy.modes import STANCES, Mode, Stance
 from ollama_proxy.policy.refusal import Code, Refusal
 from ollama_proxy.policy.restraint import Restraint, restrain
@@ -306,6 +306,11 @@ def _decide(  # noqa: PLR0915 - the numbered tree, once
             candidate, beside = _assess(view, ask, settings, now), {}
         if warm is not None and warm.backend == view.spec.id:
             candidate, beside = _assess(view, ask, settings, now, cached=warm.share), {}
+        if view.turned_away is not None and priority <= view.turned_away:
+            full.append(candidate)
+            if barred is not None:
+                barred.append(Barred(view.spec.id, _FULL))
+            continue
         if not is_calm and view.heat is ThermalState.CRITICAL:
             too_hot.append(candidate)
             if barred is not None:
@@ -411,7 +416,7 @@ def _said_of(why: Restraint | None, settings: RouteSettings) -> Reason | None:
             return Reason.BATTERY
         case Restraint.WATTS if settings.watts_cap == settings.power_budget_watts:
             return Reason.POWER_BUDGET
-        case Restraint.WATTS | None:
+        case Restraint.WATTS | Restraint.NODE | None:
             return None
 
 
@@ -456,6 +461,10 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
         return "is unhealthy"
     if view.circuit_open:
         return "failed too often lately"
+    if view.node is not None and view.node.is_draining:
+        return "is shutting down"
+    if _is_second_hop(view, ask):
+        return "is a router, and the request came through one"
     if ask.call in view.unserved:
         return f"does not serve {ask.call.path}"
     if ask.continues and not spec.continues(ask.call):
@@ -463,6 +472,11 @@ def _obstacle(view: BackendView, ask: Ask, tried: Collection[str]) -> str | None
     if ask.carried and (ask.call in view.uncarried or not spec.carries(ask.call)):
         return f"cannot be asked {ask.call.path} by another proxy"
     return _model_obstacle(view, ask)
+
+
+def _is_second_hop(view: BackendView, ask: Ask) -> bool:
+    """Whether a request would go from router to router to router: two could go on so for ever."""
+    return ask.forwarded and view.spec.type is BackendType.ROUTER
 
 
 def _model_obstacle(view: BackendView, ask: Ask) -> str | None:
@@ -546,15 +560,14 @@ def _assess(
     """What is expected of a backend that is idle, and has a share of the prompt in its cache."""
     spec = view.spec
     loaded = view.has_loaded(ask.model)
+    prior = view.prior(ask)
     if settings.auto_optimize:
-        forecast = view.estimates.forecast(ask, spec.prior, loaded=loaded, now=now)
+        forecast = view.estimates.forecast(ask, prior, loaded=loaded, now=now)
     else:
         forecast = Forecast(first_s=spec.avg_latency_s, whole_s=spec.avg_latency_s)
     saved_s = 0.0
     if cached and settings.auto_optimize:
-        fresh = view.estimates.forecast(
-            ask, spec.prior, loaded=loaded, uncached=1 - cached, now=now
-        )
+        fresh = view.estimates.forecast(ask, prior, loaded=loaded, uncached=1 - cached, now=now)
         saved_s, forecast = forecast.first_s - fresh.first_s, fresh
     alone_s = forecast.first_s if ask.stream else forecast.whole_s
     warm_s = max(alone_s - forecast.load_s, 1e-6)
@@ -562,6 +575,9 @@ def _assess(
     stance = settings.steering.stance
     time_weight = stance.time_weight
     power_weight = stance.power_weight if settings.power_aware else 0.0
+    own = view.stance
+    if own is not None:  # whoever saves there saves more than is asked for here
+        power_weight = max(power_weight, own.power_weight)
     loading = -0.5 if loaded is None else 0.0 if loaded else -max(1.0, math.log2(alone_s / warm_s))
     wake_s = spec.wake_s if view.asleep else 0.0
     waking = _waking(wake_s, warm_s, time_weight, power_weight) if wake_s else 0.0
@@ -589,11 +605,18 @@ def _assess(
         toil=1 / max(1 - view.failing, 0.01),
         ties=(-spec.preference, spec.id != settings.default_backend, spec.id),
         heard_at=view.estimates.heard_at(ask),
-        prior_s=spec.avg_latency_s,
+        prior_s=prior.first_s,
         token_j=token_j,
         warmth=view.heat.rank,
         asleep=view.asleep,
+        spared=own is not None and _would_spare(own, view.heat, watts),
     )
+
+
+def _would_spare(stance: Stance, heat: ThermalState, watts: float) -> bool:
+    """Whether a node's own mode lets no work come that another can do."""
+    cap = stance.watts_soft_cap
+    return heat.rank > stance.warmest.rank or (cap is not None and watts > cap)
 
 
 def _waking(wake_s: float, warm_s: float, time_weight: float, power_weight: float) -> float:
@@ -723,7 +746,7 @@ def _nobody(
             Code.BACKEND_FAILED,
             f"Every backend that could serve {ask.model!r} failed: {', '.join(tried)}.",
         )
-    enabled = [v for v in meant if v.spec.enabled]
+    enabled = [v for v in meant if v.spec.enabled and not _is_second_hop(v, ask)]
     fitting = [v for v in enabled if _model_obstacle(v, ask) is None]
     where = f"on {wishes.target!r} " if wishes.target is not None else ""
     if fitting and all(ask.call in v.unserved for v in fitting):

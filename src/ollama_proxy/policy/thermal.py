@@ -51,6 +51,12 @@ class ThermalState(enum.Enum):
         return _RANKS[self]
 
 
+WARM = frozenset({
+    ThermalState.LIGHT,
+    ThermalState.MODERATE,
+    ThermalState.SEVERE,
+    ThermalState.CRITICAL,
+})
 _LEVELS = (
     ThermalState.NOMINAL,
     ThermalState.LIGHT,

@@ -130,6 +130,7 @@ class TestBackends:
                 "deadlines_met": 0,
                 "deadlines_missed": 0,
             },
+            "node": None,
             "requests_total": 0,
             "errors_total": 0,
         }

@@ -11,6 +11,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import Probe
+from ollama_proxy.backends.overheard import Overheard
 from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
@@ -72,9 +73,12 @@ class Stream:
     async def say(self, **fields: Any) -> None:
         """One message."""
         message = framed(pb.ProcessingRequest(**fields).SerializeToString())
-        while self.client.peer.h2.local_flow_control_window(self.id) < len(message):
-            assert await self.client.listen(), "the connection ended"
-        self.client.peer.say(self.id, message)
+        while message:
+            room = self.client.peer.h2.local_flow_control_window(self.id)
+            self.client.peer.say(self.id, message[:room])
+            message = message[room:]
+            if message:
+                assert await self.client.listen(), "the connection ended"
         await self.client.flush()
 
     async def hear(self) -> pb.ProcessingResponse:
@@ -208,6 +212,7 @@ async def at_home(
             gate=gate,
             bounds=bounds,
             picker=picker or PickerSettings(limits=LIMITS),
+            overhear=Overheard,
         )
         terms = Terms(
             methods={method.path: method for method in methods},

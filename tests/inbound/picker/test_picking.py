@@ -8,10 +8,12 @@ from trio.testing import MockClock
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
+from ollama_proxy.inbound.picker.conversation import PickerSettings
 from ollama_proxy.policy.refusal import Code
 from tests.fleet import MODEL
 from tests.inbound.picker.envoy import (
     DESTINATION,
+    LIMITS,
     MODES,
     Stream,
     at_home,
@@ -96,13 +98,14 @@ async def test_who_waits_in_line_is_held(autojump_clock: MockClock) -> None:
         pointed = await second.hear()
 
     assert held.WhichOneof("response") is None
-    assert 300 == held.override_message_timeout.seconds
+    assert 3600 == held.override_message_timeout.seconds
     assert "192.0.2.1:8001" == changes(pointed.request_body.response)[DESTINATION]
 
 
 async def test_nobody_is_held_longer_than_envoy_waits(autojump_clock: MockClock) -> None:
     """Before it gives up by itself, it is told why: the caller may try again."""
-    async with at_home(node()) as home:
+    settings = PickerSettings(limits=LIMITS, hold_s=100.0)
+    async with at_home(node(), picker=settings) as home:
         await home.stream().ask()
         second = home.stream()
         await second.ask()

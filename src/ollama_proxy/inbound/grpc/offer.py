@@ -1,6 +1,6 @@
 """All that the door offers, put together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
@@ -23,7 +23,7 @@ from ollama_proxy.inbound.grpc.services.health import Health
 from ollama_proxy.inbound.grpc.services.reflection import Described, Reflection
 from ollama_proxy.inbound.grpc.services.router import OllamaProxy
 from ollama_proxy.inbound.picker.addresses import Addresses
-from ollama_proxy.inbound.picker.conversation import Desk, PickerSettings
+from ollama_proxy.inbound.picker.conversation import Desk, Overhears, PickerSettings
 from ollama_proxy.inbound.picker.service import ExternalProcessor
 from ollama_proxy.inbound.trust import Gate
 
@@ -49,6 +49,7 @@ def all_methods(
     gate: Gate,
     bounds: Bounds | None = None,
     picker: PickerSettings | None = None,
+    overhear: Callable[[bytes], Overhears] | None = None,
 ) -> Sequence[Method]:
     """Every method of every service.
 
@@ -59,6 +60,7 @@ def all_methods(
         gate: says which of a proxy's callers may ask.
         bounds: what requests may hold that a proxy asks about.
         picker: how it is told where to.
+        overhear: begins to read an answer that it carries.
     """
     changes = Changes()
     news.read_by(changes.tell)
@@ -74,20 +76,24 @@ def all_methods(
     return (
         *methods_of(_OURS, ours, endless=("WatchState",)),
         *methods_of(_COMPUTE, ComputeService(dispatcher, climate)),
-        *_picking(dispatcher, gate, bounds or Bounds(), picker or PickerSettings()),
+        *_picking(
+            Desk(
+                dispatcher=dispatcher,
+                gate=gate,
+                bounds=bounds or Bounds(),
+                settings=picker or PickerSettings(),
+                addresses=Addresses(),
+                overhear=overhear,
+            )
+        ),
         *methods_of(_HEALTH, health, endless=("Watch",)),
         *methods_of(_REFLECTION, new, endless=_QUESTIONS),
         *methods_of(_REFLECTION_ALPHA, old, endless=_QUESTIONS),
     )
 
 
-def _picking(
-    dispatcher: Dispatcher, gate: Gate, bounds: Bounds, settings: PickerSettings
-) -> Iterator[Method]:
+def _picking(desk: Desk) -> Iterator[Method]:
     """The picker's methods, whose messages hold whole bodies of other people's requests."""
-    desk = Desk(
-        dispatcher=dispatcher, gate=gate, bounds=bounds, settings=settings, addresses=Addresses()
-    )
-    message_bytes = settings.limits.max_body_bytes + _MESSAGE_SLACK_BYTES
+    message_bytes = desk.settings.limits.max_body_bytes + _MESSAGE_SLACK_BYTES
     for method in methods_of(_PICKER, ExternalProcessor(desk)):
         yield attrs.evolve(method, counts=False, message_bytes=message_bytes)

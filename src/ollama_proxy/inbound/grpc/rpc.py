@@ -66,6 +66,13 @@ class Rpc(Protocol):
             CallFailed: it is none.
         """
 
+    def begin(self, headers: Pairs) -> None:
+        """Send the head of an answer, before there is any message.
+
+        Raises:
+            CallerLeft: nobody reads it any more.
+        """
+
     async def send(self, message: Message) -> None:
         """Send a message, as soon as its reader takes it.
 

@@ -14,7 +14,7 @@ from ollama_proxy.inbound.figures import (
     barred_of,
     decision_of,
     figures_of,
-    latest,
+    first_token_of,
     listed,
     state_of,
     status_of,
@@ -100,10 +100,7 @@ async def is_ready(services: Services) -> Response:
 def _in_words(station: Station, climate: Climate) -> str:
     spec = station.spec
     watts = watts_of(station, climate)
-    first = latest(speeds.first_s for speeds in station.estimates.subjects.values())
-    latency_s, source = (
-        (spec.avg_latency_s, "configured") if first is None else (first.value, "learned")
-    )
+    latency_s, source = first_token_of(station)
     return (
         f"{spec.id}: {state_of(station)}\n"
         f"  Name: {spec.name or spec.id}\n"

@@ -36,6 +36,7 @@ class Services:
         gate: says who may ask.
         metrics: the page that is scraped; told whether as OpenMetrics.
         version: of the router.
+        node_id: what it is called among others.
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
         bounds: of all bodies together.
@@ -49,6 +50,7 @@ class Services:
     version: str
     max_body_bytes: int
     body_timeout_s: float = 60.0
+    node_id: str = ""
     bounds: Bounds = attrs.field(factory=Bounds)
     dashboard: Dashboard | None = None
 

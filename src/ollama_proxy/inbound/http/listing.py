@@ -15,10 +15,12 @@ from quart import Response
 
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.http.endpoint import JSON, Endpoint, Services
+from ollama_proxy.inbound.http.exchange import raw_headers
 from ollama_proxy.inbound.http.naming import GARBLED, read_named
 from ollama_proxy.inbound.http.replies import json_reply, reply
 from ollama_proxy.inbound.http.upstream import Told, ask
 from ollama_proxy.inbound.inventory import holders, names
+from ollama_proxy.inbound.reading import RoutingHeaders
 from ollama_proxy.policy.fleet import BackendType, canonical_model
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -53,6 +55,11 @@ def _has(station: Station, model: str) -> bool:
 
 def _is_ollama(station: Station) -> bool:
     return station.spec.type is BackendType.OLLAMA
+
+
+def _tells_more(station: Station) -> bool:
+    """Whether it can be asked in Ollama's words about one of its models."""
+    return _is_ollama(station) or station.is_router
 
 
 def _not_found(services: Services, model: str) -> RequestRefused:
@@ -111,7 +118,7 @@ async def _ask_all(services: Services, path: str) -> list[tuple[Station, bytes]]
         if answer is not None and answer.status == 200:  # noqa: PLR2004 - RFC 9110: OK
             told[station.spec.id] = answer.body
 
-    asked = [s for s in services.healthy_stations if _is_ollama(s)]
+    asked = [s for s in meant(services) if _is_ollama(s)]
     async with trio.open_nursery() as nursery:
         for station in asked:
             nursery.start_soon(ask_one, station)
@@ -151,6 +158,12 @@ _NO_DETAILS: dict[str, object] = {
 }
 
 
+def meant(services: Services) -> list[Station]:
+    """Whom a question is for: for another router's, no router, or two would ask each other for ever."""
+    is_forwarded = RoutingHeaders(raw_headers()).forwarded
+    return [s for s in services.healthy_stations if not (is_forwarded and s.is_router)]
+
+
 async def tags(services: Services) -> Response:
     """List every model in Ollama's words; of two backends' entries the first counts."""
     merged: dict[str, object] = {}
@@ -160,7 +173,7 @@ async def tags(services: Services) -> Response:
             merged.setdefault(name, entry)
         for alias in names(station, entries).difference(entries):
             merged.setdefault(alias, _made_up_entry(alias) | {"modified_at": _NEVER})
-    for station in services.healthy_stations:
+    for station in meant(services):
         if not _is_ollama(station):
             for name in sorted(names(station, station.models)):
                 merged.setdefault(name, _made_up_entry(name) | {"modified_at": _NEVER})
@@ -173,7 +186,7 @@ async def running(services: Services) -> Response:
     for station, content in await _ask_all(services, "/api/ps"):
         for name, entry in _entries(station, content).items():
             merged.setdefault(name, entry)
-    for station in services.healthy_stations:
+    for station in meant(services):
         if not _is_ollama(station):
             for name in sorted(station.loaded or ()):
                 if station.spec.may_serve(name):
@@ -206,14 +219,14 @@ def _with_name(body: bytes, model: str) -> bytes:
 async def show(services: Services) -> Response:
     """Tell what a server says of one model: the first that has it."""
     body, name = await read_named()
-    holders = [s for s in services.healthy_stations if _has(s, name)]
-    for station in filter(_is_ollama, holders):
+    holders = [s for s in meant(services) if _has(s, name)]
+    for station in filter(_tells_more, holders):
         told = await _ask_about(station, name, body)
         if told is not None and told.status != 404:  # noqa: PLR2004 - gone since it was listed
             return reply(told.body, told.status, [(b"content-type", told.content_type)])
     if not holders:
         raise _not_found(services, name)
-    if all(map(_is_ollama, holders)):
+    if all(map(_tells_more, holders)):
         ids = ", ".join(s.spec.id for s in holders)
         raise RequestRefused(
             Refusal(Code.BACKEND_FAILED, f"No backend that has {name!r} told of it: {ids}.")

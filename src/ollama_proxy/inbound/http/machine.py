@@ -1,4 +1,7 @@
-"""The machine's state and the mode: what heat, fans, power and battery are, and what follows."""
+"""The machine's state and the mode: what heat, fans, power and battery are, and what follows.
+
+For people each by itself; for another router, which sends work here, all of it in few words.
+"""
 
 import msgspec
 import trio
@@ -11,6 +14,7 @@ from ollama_proxy.inbound.http.auditing import tell_change
 from ollama_proxy.inbound.http.endpoint import JSON, TEXT, Endpoint, Services
 from ollama_proxy.inbound.http.naming import GARBLED
 from ollama_proxy.inbound.http.replies import json_reply, prefers_text, text_reply
+from ollama_proxy.inbound.node import node_of
 from ollama_proxy.policy.modes import parse_mode
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -79,6 +83,17 @@ async def efficiency(services: Services) -> Response:
     return _mode_reply(services)
 
 
+async def node(services: Services) -> Response:
+    """Tell another router how this one is."""
+    told = node_of(
+        services.dispatcher,
+        services.climate,
+        node_id=services.node_id,
+        version=services.version,
+    )
+    return json_reply(told)
+
+
 class _Wanted(msgspec.Struct):
     """What a mode is set by."""
 
@@ -121,6 +136,14 @@ ENDPOINTS = (
         summary="The mode, which one is in force, and why",
         tag="control",
         answers=_BOTH,
+    ),
+    Endpoint(
+        method="GET",
+        path="/node",
+        view=node,
+        name="node",
+        summary="What a router that sends work here must know: slots, lines, models, heat, watts",
+        tag="control",
     ),
     Endpoint(
         method="POST",

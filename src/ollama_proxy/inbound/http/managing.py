@@ -56,7 +56,8 @@ def _choose(services: Services, model: str | None) -> Station:
     Raises:
         RequestRefused: there is none.
     """
-    target = RoutingHeaders(raw_headers()).given.get("target", "").strip()
+    headers = RoutingHeaders(raw_headers())
+    target = headers.given.get("target", "").strip()
     everybody = list(services.dispatcher.stations.values())
     meant = everybody
     if target:
@@ -76,7 +77,11 @@ def _choose(services: Services, model: str | None) -> Station:
         s
         for s in services.healthy_stations
         if s in meant
-        and s.spec.type is BackendType.OLLAMA
+        and (
+            s.spec.type is BackendType.OLLAMA
+            # What is another machine's is only changed where that is named.
+            or (s.is_router and s.spec.id == target and not headers.forwarded)
+        )
         and (model is None or s.spec.may_serve(model))
     ]
     if not able:

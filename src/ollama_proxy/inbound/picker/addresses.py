@@ -4,6 +4,7 @@ A proxy is told addresses, not names. A name is waited for when it is first need
 was found is told, and looked up again beside the work.
 """
 
+import contextlib
 import ipaddress
 
 import trio
@@ -52,16 +53,16 @@ class Addresses:
             assert known is not None, "it was just found"  # noqa: S101 - as above
         return known
 
+    def is_stale(self, host: str) -> bool:
+        """Whether a name should be looked up again."""
+        return self._known[host][1] <= trio.current_time()
+
     async def renew(self, host: str) -> None:
-        """Look a name up again if that is due; what was found before stands where it fails."""
-        found = self._known.get(host)
-        if found is not None and found[1] <= trio.current_time():
-            # Others need not look as well, nor at once again where it fails.
-            self._known[host] = (found[0], trio.current_time() + FRESH_S)
-            try:
-                await self._look_up(host)
-            except BackendFailed:
-                return
+        """Look a name up again; what was found before stands where it fails."""
+        # Others need not look as well, nor at once again where it fails.
+        self._known[host] = (self._known[host][0], trio.current_time() + FRESH_S)
+        with contextlib.suppress(BackendFailed):
+            await self._look_up(host)
 
     async def _look_up(self, host: str) -> None:
         try:

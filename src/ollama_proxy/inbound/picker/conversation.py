@@ -5,6 +5,9 @@ Rule 2: a request becomes a job like any other, and its slot is taken for as lon
 Rule 3: what a caller sent about us, or for us, goes no further: keys, wishes, a destination above all.
 """
 
+from collections.abc import Callable
+from typing import Protocol
+
 import attrs
 import trio
 
@@ -12,12 +15,15 @@ from ollama_proxy.engine.attempt import Attempt
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import (
     Backend,
+    BackendFailed,
     Caller,
     CallerLeft,
     CallUnserved,
     Carriage,
+    Fault,
     Head,
     Job,
+    Report,
     Served,
     Stage,
     Tap,
@@ -26,6 +32,7 @@ from ollama_proxy.engine.job import (
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.answers import Headers, routing_headers, turned_away
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
+from ollama_proxy.inbound.grpc.metadata import head_of_answer
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.rpc import Rpc
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
@@ -40,6 +47,7 @@ from ollama_proxy.inbound.trust import Gate, judge_page
 from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
+from ollama_proxy.policy.sampling import is_read
 
 DOOR = "picker"
 FALLBACKS_MAX = 3
@@ -67,18 +75,39 @@ class PickerSettings:
     """
 
     limits: LaneLimits = attrs.field(factory=LaneLimits)
-    hold_s: float = 300.0
+    hold_s: float = 3600.0
+
+
+class Overhears(Protocol):
+    """Reads an answer as it passes.
+
+    Attributes:
+        pieces: how many of a stream have come; None for a whole answer.
+    """
+
+    pieces: int | None
+
+    def feed(self, data: bytes) -> None:
+        """Read some bytes of it."""
+
+    def report(self) -> Report | None:
+        """What its server says of it, once it is whole."""
 
 
 @attrs.frozen(kw_only=True)
 class Desk:
-    """What every conversation works with."""
+    """What every conversation works with.
+
+    Attributes:
+        overhear: begins to read an answer, by its content type; None: none is read.
+    """
 
     dispatcher: Dispatcher
     gate: Gate
     bounds: Bounds
     settings: PickerSettings
     addresses: Addresses
+    overhear: Callable[[bytes], Overhears] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -131,7 +160,12 @@ class Conversation(Caller, Carriage):
         self._served: Served | None = None
         self._failure: Exception | None = None
         self._attempt: Attempt | None = None
+        self._answer: pb.ProcessingRequest | None = None  # of another node than ours
+        self._content_type = b""
         self._echoes = False
+        self._others: dict[str, str] = {}  # where else the request may go, and who that is
+        self._overheard: Overhears | None = None
+        self._is_let_go = False
         self._wake: trio.CancelScope | None = None
 
     async def run(self) -> None:
@@ -144,8 +178,14 @@ class Conversation(Caller, Carriage):
 
     async def _take_turn(self) -> bool:
         """Say what there is to say, or hear what Envoy has; whether that was all."""
+        if self._is_let_go:
+            return True
         if self._refusal is not None and not self._is_refused:
             await self._refuse(self._refusal)
+            return False
+        if self._answer is not None and self._failure is None:
+            answer, self._answer = self._answer, None
+            await self._take_answer(answer)
             return False
         if self._destination is not None and not self._is_refused:
             destination, self._destination = self._destination, None
@@ -156,14 +196,25 @@ class Conversation(Caller, Carriage):
             return False
         if heard is None or heard.observability_mode:
             return True  # who only watches is not answered, and may be sent home
-        if not self._is_refused:
+        # What comes before a refusal could be said must not be answered: it would come before it.
+        if not (self._is_refused or self._is_lost):
             await self._heed(heard)
         return False
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether a refusal is on its way, for what has become of the request at its node."""
+        attempt = self._attempt
+        return self._failure is not None or (
+            attempt is not None and self._served is None and attempt.scope.cancel_called
+        )
 
     async def _hear(self) -> "pb.ProcessingRequest | _News | None":
         try:
             with trio.CancelScope() as wake:
                 self._wake = wake
+                if self._answer is not None and not self._is_refused:
+                    await trio.sleep_forever()  # what follows an answer's head is answered after it
                 request: pb.ProcessingRequest | None = await self._rpc.receive()
                 return request
         finally:
@@ -180,7 +231,8 @@ class Conversation(Caller, Carriage):
         job = self._job
         if job is None:
             return
-        if self._failure is not None or self._served is not None:
+        is_cut = self._overheard is not None and not self._ended.is_set()
+        if self._failure is not None or (self._served is not None and not is_cut):
             self._ended.set()
         else:
             self._desk.dispatcher.withdraw(job)
@@ -202,6 +254,7 @@ class Conversation(Caller, Carriage):
                 await self._take_answers_body(request.response_body)
             case "response_trailers":
                 await self._rpc.send(words.go_on(phase))
+                self._finish()
             case _:
                 raise CallFailed(Status.INVALID_ARGUMENT, "A message is of no known phase.")
 
@@ -323,7 +376,11 @@ class Conversation(Caller, Carriage):
     async def _wait_in_line(self, job: Job) -> None:
         """Have Envoy wait: for as long as it may, and with an answer before it gives up by itself."""
         hold_s = self._desk.settings.hold_s
-        if self._mode != _FULL_DUPLEX:
+        if self._mode == _FULL_DUPLEX:
+            # Envoy has no timer then. But a stream that ends before anything was said counts as one that
+            # was opened for nothing, and the callers of a whole Envoy are one peer.
+            self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
+        else:
             await self._rpc.send(words.hold(hold_s))
         with trio.move_on_after(hold_s * 0.95) as patience:
             while self._refusal is None and self._destination is None:
@@ -395,11 +452,10 @@ class Conversation(Caller, Carriage):
                 await self._rpc.send(piece)
             if self._has_trailers:
                 await self._rpc.send(words.go_on("request_trailers"))
-        if (job := self._job) is not None and self._attempt is not None:
-            job.overhead_s += trio.current_time() - self._attempt.started
-            self._attempt.asked()
+        if (attempt := self._attempt) is not None:
+            attempt.asked()
+            attempt.job.overhead_s += trio.current_time() - attempt.started
         self._free()
-        await self._desk.addresses.renew(way.host)
 
     # -- the answer --------------------------------------------------------------------------------
 
@@ -407,13 +463,19 @@ class Conversation(Caller, Carriage):
         """An answer's head is there: the node's, or Envoy's own."""
         head = Told.read(request.response_headers)
         job, attempt = self._job, self._attempt
-        if attempt is not None and attempt.scope.cancel_called:
-            return  # too late: what is to be said instead is on its way
         if job is None or attempt is None or job.stage is Stage.DONE or self._served is not None:
             # Not ours: for a request that was sent anywhere, or of a filter before us.
             await self._rpc.send(words.go_on("response_headers"))
             return
-        fault = fault_of(head, origin_of(request, head))
+        origin = origin_of(request, head)
+        landed = self._others.pop(origin.endpoint, "")
+        if landed in self._desk.dispatcher.stations:
+            # Envoy had no answer from ours, and went down the list: the engine follows it there.
+            job.landed, self._answer = landed, request
+            self._failure = BackendFailed(Fault.UNREACHABLE, "the proxy had to go elsewhere")
+            self._ended.set()
+            return
+        fault = fault_of(head, origin)
         if isinstance(fault, CallerLeft):
             await self._rpc.send(words.go_on("response_headers"))
             self._desk.dispatcher.withdraw(job)
@@ -424,19 +486,47 @@ class Conversation(Caller, Carriage):
             self._ended.set()
             return
         attempt.hear_head()
-        self._served = Served(status=head.status)
+        self._served = Served(status=head.status, computed=not job.failovers)
         answer = pb.ProcessingResponse()
         mutation = answer.response_headers.response.header_mutation
         words.set_headers(mutation, [*routing_headers(job), *self._sharing])
+        if not self._echoes and self._wants_bytes(job, attempt):
+            answer.mode_override.response_body_mode = pb.ProcessingMode.STREAMED
+        self._content_type = head.first(b"content-type") or b""
         await self._rpc.send(answer)
         if request.response_headers.end_of_stream:
-            self._ended.set()
+            self._finish()
+
+    def _wants_bytes(self, job: Job, attempt: Attempt) -> bool:
+        """Whether an answer is to be read as it passes. Envoy may not let us; then nothing comes."""
+        station = self._desk.dispatcher.stations.get(attempt.decision.backend)
+        if station is None or self._desk.overhear is None or not job.ask.stream:
+            return False
+        speeds = station.estimates.subjects.get(job.ask.subject)
+        speed = None if speeds is None else speeds.decode
+        return is_read(speed, station.requests_total + 1, trio.current_time())
 
     async def _take_answers_body(self, body: pb.HttpBody) -> None:
         """A piece of an answer, of which nothing is changed."""
         await self._rpc.send(words.echo(body) if self._echoes else words.go_on("response_body"))
-        if body.end_of_stream and self._served is not None:
-            self._ended.set()
+        if self._served is None:
+            return
+        if self._overheard is None and self._desk.overhear is not None:
+            self._overheard = self._desk.overhear(self._content_type)
+            if self._attempt is not None and body.body:
+                self._attempt.hear_bytes()
+        if self._overheard is not None:
+            self._overheard.feed(body.body)
+        if body.end_of_stream:
+            self._finish()
+
+    def _finish(self) -> None:
+        """All of an answer has passed."""
+        if self._overheard is not None and self._served is not None:
+            self._served = attrs.evolve(
+                self._served, tokens=self._overheard.pieces, report=self._overheard.report()
+            )
+        self._ended.set()
 
     # -- requests that are no inference ------------------------------------------------------------
 
@@ -484,6 +574,13 @@ class Conversation(Caller, Carriage):
 
     async def carry(self, attempt: Attempt, backend: Backend) -> Served:
         """See `Carriage`."""
+        self._attempt = attempt
+        if self._answer is not None:
+            attempt.asked()
+            self._failure = None
+            self._ended = trio.Event()
+            self._rouse()
+            return await self._end()
         dispatcher = self._desk.dispatcher
         way = backend.way(attempt.errand)
         endpoints = [await self._desk.addresses.find(way.host, way.port)]
@@ -492,13 +589,22 @@ class Conversation(Caller, Carriage):
             other = None if station is None else self._same_way(attempt, station, way)
             if other is not None and other not in endpoints:
                 endpoints.append(other)
-        job = attempt.job
-        job.told = True
-        self._attempt = attempt
+                self._others[other] = candidate.id
+        attempt.job.told = True
         self._destination = _Destination(
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
         self._rouse()
+        if self._desk.addresses.is_stale(way.host):
+            # Beside the answer, which does not wait for it; who comes next is told what is known.
+            async with trio.open_nursery() as beside:
+                beside.start_soon(self._desk.addresses.renew, way.host)
+                await self._ended.wait()
+                beside.cancel_scope.cancel()
+        return await self._end()
+
+    async def _end(self) -> Served:
+        """How the answer ended, once it has."""
         await self._ended.wait()
         if self._failure is not None:
             raise self._failure
@@ -529,8 +635,12 @@ class Conversation(Caller, Carriage):
         """See `Caller`. As above."""
         return None
 
-    def refuse(self, job: Job, refusal: Refusal) -> None:  # noqa: ARG002 - as `Caller` has it
-        """See `Caller`. Envoy takes it at any time, and ends what it has begun."""
+    def refuse(self, job: Job, refusal: Refusal) -> None:
+        """See `Caller`. Envoy takes it at any time, and ends what it has begun.
+
+        An answer that is on its way need not end with this router: Envoy goes on without it.
+        """
+        self._is_let_go = job.told and refusal.code is Code.SHUTTING_DOWN
         self._refusal = refusal
         self._rouse()
 

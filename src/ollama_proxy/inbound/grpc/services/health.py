@@ -8,6 +8,8 @@ from ollama_proxy.inbound.grpc.services.changes import Changes
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 
 _STATES = pb.HealthCheckResponse
+# What a gateway asks its endpoint picker by: whether it answers at all, and whether it can pick.
+LIVENESS, READINESS = "liveness", "readiness"
 
 
 class Health:
@@ -22,7 +24,9 @@ class Health:
         self._services = services
 
     def _state(self, service: str) -> pb.HealthCheckResponse.ServingStatus:
-        if service and service not in self._services:
+        if service == LIVENESS:
+            return _STATES.SERVING
+        if service not in {"", READINESS, *self._services}:
             return _STATES.SERVICE_UNKNOWN
         return _STATES.SERVING if self._is_ready() else _STATES.NOT_SERVING
 

