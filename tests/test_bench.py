@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 
 from tests.fakes.ollama import open_fake
+from tests.real.envoys import require_envoy
 
 COMMAND = Path(__file__).resolve().parents[1] / "tools" / "bench"
 
@@ -54,3 +55,27 @@ async def test_every_door_of_ours_is_measured(tmp_path: Path) -> None:
     rows = json.loads(report.read_text())["rows"]
     assert ["direct", "lane", "quart", "ws", "grpc"] == [row["path"] for row in rows]
     assert all(row["token"]["p50_ms"] > 0 for row in rows)
+
+
+async def test_a_fleet_is_measured(tmp_path: Path) -> None:
+    """Tokens through Envoy with a picker and without, and what a fleet costs and loses."""
+    require_envoy()
+    report = tmp_path / "report.json"
+    flags = ["--fleet", "--quick", "--cases", "1", "--json", str(report)]
+    with trio.fail_after(200):
+        done = await trio.run_process(
+            [sys.executable, str(COMMAND), *flags],
+            capture_stdout=True,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+
+    assert done.returncode in {0, 1}, (
+        done.stdout.decode()
+    )  # a bound may be missed on a busy machine
+    told = json.loads(report.read_text())
+    assert ["direct", "envoy", "envoy+picker"] == [row["path"] for row in told["rows"]]
+    assert not any(row["fault"] for row in told["rows"])
+    names = " ".join(figure["name"] for figure in told["figures"])
+    for part in ("4 nodes", "400 nodes", "a lost node: failed", "out for Envoy", "rolling restart"):
+        assert part in names

@@ -464,19 +464,20 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     # Not at the head: who serves should not pay for it.
-    from ollama_proxy.simulate.run import NAMES, rows, simulate  # noqa: PLC0415 - as above
+    from ollama_proxy.simulate.run import names, read, rows, simulate  # noqa: PLC0415 - as above
 
-    only = arguments.only.split(",") if arguments.only else NAMES
-    if unknown := sorted(set(only) - set(NAMES)):
-        known = ", ".join(NAMES)
-        print(f"ollama-proxy: --only: no {', '.join(unknown)} among {known}", file=sys.stderr)
-        return BAD_CONFIG
     if arguments.requests is not None and arguments.requests < 1:
         print(f"ollama-proxy: --requests: must be >= 1 (got {arguments.requests})", file=sys.stderr)
         return BAD_CONFIG
+    path, only = Path(arguments.scenario), arguments.only.split(",") if arguments.only else None
     try:
+        known = names(read(path))
+        if unknown := sorted(set(only or ()) - set(known)):
+            listed = f"no {', '.join(unknown)} among {', '.join(known)}"
+            print(f"ollama-proxy: --only: {listed}", file=sys.stderr)
+            return BAD_CONFIG
         scenario, figures = simulate(
-            Path(arguments.scenario), requests=arguments.requests, seed=arguments.seed, only=only
+            path, requests=arguments.requests, seed=arguments.seed, only=only
         )
     except ConfigFaults as faults:
         print(describe_faults(faults), file=sys.stderr)
@@ -487,5 +488,5 @@ def _simulate(arguments: argparse.Namespace) -> int:
         )
         return OK
     print(f"{scenario.title or arguments.scenario}, seed {scenario.seed}")
-    print_table(rows(figures))
+    print_table(rows(scenario, figures))
     return OK

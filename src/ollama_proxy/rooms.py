@@ -39,7 +39,7 @@ from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.live.picture import Picture
 from ollama_proxy.inbound.paired import Guests, PairedDoor, PairedGate, PairedHandshakes
-from ollama_proxy.inbound.picker.conversation import PickerSettings
+from ollama_proxy.inbound.picker.desk import PickerSettings
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket

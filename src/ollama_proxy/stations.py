@@ -56,7 +56,7 @@ class Paired:
 
 
 def _open_backend(
-    config: BackendConfig, pump: Pump, node_id: str = "", *, pin: Pin | None = None
+    config: BackendConfig, pump: Pump, *, node_id: str = "", pin: Pin | None = None
 ) -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
@@ -146,7 +146,9 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend.config, self._pump, self._node_id, pin=backend.pin),
+                        _open_backend(
+                            backend.config, self._pump, node_id=self._node_id, pin=backend.pin
+                        ),
                         queue_capacity=lines.queue_capacity,
                     )
                     if known is not None and known[0].config.endpoint == backend.config.endpoint:

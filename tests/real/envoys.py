@@ -2,13 +2,14 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ ENVOY = Path(sys.executable).with_name("envoy")
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tools" / "fake-ollama"
 LOOPBACK = "127.0.0.1"
-LIMIT_S = 60.0
+LIMIT_S = 120.0
+PORTS = (20000, 32000)
 GOODBYE_MAX_S = 20.0
 Change = Callable[[dict[str, Any]], None]
 
@@ -37,11 +39,17 @@ def require_envoy() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has now: a picker must come back where it was, and Envoy must know where."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Ports that nobody has now: a picker must come back where it was, and Envoy must know where.
+
+    Below those that the kernel gives away for connections, so that none of these takes one meanwhile.
+    """
+    with ExitStack() as held:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.randrange(*PORTS)  # noqa: S311 - no secret
+            with suppress(OSError):
+                held.enter_context(socket.create_server((LOOPBACK, port)))
+                ports.append(port)
     return ports
 
 
@@ -244,6 +252,7 @@ async def stage(
     script: Sequence[str] = (),
     key: str = "",
     trust: ssl.SSLContext | None = None,
+    served: Sequence[int] = (),
 ) -> AsyncIterator[Stage]:
     """Nodes, pickers and an Envoy in front of them, each well when this begins.
 
@@ -257,9 +266,11 @@ async def stage(
         script: flags of the nodes.
         key: a good one, where keys are asked for.
         trust: whom clients trust, where all is encrypted.
+        served: ports of nodes that run already, beside those that are named.
     """
     require_envoy()
-    http, grpc, ports = free_ports(pickers), free_ports(pickers), free_ports(len(names) + 2)
+    ports = free_ports(2 * pickers + len(names) + 2)
+    http, grpc, ports = ports[:pickers], ports[pickers : 2 * pickers], ports[2 * pickers :]
     nodes = {
         name: Node(
             [sys.executable, str(FAKE), "--port", str(port), "--word", f" {name}", *script],
@@ -269,8 +280,9 @@ async def stage(
         )
         for name, port in zip(names, ports, strict=False)
     }
+    known = [Node([], directory, f"n{port}", port=port) for port in served]
     path = directory / "config.toml"
-    path.write_text(configured(list(nodes.values()), http[0], more, each))
+    path.write_text(configured([*nodes.values(), *known], http[0], more, each))
     us = [sys.executable, "-m", "ollama_proxy"]
     serving = [
         Picker(
@@ -306,7 +318,7 @@ async def stage(
                 nursery.start_soon(_print_config, envoy, path, grpc, change)
             await envoy.begin(says_ready=False)
             await _until_listening(envoy)
-            await envoy.well("nodes", len(nodes))
+            await envoy.well("nodes", len(nodes) + len(served))
             await envoy.well("pickers", pickers)
             for picker in serving:
                 await picker.until(lambda all_: all(b["healthy"] for b in all_))
