@@ -781,10 +781,6 @@ async def test_simulate_for_machines(desk: Desk) -> None:
     [
         (["gone.toml"], "gone.toml: cannot be read: No such file or directory"),
         (["config.toml"], "config.toml: backends[0].slots: must be 1 to 1024 (got 0)"),
-        (
-            ["config.toml", "--only", "ours,lifo"],
-            "ollama-proxy: --only: no lifo among ours, round-robin, least-connections, fifo",
-        ),
         (["config.toml", "--requests", "0"], "ollama-proxy: --requests: must be >= 1 (got 0)"),
     ],
 )
@@ -794,6 +790,35 @@ async def test_what_cannot_be_simulated(desk: Desk, arguments: list[str], senten
     done = await desk.run("simulate", *arguments)
 
     assert (2, sentence) == (done.returncode, done.stderr.decode().strip())
+
+
+@pytest.mark.parametrize(
+    ("fleet", "known"),
+    [
+        ("", "ours, round-robin, least-connections, fifo"),
+        ("[fleet]\npickers = [1, 3]\n", "all-knowing, 1 picker, 3 pickers"),
+    ],
+)
+async def test_what_is_not_simulated(desk: Desk, fleet: str, known: str) -> None:
+    """What there is to compare is said; it is other for a fleet."""
+    (desk.directory / "scenario.toml").write_text(SCENARIO + fleet)
+    done = await desk.run("simulate", "scenario.toml", "--only", "lifo")
+
+    sentence = f"ollama-proxy: --only: no lifo among {known}"
+    assert (2, sentence) == (done.returncode, done.stderr.decode().strip())
+
+
+async def test_simulate_a_fleet(desk: Desk) -> None:
+    """A column for each number of pickers, and one for the one that knows all."""
+    fleet = "[fleet]\npickers = [2]\nseeds = 2\n"
+    (desk.directory / "scenario.toml").write_text(SCENARIO + fleet)
+    done = await desk.run("simulate", "scenario.toml")
+    told = json.loads((await desk.run("simulate", "scenario.toml", "--json")).stdout)
+
+    _, head, *rows = done.stdout.decode().splitlines()
+    assert ["all-knowing", "2", "pickers"] == head.split()
+    assert any(row.split() == ["requests", "40", "40"] for row in rows)
+    assert ["all-knowing", "2 pickers"] == list(told["runs"])
 
 
 async def test_who_serves_does_not_pay_for_the_simulation(desk: Desk) -> None:

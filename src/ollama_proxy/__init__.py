@@ -21,6 +21,9 @@ The rooms, and who may import whom (`tools/layers` checks it):
     starter    what is seen of a machine, as a configuration     policy, sensors
     desktop    what is asked of the desktop while requests run   policy, trio, bus, names of sensors
     keyring    API keys in files and variables, new ones         policy
+    pairing    two routers come to trust each other by a code    config, pinned
+    pinned     TLS that trusts just the certificates it is given nothing of ours
+    pairs      who is paired, at the door and as backends        pairing, inbound, stations
     tables     TOML read into classes, every fault named         nothing of ours
     simulate   the engine in virtual time, modelled backends     engine, policy, config, Backend protocol
     client     commands that ask a running router; say is one    config, tables

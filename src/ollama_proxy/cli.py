@@ -125,6 +125,7 @@ def _add_own_work(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("permissions", nargs="*", metavar="read|infer|admin", help="default: all")
     command.add_argument("--name", default="", metavar="NAME", help="whose it is, for the log")
     command.set_defaults(run=_make_key)
+    _add_pair(commands)
     command = commands.add_parser("replay", help="decide a recorded decision log again")
     command.add_argument("file", metavar="FILE", help="see observability.decision_log")
     command.add_argument("--mode", metavar="MODE", help="what would this mode have changed?")
@@ -148,6 +149,30 @@ def _add_own_work(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         " default: from the configuration",
     )
     command.set_defaults(run=_envoy_config)
+
+
+def _add_pair(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "pair",
+        help="have this router and another trust each other, by a code that one of them shows",
+    )
+    command.add_argument(
+        "address",
+        nargs="?",
+        metavar="HOST:PORT",
+        help="where a code is shown; default: show one here",
+    )
+    command.add_argument(
+        "code", nargs="?", metavar="CODE", help="the code; default: it is asked for"
+    )
+    command.add_argument("--list", action="store_true", help="show who this router is paired with")
+    command.add_argument("--remove", metavar="ID", help="dissolve a pair, by id or name")
+    command.add_argument("--name", metavar="NAME", help="for the other; default: this machine's")
+    command.add_argument(
+        "--port", metavar="N", type=int, help="where to wait; default: pairing.port and one"
+    )
+    command.add_argument("--config", metavar="PATH", help="the configuration file")
+    command.set_defaults(run=_pair)
 
 
 def _add_questions(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -384,6 +409,16 @@ def _say(arguments: argparse.Namespace) -> int:
     return say(arguments)
 
 
+# -- pair ------------------------------------------------------------------------------------------
+
+
+def _pair(arguments: argparse.Namespace) -> int:
+    # Not at the head: who serves should not pay for it.
+    from ollama_proxy.pairing.command import pair  # noqa: PLC0415 - as above
+
+    return pair(arguments)
+
+
 # -- replay ----------------------------------------------------------------------------------------
 
 
@@ -429,19 +464,20 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     # Not at the head: who serves should not pay for it.
-    from ollama_proxy.simulate.run import NAMES, rows, simulate  # noqa: PLC0415 - as above
+    from ollama_proxy.simulate.run import names, read, rows, simulate  # noqa: PLC0415 - as above
 
-    only = arguments.only.split(",") if arguments.only else NAMES
-    if unknown := sorted(set(only) - set(NAMES)):
-        known = ", ".join(NAMES)
-        print(f"ollama-proxy: --only: no {', '.join(unknown)} among {known}", file=sys.stderr)
-        return BAD_CONFIG
     if arguments.requests is not None and arguments.requests < 1:
         print(f"ollama-proxy: --requests: must be >= 1 (got {arguments.requests})", file=sys.stderr)
         return BAD_CONFIG
+    path, only = Path(arguments.scenario), arguments.only.split(",") if arguments.only else None
     try:
+        known = names(read(path))
+        if unknown := sorted(set(only or ()) - set(known)):
+            listed = f"no {', '.join(unknown)} among {', '.join(known)}"
+            print(f"ollama-proxy: --only: {listed}", file=sys.stderr)
+            return BAD_CONFIG
         scenario, figures = simulate(
-            Path(arguments.scenario), requests=arguments.requests, seed=arguments.seed, only=only
+            path, requests=arguments.requests, seed=arguments.seed, only=only
         )
     except ConfigFaults as faults:
         print(describe_faults(faults), file=sys.stderr)
@@ -452,5 +488,5 @@ def _simulate(arguments: argparse.Namespace) -> int:
         )
         return OK
     print(f"{scenario.title or arguments.scenario}, seed {scenario.seed}")
-    print_table(rows(figures))
+    print_table(rows(scenario, figures))
     return OK

@@ -510,6 +510,16 @@ class Fleet:
 
 
 @attrs.frozen(kw_only=True)
+class Pairing:
+    """The door for paired routers; it is there while there are any."""
+
+    door: bool = True
+    # Not loopback: others are whom it is for, and it hears those alone whose certificates it knows.
+    host: str = attrs.field(default="0.0.0.0", validator=_HOST)  # noqa: S104 - as above
+    port: int = attrs.field(default=8443, validator=within(1, 65534))  # pairing takes the next
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """The whole configuration, every key with a value. `backends` may be empty."""
 
@@ -525,6 +535,7 @@ class Config:
     wyoming: Wyoming = attrs.field(factory=Wyoming)
     observability: Observability = attrs.field(factory=Observability)
     fleet: Fleet = attrs.field(factory=Fleet)
+    pairing: Pairing = attrs.field(factory=Pairing)
 
     @property
     def route_settings(self) -> RouteSettings:

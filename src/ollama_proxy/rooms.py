@@ -27,7 +27,7 @@ from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import STATUS
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.dbus.door import BusDoor
-from ollama_proxy.inbound.encryption import Encryption
+from ollama_proxy.inbound.encryption import Encryption, Handshakes
 from ollama_proxy.inbound.front import Front, FrontSettings
 from ollama_proxy.inbound.grpc.connection import Patience
 from ollama_proxy.inbound.grpc.door import GrpcDoor, GrpcSettings
@@ -38,7 +38,8 @@ from ollama_proxy.inbound.http.endpoint import Dashboard
 from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.live.audience import Audience
 from ollama_proxy.inbound.live.picture import Picture
-from ollama_proxy.inbound.picker.conversation import PickerSettings
+from ollama_proxy.inbound.paired import Guests, PairedDoor, PairedGate, PairedHandshakes
+from ollama_proxy.inbound.picker.desk import PickerSettings
 from ollama_proxy.inbound.trust import Gate
 from ollama_proxy.inbound.websocket.realtime import RealtimeTalk
 from ollama_proxy.inbound.websocket.socket import Dialogue, Socket
@@ -48,6 +49,7 @@ from ollama_proxy.inbound.wyoming.door import WyomingDoor
 from ollama_proxy.metrics.doors import DoorState
 from ollama_proxy.metrics.exposition import Metrics
 from ollama_proxy.observe import lost_lines, observe
+from ollama_proxy.pairing.certificate import identity_file
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.peers import parse_networks
 from ollama_proxy.senses import minute_of_day, open_climate
@@ -81,6 +83,8 @@ class Rooms:
     grpc: GrpcDoor | None
     bus_door: BusDoor
     wyoming: WyomingDoor
+    guests: Guests | None
+    paired: PairedDoor | None
 
 
 def build(config: Config, keys: Sequence[Key]) -> Rooms:
@@ -126,47 +130,21 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
     ledger.read_by(metrics.record)
     ledger.door_read_by(metrics.turn_away)
     dashboard = _new_dashboard(config, dispatcher, climate, ledger, news)
-    app = create_app(
-        Services(
-            dispatcher=dispatcher,
-            climate=climate,
-            gate=gate,
-            metrics=metrics.page,
-            version=ollama_proxy.__version__,
-            node_id=own_id,
-            max_body_bytes=limits.max_body_bytes,
-            body_timeout_s=limits.body_timeout_s,
-            bounds=bounds,
-            dashboard=dashboard,
-        )
-    )
-    guarded = GuardedServer(
-        app,
-        GuardedLimits(
-            write_timeout_s=limits.write_timeout_s,
-            keep_alive_s=limits.idle_timeout_s,
-            head_timeout_s=limits.head_timeout_s,
-            head_bytes=limits.head_bytes,
-            headers=limits.headers,
-        ),
+    services = Services(
+        dispatcher=dispatcher,
+        climate=climate,
+        gate=gate,
+        metrics=metrics.page,
+        version=ollama_proxy.__version__,
+        node_id=own_id,
+        max_body_bytes=limits.max_body_bytes,
+        body_timeout_s=limits.body_timeout_s,
         bounds=bounds,
-        ledger=ledger,
-    )
-    settings = FrontSettings(
-        limits=limits,
-        max_connections=config.server.max_connections,
-        max_connections_per_peer=config.server.max_connections_per_peer,
-        lane=config.server.lane,
+        dashboard=dashboard,
     )
     metrics.lost_lines = lost_lines
-    front = Front(
-        dispatcher,
-        gate,
-        guarded,
-        settings,
-        _dialects(dispatcher),
-        bounds=bounds,
-        encryption=encryption,
+    front, guarded = _new_front(
+        config, services, dialects=_dialects(dispatcher), encryption=encryption
     )
     grpc = _new_grpc_door(
         config,
@@ -178,7 +156,9 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         held=bounds,
         encryption=encryption,
     )
-    metrics.doors = _doors(front, grpc, bounds, grpc_bounds)
+    guests = _new_guests(config)
+    paired = None if guests is None else _new_paired_door(config, services, guests)
+    metrics.doors = _doors(front, grpc, paired, bounds, grpc_bounds)
     bus_door = BusDoor(dispatcher, climate, news, ledger, minute_of_day=minute_of_day)
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config), bounds)
     return Rooms(
@@ -198,6 +178,8 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         grpc=grpc,
         bus_door=bus_door,
         wyoming=wyoming,
+        guests=guests,
+        paired=paired,
     )
 
 
@@ -291,6 +273,68 @@ def _wyoming_settings(config: Config) -> WyomingSettings:
     )
 
 
+def _new_front(
+    config: Config,
+    services: Services,
+    *,
+    dialects: Mapping[str, Callable[[Socket], Dialogue]] | None = None,
+    encryption: Encryption | None = None,
+    handshakes: Handshakes | None = None,
+) -> tuple[Front, GuardedServer]:
+    """A door for HTTP, closed, and what serves all that is no inference on it."""
+    limits = _lane_limits(config)
+    guarded = GuardedServer(
+        create_app(services),
+        GuardedLimits(
+            write_timeout_s=limits.write_timeout_s,
+            keep_alive_s=limits.idle_timeout_s,
+            head_timeout_s=limits.head_timeout_s,
+            head_bytes=limits.head_bytes,
+            headers=limits.headers,
+        ),
+        bounds=services.bounds,
+        ledger=services.dispatcher.ledger,
+    )
+    settings = FrontSettings(
+        limits=limits,
+        max_connections=config.server.max_connections,
+        max_connections_per_peer=config.server.max_connections_per_peer,
+        lane=config.server.lane,
+    )
+    front = Front(
+        services.dispatcher,
+        services.gate,
+        guarded,
+        settings,
+        dialects,
+        bounds=services.bounds,
+        encryption=encryption,
+        handshakes=handshakes,
+    )
+    return front, guarded
+
+
+def _new_guests(config: Config) -> Guests | None:
+    """Who may come to the door for paired routers; None where it is shut, or nothing can be kept."""
+    directory = state_directory(os.environ)
+    if not config.pairing.door or directory is None:
+        return None
+    return Guests(identity_file(directory))
+
+
+def _new_paired_door(config: Config, services: Services, guests: Guests) -> PairedDoor:
+    """The door for paired routers, closed: the same rooms as behind the front door, and no page."""
+    bounds = Bounds(services.bounds.max_bytes)
+    inside = attrs.evolve(services, gate=PairedGate(guests), bounds=bounds, dashboard=None)
+
+    def new_front() -> tuple[Front, GuardedServer]:
+        handshakes = PairedHandshakes(guests, timeout_s=config.server.head_timeout_s)
+        return _new_front(config, inside, handshakes=handshakes)
+
+    place = config.pairing
+    return PairedDoor(guests, new_front, host=place.host, port=place.port, bounds=bounds)
+
+
 def _open_encryption(config: Config) -> Encryption | None:
     """What the doors encrypt with; None where its owner names no certificate. Raises CannotServe."""
     files = config.server.tls.files
@@ -355,7 +399,11 @@ def _new_grpc_door(
 
 
 def _doors(
-    front: Front, grpc: GrpcDoor | None, bounds: Bounds, grpc_bounds: Bounds
+    front: Front,
+    grpc: GrpcDoor | None,
+    paired: PairedDoor | None,
+    bounds: Bounds,
+    grpc_bounds: Bounds,
 ) -> Callable[[], dict[str, DoorState]]:
     """What the metrics ask of the doors."""
 
@@ -363,6 +411,8 @@ def _doors(
         found = {"http": _door_state(front.connections, bounds.held, bounds)}
         if grpc is not None:
             found["grpc"] = _door_state(grpc.connections, grpc.unread_bytes, grpc_bounds)
+        if paired is not None:
+            found["paired"] = _door_state(paired.connections, paired.bounds.held, paired.bounds)
         return found
 
     return look

@@ -65,7 +65,8 @@ class Scouts:
         self._changed = trio.Event()
         self._served: dict[str, int] = {}
         self._members: tuple[Member, ...] = ()
-        self._described: dict[str, str] = {}  # node ids of those that are configured
+        # Of those that are configured: who they said they are, and when.
+        self._described: dict[str, tuple[str, float]] = {}
         self._advertising = trio.CancelScope()
 
     # -- what is asked of them ---------------------------------------------------------------------
@@ -135,7 +136,7 @@ class Scouts:
     def _start_sources(self, nursery: trio.Nursery) -> None:
         wanted, now = self._config.fleet, trio.current_time()
         self.roster.lost_s, self.roster.dwell_s = wanted.lost_s, wanted.refresh_s
-        self.roster.trusted = None if wanted.trust_found else ()
+        self.roster.trusts_all = wanted.trust_found
         before, self._reports = self._reports, {}
         if wanted.nodes:
             report = self._report(Source.NODES, "the configuration")
@@ -206,7 +207,7 @@ class Scouts:
     async def _look(self) -> None:
         now = trio.current_time()
         self._listen(now)
-        review = self.roster.review(now, self._configured())
+        review = self.roster.review(now, self._configured(now))
         for remark in review.remarks:
             log.warning("%s", remark)
         for member in review.left:
@@ -233,16 +234,22 @@ class Scouts:
                 self.roster.heard(member.url, now, station.node_id)
             self._served[member.backend_id] = served
 
-    def _configured(self) -> Configured:
+    def _configured(self, now: float) -> Configured:
         backends = self._fleet.configured
         stations = self._fleet.dispatcher.stations
-        told = {each.id: stations[each.id].node_id for each in backends if each.id in stations}
-        # Who is silent for a while is still who it was.
-        known = {name: node_id for name, node_id in self._described.items() if name in told}
-        self._described = known | {name: node_id for name, node_id in told.items() if node_id}
+        for each in backends:
+            station = stations.get(each.id)
+            if station is not None and station.node_id:
+                self._described[each.id] = (station.node_id, now)
+        # Who is silent for a moment is still who it was; for longer, it may be elsewhere now.
+        self._described = {
+            backend_id: (node_id, heard)
+            for backend_id, (node_id, heard) in self._described.items()
+            if now - heard < self.roster.lost_s and any(each.id == backend_id for each in backends)
+        }
         return Configured(
             urls={tidy(each.endpoint) for each in backends if _is_http(each.endpoint)},
-            node_ids=set(self._described.values()),
+            node_ids={node_id for node_id, _ in self._described.values()},
             backend_ids={each.id for each in backends},
         )
 

@@ -4,7 +4,7 @@ Each nursery outlives all that depend on it; leaving the block is the shutdown:
 
     senses        closes last     sensors, the system's bus, climate, notices
     └─ workers    closes second   pump, deadlines; per backend: workers, health, the embedded process
-       └─ doors   closes first    signals, the front door, the gRPC door, the door on the bus
+       └─ doors   closes first    signals, the front door, those for gRPC, paired routers and the bus
 
 Drain: the names on the bus are given back, the other doors take no more connections, work in flight
 has `drain_s`, then it is ended and its callers told so. Expected trouble becomes a value where it
@@ -33,8 +33,10 @@ from ollama_proxy.config import (
 from ollama_proxy.config import Fleet as FleetConfig
 from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.identity import state_directory
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
+from ollama_proxy.pairs import Pairs
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.modes import Mode
 from ollama_proxy.rooms import CannotServe, Rooms, build, dispatch_settings, rules_of
@@ -84,17 +86,21 @@ class _Backends:
 
     fleet: Fleet
     scouts: Scouts
+    pairs: Pairs
     workers: trio.Nursery
 
     async def open(self, config: Config) -> None:
-        """Those that are configured, then those that are found at once."""
+        """Those that are configured, those that are paired, then those that are found at once."""
         await self.fleet.apply(config)
+        await self.pairs.look()
+        self.workers.start_soon(self.pairs.watch, name="pairs")
         await self.workers.start(self.scouts.run, name="scouts")
 
     async def follow(self, config: Config) -> None:
         """The configuration has been read again."""
         await self.fleet.apply(config)
         self.scouts.follow(config)
+        await self.pairs.look()
 
 
 def _new_scouts(config: Config, fleet: Fleet, own_id: str) -> Scouts:
@@ -135,13 +141,14 @@ async def serve(
         if rooms.encryption is not None:
             workers.start_soon(rooms.encryption.watch, config.router.health_interval_s)
         fleet = Fleet(rooms.dispatcher, pump, workers, node_id=rooms.node_id)
+        pairs = Pairs(state_directory(os.environ), rooms.guests, fleet.pair)
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )
         scouts = _new_scouts(config, fleet, rooms.node_id)
         rooms.metrics.sources = scouts.states
         rooms.news.read_by(scouts.stir)
-        backends = _Backends(fleet, scouts, workers)
+        backends = _Backends(fleet, scouts, pairs, workers)
         await _keep_doors(plan, rooms, backends, _Sockets(http, grpc, voices), task_status)
         workers.cancel_scope.cancel()
         senses.cancel_scope.cancel()
@@ -189,7 +196,7 @@ async def _keep_doors(
                 rooms.dashboard.audience.dismiss()  # its answers would never end by themselves
             await rooms.bus_door.leave()
             open_doors: list[_Door] = [rooms.front, rooms.wyoming]
-            open_doors += [rooms.grpc] if rooms.grpc is not None else []
+            open_doors += [each for each in (rooms.grpc, rooms.paired) if each is not None]
             await _drain(open_doors, rooms.dispatcher, ending.drain)
             doors.cancel_scope.cancel()
 
@@ -205,6 +212,8 @@ async def _open_doors(config: Config, rooms: Rooms, sockets: _Sockets, doors: tr
     if sockets.voices:
         await doors.start(rooms.wyoming.serve, sockets.voices)
         log.info("voice assistants are heard on %s", _address(sockets.voices[0]))
+    if rooms.paired is not None:
+        doors.start_soon(rooms.paired.run, name="paired")
     return await _open_bus_door(rooms.bus_door, config, doors)
 
 
@@ -333,6 +342,7 @@ async def _reload(plan: Plan, rooms: Rooms, backends: _Backends) -> None:
         "wyoming",
         "observability",
         "fleet",
+        "pairing",
     ):
         if _once(getattr(config, section)) != _once(getattr(plan.config, section)):
             log.warning("changes in [%s] take effect when the router is started anew", section)

@@ -7,8 +7,10 @@ A station lives in the workers' nursery, until it is retired and its slots are e
 import functools
 import logging
 import os
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Sequence
 
+import attrs
 import trio
 
 from ollama_proxy.backends.backend import Backend, BackendFailed
@@ -29,6 +31,7 @@ from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.health import HealthSettings, watch_health
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
+from ollama_proxy.pinned import Pin
 from ollama_proxy.policy.fleet import BackendType
 
 log = logging.getLogger("ollama_proxy")
@@ -39,12 +42,28 @@ FAREWELL_S = 1.0
 PROBES_AT_ONCE = 8
 
 
-def _open_backend(config: BackendConfig, pump: Pump, node_id: str = "") -> Backend:
+@attrs.frozen
+class Paired:
+    """A router that this one is paired with, as a backend.
+
+    Attributes:
+        config: as if its owner had written it down.
+        pin: how it is spoken with.
+    """
+
+    config: BackendConfig
+    pin: Pin
+
+
+def _open_backend(
+    config: BackendConfig, pump: Pump, *, node_id: str = "", pin: Pin | None = None
+) -> Backend:
     """The backend that a part of the configuration describes."""
     spec = config.to_spec()
     settings = ServerSettings(
         connect_timeout_s=config.connect_timeout_s,
         api_key=os.environ.get(spec.api_key_env, "") if spec.api_key_env else "",
+        tls=ssl.create_default_context if pin is None else pin.context,
     )
 
     def open_server(url: str) -> Server:
@@ -61,6 +80,14 @@ def _open_backend(config: BackendConfig, pump: Pump, node_id: str = "") -> Backe
             return RouterBackend(spec, open_server(spec.endpoint), node_id=node_id)
 
 
+@attrs.frozen
+class _Wanted:
+    """A backend as it should be."""
+
+    config: BackendConfig
+    pin: Pin | None = None
+
+
 class Fleet:
     """The stations that are open, by the configuration that each came from."""
 
@@ -72,11 +99,18 @@ class Fleet:
         self._pump = pump
         self._node_id = node_id
         self._workers = workers
-        self._open: dict[str, tuple[BackendConfig, Station]] = {}
+        self._open: dict[str, tuple[_Wanted, Station]] = {}
         self._config = Config()
         self._found: tuple[BackendConfig, ...] = ()
+        self._paired: Sequence[Paired] = ()
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
         self._applying = trio.Lock()  # SIGHUP may come before all is open
+
+    async def pair(self, paired: Sequence[Paired]) -> None:
+        """Have these routers as backends, too, in place of those before. As `apply`."""
+        async with self._applying:
+            self._paired = paired
+            await self._apply()
 
     async def apply(self, config: Config) -> None:
         """Open what is new, close what is gone, replace what has changed.
@@ -98,14 +132,12 @@ class Fleet:
 
     @property
     def configured(self) -> tuple[BackendConfig, ...]:
-        """What the owner describes; it goes before what is found."""
-        return self._config.backends
+        """What the owner describes, or has paired; it goes before what is found."""
+        return (*self._config.backends, *(each.config for each in self._paired))
 
     async def _apply(self) -> None:
         config = self._config
-        wanted = {backend.id: backend for backend in config.backends}
-        for backend in self._found:
-            wanted.setdefault(backend.id, backend)
+        wanted = self._wanted(config)
         health = HealthSettings(interval_s=config.router.health_interval_s)
         lines = config.scheduler
         opened: dict[str, Station] = {}
@@ -114,10 +146,12 @@ class Fleet:
                 known = self._open.get(backend_id)
                 if known is None or known[0] != backend:
                     station = Station(
-                        _open_backend(backend, self._pump, self._node_id),
+                        _open_backend(
+                            backend.config, self._pump, node_id=self._node_id, pin=backend.pin
+                        ),
                         queue_capacity=lines.queue_capacity,
                     )
-                    if known is not None and known[0].endpoint == backend.endpoint:
+                    if known is not None and known[0].config.endpoint == backend.config.endpoint:
                         station.inherit(known[1])
                     opened[backend_id] = station
                     opening.start_soon(self._start, station, health)
@@ -134,6 +168,21 @@ class Fleet:
             _set_scheduler(station, lines)
             self.dispatcher.health_changed(station)  # there may be more slots for some
         self._pump.stall_timeout_s = config.router.stall_timeout_s
+
+    def _wanted(self, config: Config) -> "dict[str, _Wanted]":
+        """The owner's own, then those that are paired, then what was found: the first keeps a name."""
+        wanted = {each.id: _Wanted(each) for each in config.backends}
+        for each in self._paired:
+            if each.config.id in wanted:
+                log.warning(
+                    "%s is a backend of yours; the paired router is not used", each.config.id
+                )
+                continue
+            backend = attrs.evolve(each.config, slots=config.fleet.slots)
+            wanted[backend.id] = _Wanted(backend, each.pin)
+        for backend in self._found:
+            wanted.setdefault(backend.id, _Wanted(backend))
+        return wanted
 
     async def _start(self, station: Station, health: HealthSettings) -> None:
         await self._workers.start(self._run, station, health, name=f"station {station.spec.id}")

@@ -7,8 +7,9 @@ from ollama_proxy.policy.affinity import Warm
 from ollama_proxy.policy.ask import Ask, Call, Priority, Wishes
 from ollama_proxy.policy.energy import Appetite, Grade
 from ollama_proxy.policy.estimate import Estimates, Learned, Seen
-from ollama_proxy.policy.fleet import BackendView
+from ollama_proxy.policy.fleet import BackendType, BackendView
 from ollama_proxy.policy.modes import STANCES, Mode
+from ollama_proxy.policy.node import Node
 from ollama_proxy.policy.others import Others
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.question import Question
@@ -83,6 +84,7 @@ ASKS = st.builds(
     prompt_bytes=st.integers(0, 100_000),
     answer_limit=st.one_of(st.none(), st.integers(1, 10_000)),
     continues=st.booleans(),
+    forwarded=st.booleans(),
     carried=st.booleans(),
     within=st.one_of(st.none(), st.frozensets(st.sampled_from([*FIGURES, "nobody"]))),
 )
@@ -122,11 +124,23 @@ OTHERS = st.builds(
 )
 
 
+NODES = st.builds(
+    Node,
+    mode=st.none() | st.sampled_from(Mode),
+    is_draining=st.booleans(),
+    watts=st.none() | WATTS,
+    token_j=st.dictionaries(MODELS, WATTS),
+    first_s=st.dictionaries(MODELS, SOME_SECONDS),
+    tokens_per_s=st.dictionaries(MODELS, WATTS),
+)
+
+
 @st.composite
 def views(draw: st.DrawFn, name: str, ask: Ask) -> BackendView:
     """One backend, in any state."""
     described = spec(
         name,
+        type=draw(st.sampled_from([BackendType.OLLAMA, BackendType.ROUTER])),
         enabled=draw(st.sampled_from([True, True, True, False])),
         slots=draw(st.integers(1, 4)),
         models=draw(st.sampled_from([("*",), ("llama*", "qwen*"), (MODEL,)])),
@@ -175,6 +189,8 @@ def views(draw: st.DrawFn, name: str, ask: Ask) -> BackendView:
         heat=draw(st.sampled_from(ThermalState)),
         hot="package 96 °C",
         asleep=draw(st.booleans()),
+        node=draw(st.none() | NODES) if described.type is BackendType.ROUTER else None,
+        turned_away=draw(st.none() | st.sampled_from(Priority)),
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_proxy.bus.message import Signal
-from ollama_proxy.discovery.avahi import MOST_SERVICES, TYPE, _Found, node_of, read_txt
+from ollama_proxy.discovery.avahi import MOST_SERVICES, TYPE, _Found, nodes_of, read_txt
 from ollama_proxy.policy.roster import FoundNode
 
 TXT = [b"id=abc", b"v=1", b"tls=0"]
@@ -33,9 +33,30 @@ def resolved(**changes: Any) -> tuple[Any, ...]:
 
 def test_a_service_is_a_node() -> None:
     """At its address, by its id and its host's name."""
-    assert FoundNode(
+    expected = FoundNode(
         url="http://192.168.1.20:8080", id="abc", machine="laptop.local", name="laptop.local"
-    ) == node_of(resolved())
+    )
+
+    assert (expected,) == nodes_of(resolved())
+
+
+@pytest.mark.parametrize(
+    ("pair", "port", "expected"),
+    [
+        (b"8443", 8080, [("http://192.168.1.20:8080", False), ("https://192.168.1.20:8443", True)]),
+        (b"8443", 8443, [("https://192.168.1.20:8443", True)]),
+        (b"0", 8080, [("http://192.168.1.20:8080", False)]),
+        (b"65536", 8080, [("http://192.168.1.20:8080", False)]),
+        (b"x", 8080, [("http://192.168.1.20:8080", False)]),
+    ],
+)
+def test_a_door_for_paired_routers_is_told_apart(
+    pair: bytes, port: int, expected: list[tuple[str, bool]]
+) -> None:
+    """Beside the other, or alone where nobody else is let in."""
+    nodes = nodes_of(resolved(port=port, txt=[*TXT, b"pair=" + pair]))
+
+    assert expected == [(node.url, node.is_proved) for node in nodes]
 
 
 @pytest.mark.parametrize(
@@ -60,17 +81,12 @@ def test_a_service_is_a_node() -> None:
 )
 def test_what_is_of_no_use_is_no_node(changes: dict[str, Any], url: str | None) -> None:
     """An address that leads astray, no id, an id that is none, more than a packet holds."""
-    node = node_of(resolved(**changes))
-
-    assert url == (None if node is None else node.url)
+    assert ([] if url is None else [url]) == [node.url for node in nodes_of(resolved(**changes))]
 
 
 def test_a_hosts_name_that_is_none_is_not_shown() -> None:
     """What is written into logs and lists is a name."""
-    node = node_of(resolved(host="a\x1b[31m"))
-    assert node is not None
-
-    assert "" == node.name
+    assert [""] == [node.name for node in nodes_of(resolved(host="a\x1b[31m"))]
 
 
 @given(st.lists(st.binary(max_size=300), max_size=40))

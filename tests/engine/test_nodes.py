@@ -117,6 +117,16 @@ class TestSlots:
 class TestState:
     """What it says holds while it says so."""
 
+    async def test_whose_it_is_is_known(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """Once it has said so; nobody's before."""
+        played = router()
+        played.health = says(id="a1")
+        floor, station = await open_node(nursery, autojump_clock, played)
+
+        assert ("a1", "") == (station.node_id, floor.open(backend("cpu")).node_id)
+
     async def test_what_is_not_told_any_more_is_unknown(
         self, nursery: trio.Nursery, autojump_clock: MockClock
     ) -> None:
@@ -389,6 +399,44 @@ class TestRefusal:
         after = await floor.ask()
 
         assert (["near", "done"], ["far", "done"]) == (caller.said, after.said)
+
+    async def test_one_that_would_be_late_is_taken_for_busy_until_it_tells_anew(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """What it told last is out of date: whoever comes before the next probe would be declined, too."""
+        played = router().turn_away(Code.DEADLINE_UNMEETABLE, retry_after_s=3.0).then().say("far")
+        other = backend("igpu").say("near", after=0.4)
+        # A little better than the other, where nobody is there.
+        node = Node(slots=2, at_work=0, waiting=(0, 0, 0, 0), first_s={MODEL: 0.35}, watts=12.0)
+        played.health = Probe(models=MODELS, node=node)
+        floor, station = await open_node(nursery, autojump_clock, played, other)
+        said = [(await floor.ask(max_latency_s=1.0)).said[0] for _ in range(2)]
+        assert station.others is not None
+        believed = station.others.at_work
+        await trio.sleep(SETTINGS.interval_s + 0.1)
+        said.append((await floor.ask(max_latency_s=1.0)).said[0])
+
+        assert (["near", "near", "far"], 2) == (said, believed)
+
+    async def test_what_it_takes_to_load_is_learned_of_a_refusal(
+        self, nursery: trio.Nursery, autojump_clock: MockClock
+    ) -> None:
+        """One that must load the model, and would be late by that, is not asked in vain again."""
+        played = router().turn_away(Code.DEADLINE_UNMEETABLE, retry_after_s=9.0).then().say("far")
+        other = backend("igpu").say("near")
+        node = Node(slots=2, at_work=0, waiting=(0, 0, 0, 0), first_s={MODEL: 0.001}, watts=1.0)
+        played.health = Probe(models=MODELS, loaded=frozenset(), node=node)
+        floor, station = await open_node(nursery, autojump_clock, played, other)
+        said = []
+        for _ in range(3):
+            said.append((await floor.ask(max_latency_s=1.0)).said[0])
+            await trio.sleep(SETTINGS.interval_s + 0.1)
+        forecast = station.estimates.forecast(
+            ask(), station.prior(ask()), loaded=False, now=trio.current_time()
+        )
+
+        assert (["near"] * 3, 1) == (said, len(played.errands))
+        assert forecast.first_s == pytest.approx(9.0)
 
     async def test_those_in_line_here_go_where_there_is_room(
         self, nursery: trio.Nursery, autojump_clock: MockClock

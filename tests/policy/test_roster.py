@@ -67,7 +67,7 @@ def test_1_who_is_listed_is_in_at_once() -> None:
 )
 def test_1_who_is_listed_no_more_leaves(source: Source, answers: bool, stays_s: float) -> None:
     """At once where the source knows; after a while where it may not; never one that the network hides."""
-    roster = new(trusted=None)
+    roster = new(trusts_all=True)
     roster.saw(source, at(A), 0)
     roster.review(0, NOBODY)
     left_at = None
@@ -84,7 +84,7 @@ def test_1_who_is_listed_no_more_leaves(source: Source, answers: bool, stays_s: 
 @pytest.mark.parametrize("source", list(Source))
 def test_1_a_lost_source_is_believed_on(source: Source) -> None:
     """For `lost_s`, of each of them."""
-    roster = new(trusted=None)
+    roster = new(trusts_all=True)
     roster.saw(source, at(A, B), 0)
     roster.lost(source, 10)
     roster.lost(source, 30)  # it is no less lost for being tried again
@@ -106,7 +106,7 @@ def test_1_who_answers_stays_while_a_source_is_lost() -> None:
 
 def test_2_a_router_does_not_find_itself() -> None:
     """By what is told of it, or by what it tells itself."""
-    roster = new(trusted=None)
+    roster = new(trusts_all=True)
     roster.saw(Source.AVAHI, [FoundNode(url=A, id="me")], 0)
     roster.saw(Source.DNS, at(B), 0)
 
@@ -117,29 +117,61 @@ def test_2_a_router_does_not_find_itself() -> None:
 
 def test_2_who_is_described_by_hand_is_not_found() -> None:
     """By its address, or by its id."""
-    roster = new(trusted=None)
+    roster = new(trusts_all=True)
     roster.saw(Source.AVAHI, [FoundNode(url=A), FoundNode(url=B, id="b"), FoundNode(url=C)], 0)
 
     assert [C] == urls(roster.review(0, Configured(urls=[A], node_ids=["b"])).members)
 
 
-@pytest.mark.parametrize(
-    ("trusted", "told", "expected"),
-    [((), "", []), (["a"], "", [A]), (None, "", [A]), (["a"], "another", [])],
-)
+@pytest.mark.parametrize(("trusts_all", "expected"), [(False, []), (True, [A])])
 def test_2_nobody_in_the_network_is_taken_at_its_word(
-    trusted: list[str] | None, told: str, expected: list[str]
+    trusts_all: bool, expected: list[str]
 ) -> None:
-    """Unless it is paired, or everybody is; who then tells another id was not it."""
-    roster = new(trusted=trusted)
+    """Unless the owner says so; and that it was found is said once."""
+    roster = new(trusts_all=trusts_all)
     roster.saw(Source.AVAHI, [FoundNode(url=A, id="a", name="laptop")], 0)
-    if told:
-        roster.heard(A, 0, told)
     review = roster.review(0, NOBODY)
 
     assert expected == urls(review.members)
     assert (not expected) == ("laptop was found in the network and is not used" in str(review))
     assert () == roster.review(1, NOBODY).remarks  # it was said
+
+
+@pytest.mark.parametrize("trusts_all", [False, True])
+def test_2_who_is_paired_is_used_where_it_proves_itself(trusts_all: bool) -> None:
+    """Its other door is passed over, and so is a stranger's that says it is such a door."""
+    roster = new(paired=["a"], trusts_all=trusts_all)
+    announced = [
+        FoundNode(url=A, id="a"),
+        FoundNode(url=B, id="a", is_proved=True),
+        FoundNode(url=C, id="c", is_proved=True),
+    ]
+    roster.saw(Source.AVAHI, announced, 0)
+    review = roster.review(0, NOBODY)
+
+    assert [B] == urls(review.members)
+    assert review.members[0].is_proved
+    assert () == review.remarks
+
+
+def test_2_who_is_paired_is_known_by_the_id_it_was_paired_with() -> None:
+    """Whatever it says of itself later: its certificate is what counts."""
+    roster = new(paired=["a"])
+    roster.saw(Source.AVAHI, [FoundNode(url=B, id="a", is_proved=True)], 0)
+    roster.review(0, NOBODY)
+    roster.heard(B, 1, "another")
+
+    assert [B] == urls(roster.review(1, NOBODY).members)
+
+
+def test_2_whose_pair_is_dissolved_leaves() -> None:
+    """At once."""
+    roster = new(paired=["a"])
+    roster.saw(Source.AVAHI, [FoundNode(url=B, id="a", is_proved=True)], 0)
+    roster.review(0, NOBODY)
+    roster.paired = ()
+
+    assert [B] == urls(roster.review(1, NOBODY).left)
 
 
 def test_2_whom_its_owner_lists_needs_no_pairing() -> None:
@@ -275,6 +307,7 @@ _NODES = st.builds(
     id=st.sampled_from(["", "me", "x", "y", "z"]),
     machine=st.sampled_from(["", "m1", "m2"]),
     name=st.sampled_from(["", "laptop", "Büro", "cpu"]),
+    is_proved=st.booleans(),
 )
 
 
@@ -319,7 +352,7 @@ CONFIGURED = Configured(urls=[_URLS[0]], node_ids=["z"], backend_ids=["node-lapt
 @given(_STEPS)
 def test_whatever_happens_nobody_is_in_twice(steps: list[Step]) -> None:
     """Addresses, ids and names are unique; this router and what is described by hand are not in."""
-    roster, now = new(trusted=None), 0.0
+    roster, now = new(trusts_all=True, paired=["x", "z"]), 0.0
     for step in steps:
         now += step.after_s
         happen(roster, step, now)
@@ -331,12 +364,13 @@ def test_whatever_happens_nobody_is_in_twice(steps: list[Step]) -> None:
         assert not {"me", "z"} & set(ids)
         assert _URLS[0] not in urls(members)
         assert "node-laptop" not in names
+        assert all(each.node_id == "x" for each in members if each.is_proved)
 
 
 @given(_STEPS)
 def test_whatever_happens_who_joins_was_not_in_and_who_leaves_was(steps: list[Step]) -> None:
     """What is told as joined and left leads from one list to the next, and nothing else does."""
-    roster, now = new(trusted=None), 0.0
+    roster, now = new(trusts_all=True, paired=["x", "z"]), 0.0
     inside: dict[str, str] = {}
     for step in steps:
         now += step.after_s
@@ -355,7 +389,7 @@ def test_whatever_happens_who_joins_was_not_in_and_who_leaves_was(steps: list[St
 @given(_STEPS)
 def test_whatever_happens_nobody_returns_at_once(steps: list[Step]) -> None:
     """Between a node's leaving and its coming back there are `dwell_s` at least."""
-    roster, now = new(trusted=None), 0.0
+    roster, now = new(trusts_all=True, paired=["x", "z"]), 0.0
     left: dict[str, float] = {}
     for step in steps:
         now += step.after_s
@@ -368,7 +402,7 @@ def test_whatever_happens_nobody_returns_at_once(steps: list[Step]) -> None:
 @given(_STEPS)
 def test_when_all_are_silent_for_long_enough_nobody_is_left(steps: list[Step]) -> None:
     """Sources that are lost and nodes that say nothing are forgotten, and nothing is kept of them."""
-    roster, now = new(trusted=None), 0.0
+    roster, now = new(trusts_all=True, paired=["x", "z"]), 0.0
     for step in steps:
         now += step.after_s
         happen(roster, step, now)

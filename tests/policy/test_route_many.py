@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ollama_proxy.policy.ask import NO_WISHES
@@ -79,6 +79,7 @@ def test_what_a_wait_makes_of_a_node(state: State, latency_s: float, usual_s: fl
     """Its load and its usual error, as `route` has it in words."""
     idle = view("cpu", spec_slots=SLOTS, spec_avg_latency_s=latency_s, off_s=Learned(usual_s, 0.0))
     node = state.of(idle)
+    assume(node.busy or (node.others and node.others.count))
     alone, loaded = only(idle).candidates[0], only(node).candidates[0]
     wait_s = loaded.predicted_s - alone.predicted_s
     octaves = max(math.log2(1 + node.taken / SLOTS), math.log2(1 + wait_s / alone.alone_s))

@@ -72,6 +72,21 @@ async def test_who_was_there_before_is_found(private: PrivateBus) -> None:
     assert ID == node.id
 
 
+async def test_a_door_for_paired_routers_is_found(private: PrivateBus) -> None:
+    """Beside the other."""
+    announcement = Announcement(node_id=ID, port=8080, tls=False, paired_port=8443)
+    async with (
+        avahi(private),
+        trio.open_nursery() as nursery,
+        heard(private) as hearing,
+    ):
+        nursery.start_soon(partial(advertise, private.address, announcement, pace=HASTE))
+        nodes = await hearing.until(HERE.url, "https://127.0.0.1:8443")
+        nursery.cancel_scope.cancel()
+
+    assert [False, True] == [node.is_proved for node in nodes]
+
+
 async def test_two_of_one_machine_have_names_of_their_own(
     private: PrivateBus, caplog: pytest.LogCaptureFixture
 ) -> None:

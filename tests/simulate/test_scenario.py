@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_proxy.simulate.run import NAMES, simulate
+from ollama_proxy.simulate.run import names, simulate
 from ollama_proxy.simulate.scenario import load, read_trace
 from ollama_proxy.tables import ConfigFaults
 from tests.simulate.stage import backend, request, toml, write
@@ -16,11 +16,13 @@ CHAT = {"name": "chat", "rate_per_s": 1}
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_each_shipped_scenario_runs(path: Path) -> None:
     """With few requests; nobody is lost in any of the routers."""
-    _, runs = simulate(path, requests=40)
+    scenario, runs = simulate(path, requests=40)
 
-    assert set(NAMES) <= set(runs)
-    for figures in runs.values():
-        ended = sum([*figures["refused"].values(), *figures["failed"].values()])
+    assert set(names(scenario)) <= set(runs)
+    one_each = [run["by_seed"][0] if scenario.fleet else run for run in runs.values()]
+    refused, failed = ("refusals", "failures") if scenario.fleet else ("refused", "failed")
+    for figures in one_each:
+        ended = sum([*figures[refused].values(), *figures[failed].values()])
         assert figures["arrived"] == figures["served"] + ended > 0
 
 

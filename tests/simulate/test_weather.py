@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ollama_proxy.simulate.run import rows
+from ollama_proxy.simulate.report import table
 from tests.simulate.stage import backend, play, request
 
 CPU = backend("cpu", hardware="cpu", watts_busy=40, watts_idle=4)
@@ -162,7 +162,7 @@ def test_people_read_it_in_the_table(tmp_path: Path) -> None:
     """The rivals, who know of no climate, have none of it."""
     figures = play(tmp_path, *each(10, 60), conditions=[{"at_s": 0, "on_battery": True}])
     rival = play(tmp_path, *each(10, 60), only="fifo")
-    shown = {name: cells for name, *cells in rows({"ours": figures, "fifo": rival})}
+    shown = {name: cells for name, *cells in table({"ours": figures, "fifo": rival}, [])}
 
     assert ["52 / 120", "-"] == shown["  efficiency, s / J"]
     assert ["0 / 0", "-"] == shown["sleeping cards woken / in vain"]

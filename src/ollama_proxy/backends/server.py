@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -36,7 +36,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.report import read_stream, read_whole
 from ollama_proxy.backends.translate import GarbledAnswer, Translation
-from ollama_proxy.backends.wire import Connection, Pool
+from ollama_proxy.backends.wire import Connection, Pool, distrust
 from ollama_proxy.policy.ask import Call, Dialect, Framing
 from ollama_proxy.policy.refusal import Code, RequestRefused
 
@@ -55,10 +55,11 @@ _JSON_HEADERS = (_JSON_TYPE,)
 
 @attrs.frozen(kw_only=True)
 class ServerSettings:
-    """How patiently, and with which key, a server is called. Seconds."""
+    """How patiently, with which key, and under what trust a server is called. Seconds."""
 
     connect_timeout_s: float = 2.0
     api_key: str = attrs.field(default="", repr=False)
+    tls: Callable[[], ssl.SSLContext] = ssl.create_default_context
 
 
 class Server:
@@ -69,7 +70,7 @@ class Server:
         self.endpoint = endpoint
         self._settings = settings
         self._pump = pump
-        self._pool = Pool(endpoint, settings.connect_timeout_s)
+        self._pool = Pool(endpoint, settings.connect_timeout_s, settings.tls)
         self._control: httpx.AsyncClient | None = None
         key = settings.api_key
         self._fixed_head = (
@@ -345,9 +346,14 @@ class Server:
         except httpx.TimeoutException as error:
             raise BackendFailed(Fault.SILENT, "it did not answer in time") from error
         except httpx.ConnectError as error:
-            raise BackendFailed(Fault.UNREACHABLE, "no connection could be made to it") from error
+            why = distrust(error) or "no connection could be made to it"
+            raise BackendFailed(Fault.UNREACHABLE, why) from error
         except httpx.HTTPError as error:
-            raise BackendFailed(Fault.BROKE, "it broke off the answer") from error
+            raise BackendFailed(
+                Fault.BROKE, distrust(error) or "it broke off the answer"
+            ) from error
+        except OSError as error:  # of the files that it is to be trusted by
+            raise BackendFailed(Fault.UNREACHABLE, f"TLS cannot begin: {error}") from error
 
     async def fetch(
         self, path: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -376,7 +382,7 @@ class Server:
                 follow_redirects=False,
                 transport=httpx.AsyncHTTPTransport(
                     uds=self.endpoint.unix_path or None,
-                    verify=ssl.create_default_context() if self.endpoint.tls else False,
+                    verify=self._settings.tls() if self.endpoint.tls else False,
                     trust_env=False,
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=2),
                 ),

@@ -41,6 +41,14 @@ _NOT_PASSED = frozenset({
     b"x-accel-buffering",  # the doors say it themselves, of every stream
 })
 
+# Alerts about our certificate, as OpenSSL calls them.
+_STRANGER = frozenset({
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+})
+
 
 # What another router tells of its choice, and this one of its own.
 _ROUTERS_OWN = frozenset({
@@ -63,6 +71,24 @@ def _may_pass(name: bytes) -> bool:
         and name not in _ROUTERS_OWN
         and not name.startswith(b"access-control-")
     )
+
+
+def distrust(error: BaseException) -> str:
+    """Which of two ends does not trust the other's certificate; "" where that is not the cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                "it shows a certificate that is not trusted here; a paired router that was set up anew"
+                " has to be paired anew"
+            )
+        if isinstance(cause, ssl.SSLError) and (cause.reason or "") in _STRANGER:
+            return (
+                "it does not know this router's certificate; if they were paired, that was dissolved"
+                " there: pair anew"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 class Connection:
@@ -271,7 +297,8 @@ class Connection:
         except BlockingIOError:
             return  # woken for nothing
         except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
-            raise BackendFailed(Fault.BROKE, "it reset the connection") from error
+            why = distrust(error) or "it reset the connection"
+            raise BackendFailed(Fault.BROKE, why) from error
         self.feed(data)
 
     async def gather(self, limit: int) -> bytes:
@@ -356,7 +383,8 @@ class Pool:
                     return stream
                 return await self._secure(stream)
         except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
-            raise BackendFailed(Fault.UNREACHABLE, "no connection could be made to it") from error
+            why = distrust(error) or "no connection could be made to it"
+            raise BackendFailed(Fault.UNREACHABLE, why) from error
         except trio.TooSlowError as error:
             raise BackendFailed(
                 Fault.UNREACHABLE, f"it took no connection within {self.connect_timeout_s:g} s"

@@ -97,7 +97,7 @@ class Busy(msgspec.Struct, omit_defaults=True):
     has no turns behind it. `depth`: how many wait at its priority. `yielding`: for a critical request,
     those at its slots, each as whether it yields at all, has begun, how often it was put back, and
     whether it can be continued. `others`: how many of its slots others have, as a node told last, and
-    how many of theirs wait there before this request; None where nobody else uses it.
+    how many of theirs wait there before this request, and behind it; None where there are none.
     """
 
     ends: list[float]
@@ -109,7 +109,7 @@ class Busy(msgspec.Struct, omit_defaults=True):
     off_s: float = 0.0
     linger_s: float = 0.0
     yielding: list[tuple[bool, bool, int, bool]] = []
-    others: tuple[int, int] | None = None
+    others: tuple[int, int, int] | None = None
 
 
 class Asked(msgspec.Struct, omit_defaults=True):

@@ -222,10 +222,10 @@ def _node(view: form.View, ask: Ask) -> Node | None:
     )
 
 
-def _others(at_work: int, ahead: int) -> Others:
-    # Of what priority those before it were makes no difference.
-    waiting = [0] * Priority.CRITICAL + [ahead]
-    return Others(at_work=at_work, waiting=waiting, count=at_work + ahead)
+def _others(at_work: int, ahead: int, behind: int) -> Others:
+    # Of what priority they were makes no difference, but that it was above or below.
+    waiting = [behind, *[0] * (Priority.CRITICAL - 1), ahead]
+    return Others(at_work=at_work, waiting=waiting, count=at_work + ahead + behind)
 
 
 def _energy(view: form.View, ask: Ask) -> Appetite:

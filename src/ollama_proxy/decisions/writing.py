@@ -224,7 +224,8 @@ def _busy(view: BackendView, priority: Priority, client: str) -> form.Busy:
         busy.before_all_s = line.ahead_s(priority, "")
         busy.depth = line.depth(priority)
     if (others := view.others) is not None and others.count:
-        busy.others = others.at_work, others.ahead(priority)
+        ahead = others.ahead(priority)
+        busy.others = others.at_work, ahead, others.count - others.at_work - ahead
     busy.full = line.is_full_for(priority)
     if priority is Priority.CRITICAL:
         busy.yielding = [

@@ -27,18 +27,22 @@ class Announcement:
 
     Attributes:
         node_id: who we are.
-        port: where HTTP is.
+        port: where HTTP is; that of the door for paired routers where nobody else can reach us.
         tls: whether it is encrypted.
+        paired_port: of the door for paired routers; 0: there is none.
     """
 
     node_id: str
     port: int
     tls: bool
+    paired_port: int = 0
 
     @property
     def txt(self) -> list[bytes]:
         """As DNS-SD has it."""
-        entries = (f"id={self.node_id}", f"v={PROTOCOL}", f"tls={int(self.tls)}")
+        entries = [f"id={self.node_id}", f"v={PROTOCOL}", f"tls={int(self.tls)}"]
+        if self.paired_port:
+            entries.append(f"pair={self.paired_port}")
         return [entry.encode() for entry in entries]
 
 

@@ -104,7 +104,7 @@ async def _browse(bus: Bus, owner: Owner, report: Report) -> NoReturn:
             if found.failure:
                 raise CallFailed(_BROWSER, found.failure)
             await _resolve_all(bus, found)
-            report.nodes(node for node in found.nodes.values() if node is not None)
+            report.nodes(node for nodes in found.nodes.values() for node in nodes)
             with trio.move_on_after(RERESOLVE_S):
                 await found.changed.wait()
                 continue
@@ -116,14 +116,14 @@ class _Found:
     """What a browser has told. Its methods are called with signals.
 
     Attributes:
-        nodes: by service; None where it is not resolved, or cannot be used.
+        nodes: by service; none where it is not resolved, or cannot be used.
         due: services to resolve.
         whole: set when all that was known at the beginning has been told.
         changed: set when there is more to do.
         failure: what the browser died of.
     """
 
-    nodes: dict[_Key, FoundNode | None] = attrs.field(factory=dict)
+    nodes: dict[_Key, tuple[FoundNode, ...]] = attrs.field(factory=dict)
     due: set[_Key] = attrs.field(factory=set)
     whole: trio.Event = attrs.field(factory=trio.Event)
     changed: trio.Event = attrs.field(factory=trio.Event)
@@ -133,7 +133,7 @@ class _Found:
         if signal.signature != _ITEM or len(self.nodes) >= MOST_SERVICES:
             return
         key: _Key = signal.body[:5]
-        self.nodes.setdefault(key, None)
+        self.nodes.setdefault(key, ())
         self.due.add(key)
         self.changed.set()
 
@@ -172,28 +172,43 @@ async def _resolve_all(bus: Bus, found: _Found) -> None:
             except CallFailed:
                 return
         if key in found.nodes:  # it may have gone meanwhile
-            found.nodes[key] = node_of(body)
+            found.nodes[key] = nodes_of(body)
 
     async with trio.open_nursery() as nursery:
         for key in due:
             nursery.start_soon(resolve, key)
 
 
-def node_of(body: Sequence[Any]) -> FoundNode | None:
-    """The node that an answer to ResolveService tells of; None where it is none of use."""
+def nodes_of(body: Sequence[Any]) -> tuple[FoundNode, ...]:
+    """What an answer to ResolveService tells of: a node's door, its door for paired routers, or both.
+
+    None where it is of no use.
+    """
     _, _, _, _, _, host, _, address, port, txt, flags = body
     said = read_txt(txt)
     node_id = said.get("id", "")
     if not port or leads_astray(address, is_local=bool(flags & _LOCAL)):
-        return None
+        return ()
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", node_id):
-        return None
-    return FoundNode(
-        url=url_of("https" if said.get("tls") == "1" else "http", address, port),
-        id=node_id,
-        machine=host,
-        name=name_in(host),
-    )
+        return ()
+
+    def at(scheme: str, port: int, *, is_proved: bool) -> FoundNode:
+        return FoundNode(
+            url=url_of(scheme, address, port),
+            id=node_id,
+            machine=host,
+            name=name_in(host),
+            is_proved=is_proved,
+        )
+
+    nodes = []
+    paired = said.get("pair", "")
+    paired_port = int(paired) if re.fullmatch(r"[0-9]{1,5}", paired) else 0
+    if paired_port != port:
+        nodes.append(at("https" if said.get("tls") == "1" else "http", port, is_proved=False))
+    if 0 < paired_port < 1 << 16:
+        nodes.append(at("https", paired_port, is_proved=True))
+    return tuple(nodes)
 
 
 def read_txt(entries: Sequence[bytes | Sequence[int]]) -> dict[str, str]:

@@ -410,6 +410,8 @@ class Dispatcher:
                 station.turns_away(up_to, now + pause_s)
             case BackendFailed(fault=Fault.DECLINED):
                 station.has_proved_nothing(attempt)
+                if ending.code is Code.DEADLINE_UNMEETABLE:
+                    self._learn_decline(station, attempt, ending, now)
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
@@ -817,6 +819,23 @@ class Dispatcher:
         )
         station.learned()
         foresee(station.view(now), job.ask, self._settings.route, now)
+
+    def _learn_decline(
+        self, station: Station, attempt: Attempt, ending: BackendFailed, now: float
+    ) -> None:
+        """A node foresees that it would be late: it knows its speed and its load better than we do.
+
+        Else all that come before it tells anew would go there and be declined. Where the model must
+        be loaded there, that is what takes so long; where not, its slots were taken meanwhile.
+        """
+        job = attempt.job
+        if attempt.cold and ending.retry_after_s is not None:
+            station.estimates.keep_waiting(
+                job.ask, ending.retry_after_s / 2, station.prior(job.ask), now=now, cold=True
+            )
+            station.learned()
+        elif station.others is not None:
+            station.others.fill(station.spec.slots - len(station.running))
 
     def _learn_silence(self, station: Station, attempt: Attempt, now: float) -> None:
         """Nobody waits any more for an answer that had not begun."""

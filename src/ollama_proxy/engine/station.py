@@ -108,10 +108,11 @@ class Station:
     def view(self, now: float) -> BackendView:
         """What a decision may look at."""
         circuit = self.circuit
-        is_away = self.turned_away is not None
-        if is_away and now >= self.turned_away_until:
+        if self.turned_away is not None and now >= self.turned_away_until:
             self.turned_away = None
-        if self._view is None or circuit.failures or circuit.openings or is_away:
+            self.touch()
+        is_away = self.turned_away is not None
+        if self._view is None or circuit.failures or circuit.openings:
             self._view = BackendView(
                 spec=self.spec,
                 healthy=self.healthy and not self._retiring.is_set(),
@@ -306,11 +307,12 @@ class Station:
             # It may be another version now: what it refused then is asked again.
             self.unserved = self.uncarried = frozenset()
             self.circuit = self.circuit.revived()
-        self.healthy = True
+        was = self.healthy, self.models, self.loaded
+        self.healthy, self.models, self.loaded = True, probe.models, probe.loaded
         self.last_error = None
-        self.models, self.loaded = probe.models, probe.loaded
         self._note_node(probe.node)
-        self.touch()
+        if was != (True, probe.models, probe.loaded):
+            self.touch()
 
     def is_down(self, why: str) -> None:
         """A probe was not answered."""
@@ -372,17 +374,22 @@ class Station:
     def _note_node(self, node: Node | None) -> None:
         if not self.is_router:
             return
-        self.node = node
+        before, self.node = self.node, node
         slots = self.written.slots
         if node is not None and node.slots is not None:
             slots = max(1, min(node.slots, self.written.slots_max))
         if slots != self.spec.slots:
             self.spec = attrs.evolve(self.written, slots=slots)
+            self.touch()
         if node is not None and node.calls is not None:
-            self.unserved = frozenset(Call) - node.calls
+            unserved = frozenset(Call) - node.calls
+            if unserved != self.unserved:
+                self.unserved = unserved
+                self.touch()
         heat = ThermalState.UNKNOWN if node is None else node.heat
         self.feels(None, heat, f"it says {heat.value}" if heat in WARM else "", asleep=False)
-        self.touch()
+        if node is None or before is None or not node.is_as(before):
+            self.touch()
 
     def turns_away(self, priority: Priority, until: float) -> None:
         """It says that it is full, for a request of this priority and hence for all below."""

@@ -68,16 +68,18 @@ class Visitor:
         permissions: what they may; none where they were let in without being asked.
         key: theirs.
         address: whose rate it counts to where there is no key.
+        known_as: who it is where that is known by other means than a key.
     """
 
     permissions: Permissions = ALL
     key: Key | None = None
     address: str = ""
+    known_as: str = ""
 
     @property
     def name(self) -> str:
         """For the log: of the key; empty where there is none."""
-        return "" if self.key is None else self.key.name
+        return self.known_as if self.key is None else self.key.name
 
     def may(self, permission: Permission) -> bool:
         """Whether a part of an answer is for them."""

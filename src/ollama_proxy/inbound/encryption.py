@@ -9,7 +9,7 @@ import logging
 import math
 import ssl
 import time
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
 import attrs
 import trio
@@ -29,6 +29,13 @@ _TO_PLAIN_TEXT = (
 )
 
 Encrypted = trio.SSLStream[trio.SocketStream]
+
+
+class Encrypting(Protocol):
+    """What knows how to encrypt."""
+
+    def context(self, protocol: str) -> ssl.SSLContext:
+        """What connections that begin now are encrypted with."""
 
 
 class Encryption:
@@ -103,7 +110,7 @@ class _Overheard:
 class Handshakes:
     """Those of one door. Without encryption there are none, and everybody is let through."""
 
-    def __init__(self, encryption: Encryption | None, *, protocol: str, timeout_s: float) -> None:
+    def __init__(self, encryption: Encrypting | None, *, protocol: str, timeout_s: float) -> None:
         """None yet.
 
         Args:

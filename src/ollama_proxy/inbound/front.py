@@ -66,6 +66,7 @@ class Front:
         *,
         bounds: Bounds | None = None,
         encryption: Encryption | None = None,
+        handshakes: Handshakes | None = None,
     ) -> None:
         """Make ready; `serve` opens the door.
 
@@ -77,6 +78,7 @@ class Front:
             dialects: what is spoken on WebSockets, by path.
             bounds: of all connections together.
             encryption: with it, the door is for TLS alone.
+            handshakes: in place of those that `encryption` calls for.
         """
         dialects = dialects or {}
         self._socket_lines = tuple(
@@ -96,9 +98,9 @@ class Front:
             log,
             most_per_peer=settings.max_connections_per_peer,
             bounds=self._bounds,
-            farewell=b"" if encryption is not None else _too_many(),
+            farewell=_too_many() if encryption is None and handshakes is None else b"",
         )
-        self._handshakes = Handshakes(
+        self._handshakes = handshakes or Handshakes(
             encryption, protocol=HTTP1, timeout_s=settings.limits.head_timeout_s
         )
         self._idlers = Idlers(settings.limits.idle_timeout_s)

@@ -91,6 +91,20 @@ NEEDS: Mapping[str, Permissions] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ALL,
 }
 
+# What a paired router may: all that its users ask for, and what it needs to choose well.
+PAIRED: frozenset[str] = frozenset({
+    *(f"POST {call.path}" for call in Call),
+    "GET /healthz",
+    "GET /readyz",
+    "GET /node",
+    "GET /v1/models",
+    "GET /v1/models/{model}",
+    "GET /api/tags",
+    "GET /api/ps",
+    "GET /api/version",
+    "POST /api/show",
+})
+
 
 def need_of(what: str) -> Permissions:
     """The permissions of which one is needed; none of them where nobody is asked for a key."""

@@ -298,14 +298,18 @@ class BackendView:
             slots -= self.reserved
         # Who is overdue is as likely as not to take as long again.
         soonest_s = math.inf
-        for each in self.busy:  # most have a slot or two: `min` would cost more than it saves
+        for each in self.busy:
             left_s = abs(each.ends - now)
-            soonest_s = min(soonest_s, left_s)
+            if left_s < soonest_s:  # noqa: PLR1730 - a call of `min` for each slot costs more
+                soonest_s = left_s
         ahead_s = self.line.ahead_s(priority, client)
         extra = len(self.busy) - slots
         if (others := self.others) is not None and others.count:
-            # Nobody tells when they began: the first of so many ends so soon on average.
-            soonest_s = min(soonest_s, usual_s / (others.at_work + 1))
+            if others.at_work:
+                # Nobody tells when they began: the first of so many ends so soon on average.
+                soonest_s = min(soonest_s, usual_s / (others.at_work + 1))
+            elif soonest_s == math.inf:
+                soonest_s = 0.0  # somebody waits there, and nobody is at work
             extra += others.at_work
             ahead_s += others.ahead(priority) * usual_s
         if extra > 0:  # critical ones at slots that are not for this one, or they wait at a node

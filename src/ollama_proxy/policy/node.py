@@ -7,6 +7,7 @@ Rule 3: no time of the day is told: clocks may be apart.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -35,6 +36,9 @@ class OtherProtocol(Exception):  # noqa: N818 - read as a sentence where it is c
             f"it tells of itself by version {number} of the protocol for nodes, and this router"
             f" reads {PROTOCOL}: install the same version of ollama-proxy on both"
         )
+
+
+_LOAD: dict[str, Any] = {"at_work": None, "waiting": None, "battery_percent": None}
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +87,13 @@ class Node:
     def stance(self) -> Stance | None:
         """What the mode in force there means; None where it does not tell."""
         return None if self.mode is None else STANCES.get(self.mode)
+
+    def is_as(self, before: "Node") -> bool:
+        """Whether a choice would take it as it took it before: its load is told to `Others`.
+
+        Nearly always, so that a fleet is not judged anew with each word of its nodes.
+        """
+        return attrs.evolve(self, **_LOAD) == attrs.evolve(before, **_LOAD)
 
     def prior(self, ask: Ask, model: str, written: Prior) -> Prior:
         """What to believe of its speed: what it says of the model, else what its owner wrote down.

@@ -51,6 +51,11 @@ class Others:
         self.count = theirs + sum(left)
         return self.count < before
 
+    def fill(self, slots: int) -> None:
+        """So many slots at the least are theirs, whatever was told last."""
+        self.count += max(0, slots - self.at_work)
+        self.at_work = max(self.at_work, slots)
+
     def forget(self) -> None:
         """What was told is too old to go by."""
         self.at_work, self.waiting, self.count = 0, _NOBODY, 0

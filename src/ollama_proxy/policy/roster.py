@@ -59,12 +59,14 @@ class FoundNode:
         id: the node's; empty where the source does not tell.
         machine: tells machines apart, within one source; empty where it does not tell.
         name: for people; empty where there is none.
+        is_proved: its door for paired routers is meant, where a certificate proves who it is.
     """
 
     url: str
     id: str = ""
     machine: str = ""
     name: str = ""
+    is_proved: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +79,7 @@ class Member:
         name: for people.
         source: who told of it; of several the first.
         node_id: its own; empty until it is known.
+        is_proved: it is spoken with as a paired router is.
     """
 
     url: str
@@ -84,6 +87,7 @@ class Member:
     name: str
     source: Source
     node_id: str = ""
+    is_proved: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -135,6 +139,7 @@ class _Candidate:
     since: float
     node_id: str = ""
     name: str = ""
+    is_proved: bool = False
     machines: dict[Source, str] = attrs.field(factory=dict)
 
 
@@ -146,13 +151,15 @@ class Roster:
         own_id: this router's; a node of that id is itself.
         lost_s: how long one is believed in of whom nothing is heard.
         dwell_s: how long one that left must be listed before it is in again.
-        trusted: the ids whose word is taken where anybody in the network may speak; None: anybody's.
+        paired: the ids of those that can prove who they are.
+        trusts_all: the word of anybody in the local network is taken.
     """
 
     own_id: str
     lost_s: float
     dwell_s: float
-    trusted: Collection[str] | None = ()
+    paired: Collection[str] = ()
+    trusts_all: bool = False
     _seen: dict[Source, dict[str, _Sighting]] = attrs.field(init=False, factory=dict)
     _lost: set[Source] = attrs.field(init=False, factory=set)
     _alive: dict[str, float] = attrs.field(init=False, factory=dict)
@@ -220,7 +227,8 @@ class Roster:
         1. Who is listed, or was a moment ago; by address.
         2. Not: who is described by hand, who is this router itself, and whose word is not taken.
         3. Not yet: who has just left.
-        4. Of one id one address: one that is not silent, then the one in use, then the lowest.
+        4. Of one id one address: one that is not silent, then one where it proves who it is, then
+           the one in use, then the lowest.
         5. No more than there may be: those that are in stay.
         """
         remarks: dict[str, str] = {}
@@ -250,6 +258,7 @@ class Roster:
                 found.since = min(found.since, sighting.since)
                 found.node_id = found.node_id or node.id
                 found.name = found.name or node.name
+                found.is_proved = found.is_proved or node.is_proved
                 if node.machine:
                     found.machines[source] = node.machine
         for known in (self._alive, self._told):
@@ -257,8 +266,9 @@ class Roster:
                 del known[url]
         self._silent &= by_url.keys()
         for url, candidate in by_url.items():
-            # A node itself knows best who it is.
-            candidate.node_id = self._told.get(url) or candidate.node_id
+            # A node itself knows best who it is; but it is by this id that its certificate is known.
+            if not candidate.is_proved:
+                candidate.node_id = self._told.get(url) or candidate.node_id
         yield from by_url.values()
 
     def _is_believed(self, source: Source, url: str, sighting: _Sighting, now: float) -> bool:
@@ -280,16 +290,16 @@ class Roster:
             return False
         if each.url in configured.urls or (each.node_id and each.node_id in configured.node_ids):
             return False
-        if each.source is Source.AVAHI and not self._is_trusted(each):
-            remarks[f"stranger {each.url}"] = (
-                f"{each.name or each.url} was found in the network and is not used: it is not paired"
-                " with this router, and fleet.trust_found is false"
-            )
+        if each.is_proved:
+            return each.node_id in self.paired
+        if each.source is Source.AVAHI and not self.trusts_all:
+            if each.node_id not in self.paired:
+                remarks[f"stranger {each.url}"] = (
+                    f"{each.name or each.url} was found in the network and is not used: it is not"
+                    " paired with this router, and fleet.trust_found is false"
+                )
             return False
         return True
-
-    def _is_trusted(self, each: _Candidate) -> bool:
-        return self.trusted is None or (bool(each.node_id) and each.node_id in self.trusted)
 
     def _must_dwell(self, each: _Candidate, now: float) -> bool:
         left = self._left.get(each.url)
@@ -310,6 +320,7 @@ class Roster:
             same.sort(
                 key=lambda each: (
                     each.url in self._silent,
+                    not each.is_proved,
                     each.url not in self._members,
                     address_order(each.url),
                 )
@@ -360,6 +371,7 @@ class Roster:
                 name=known.name if known is not None else each.name,
                 source=each.source,
                 node_id=each.node_id,
+                is_proved=each.is_proved,
             )
         joined = [member for url, member in self._members.items() if url not in before]
         left = [member for url, member in before.items() if url not in self._members]

@@ -136,6 +136,12 @@ class Machine:
                 + run.arrival.answer * _share(run.first_at, stops_at, run.ends_at)
             )
 
+    def forget(self) -> None:
+        """It was switched off: nothing is in its memory, and nothing is computed."""
+        self._ready.clear()
+        self._cached.clear()
+        self._lingering.clear()
+
     def _drift(self, now: float) -> float:
         speed = 1.0
         for drift in self.given.drift:

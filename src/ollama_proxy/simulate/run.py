@@ -1,4 +1,4 @@
-"""A scenario from its file to its figures: ours, each rival, and ours without the background."""
+"""A scenario from its file to its figures: ours, each rival, and ours without the background; or a fleet."""
 
 import gc
 import time
@@ -8,6 +8,7 @@ from pathlib import Path
 import attrs
 
 from ollama_proxy.policy.ask import Priority
+from ollama_proxy.simulate import rounds
 from ollama_proxy.simulate.arrivals import Traffic, traffic
 from ollama_proxy.simulate.model import Machine, machines
 from ollama_proxy.simulate.report import Figures, Tally, table
@@ -21,12 +22,29 @@ ALONE = "ours, alone"
 NAMES = (OURS, *RIVALS)
 
 
+def names(scenario: Scenario) -> Sequence[str]:
+    """What a scenario compares: routers, or numbers of pickers."""
+    return NAMES if scenario.fleet is None else rounds.names(scenario)
+
+
+def read(path: Path, *, requests: int | None = None, seed: int | None = None) -> Scenario:
+    """Read a scenario, with another number of requests or another seed than its file's.
+
+    Raises:
+        ConfigFaults: with every fault that the file has.
+    """
+    scenario = load(path)
+    if requests is not None:
+        scenario = attrs.evolve(scenario, requests=requests)
+    return scenario if seed is None else attrs.evolve(scenario, seed=seed)
+
+
 def simulate(
     path: Path,
     *,
     requests: int | None = None,
     seed: int | None = None,
-    only: Sequence[str] = NAMES,
+    only: Sequence[str] | None = None,
 ) -> tuple[Scenario, dict[str, Figures]]:
     """Run a scenario.
 
@@ -34,7 +52,7 @@ def simulate(
         path: its file.
         requests: in place of the file's number.
         seed: in place of the file's.
-        only: which routers, of `NAMES`.
+        only: which of its `names`; None: all.
 
     Returns:
         The scenario, and the figures of each run. "ours, alone" is ours without what the file calls
@@ -43,18 +61,17 @@ def simulate(
     Raises:
         ConfigFaults: with every fault that the file has.
     """
-    scenario = load(path)
-    if requests is not None:
-        scenario = attrs.evolve(scenario, requests=requests)
-    if seed is not None:
-        scenario = attrs.evolve(scenario, seed=seed)
+    scenario = read(path, requests=requests, seed=seed)
     recorded = read_trace(path.parent / scenario.trace) if scenario.trace else ()
+    if scenario.fleet is not None:
+        return scenario, rounds.compare(scenario, recorded=recorded, only=only)
     comes = traffic(scenario, recorded)
     figures: dict[str, Figures] = {}
     for name in NAMES:
-        if name in only:
-            figures[name] = _run(name, scenario, comes)
-        if name == OURS and name in only and any(kind.background for kind in comes.kinds):
+        if only is not None and name not in only:
+            continue
+        figures[name] = _run(name, scenario, comes)
+        if name == OURS and any(kind.background for kind in comes.kinds):
             figures[ALONE] = _run(OURS, scenario, comes.without_background())
     return scenario, figures
 
@@ -89,6 +106,8 @@ def _open(
     return RIVALS[name](comes, fleet, tally).run, None
 
 
-def rows(figures: dict[str, Figures]) -> list[list[str]]:
+def rows(scenario: Scenario, figures: dict[str, Figures]) -> list[list[str]]:
     """The figures as a table for a terminal."""
+    if scenario.fleet is not None:
+        return rounds.rows(figures)
     return table(figures, [priority.label for priority in reversed(Priority)])

@@ -29,6 +29,11 @@ from ollama_proxy.tables import (
 
 _NOT_NEGATIVE = Check(">= 0", lambda value: value >= 0)
 _SHARE = within(0, 1)
+_PICKERS_MAX = 64
+_PICKERS = Check(
+    f"some numbers from 1 to {_PICKERS_MAX}",
+    lambda found: bool(found) and all(1 <= n <= _PICKERS_MAX for n in found),
+)
 _COUNT = within(1, 1_000_000)
 _TOKENS = within(1, 10_000_000)
 _TIME = Check(
@@ -48,6 +53,14 @@ class Drift:
 
     at_s: float = attrs.field(validator=_NOT_NEGATIVE)
     speed: float = attrs.field(validator=ABOVE_0)
+
+
+@attrs.frozen(kw_only=True)
+class Absence:
+    """A backend is gone from `at_s` until `until_s`, and comes back with nothing in its memory."""
+
+    at_s: float = attrs.field(validator=_NOT_NEGATIVE)
+    until_s: float = attrs.field(validator=_NOT_NEGATIVE)
 
 
 @attrs.frozen(kw_only=True)
@@ -82,6 +95,8 @@ class MachineConfig:
         prior_off: both are wrong by up to so many octaves either way, each copy by its own.
         priority: as in config.toml.
         drift: when its speed changes.
+        absent: when it is not there. Only of a fleet's, as `lies` is.
+        lies: as a node, it tells that nobody is there.
     """
 
     id: str = attrs.field(validator=_NAME)
@@ -107,6 +122,8 @@ class MachineConfig:
     prior_off: float = attrs.field(default=0.0, validator=within(0, 4))
     priority: int = 0
     drift: tuple[Drift, ...] = ()
+    absent: tuple[Absence, ...] = ()
+    lies: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -154,6 +171,31 @@ class TrafficConfig:
 
 
 @attrs.frozen(kw_only=True)
+class FleetConfig:
+    """Each backend is a node, with a router of its own, and pickers that know not of each other choose.
+
+    Attributes:
+        nodes: how many there are; the backends' `count`s are their mix then. 0: as they are counted.
+        pickers: how many, in a run each; all of them on the same requests, dealt at random.
+        refresh_s: how often each picker asks each node what it has to do; meanwhile it goes by what it
+            was told then, and by what it sent itself.
+        jitter: share of `refresh_s` by which it asks earlier or later.
+        late_s: how old an answer is when it is there.
+        load: share of what the nodes can serve that is asked for: the rates of `traffic` are its mix
+            then. 0: as they are written.
+        seeds: how many runs of each, on other requests and other nodes of the kind.
+    """
+
+    nodes: int = attrs.field(default=0, validator=within(0, 10_000))
+    pickers: tuple[int, ...] = attrs.field(default=(1, 2, 4), validator=_PICKERS)
+    refresh_s: float = attrs.field(default=1.0, validator=ABOVE_0)
+    jitter: float = attrs.field(default=0.0, validator=_SHARE)
+    late_s: float = attrs.field(default=0.0, validator=_NOT_NEGATIVE)
+    load: float = attrs.field(default=0.0, validator=within(0, 10))
+    seeds: int = attrs.field(default=3, validator=within(1, 1000))
+
+
+@attrs.frozen(kw_only=True)
 class Scenario:
     """All of it.
 
@@ -174,6 +216,7 @@ class Scenario:
             `parts`, else `balanced`.
         scheduler: as in config.toml.
         router: as in config.toml.
+        fleet: how the backends are chosen from afar. Without it they are one machine's.
     """
 
     title: str = ""
@@ -191,6 +234,7 @@ class Scenario:
     efficiency: Efficiency | None = None
     scheduler: Scheduler = attrs.field(factory=Scheduler)
     router: Router = attrs.field(factory=Router)
+    fleet: FleetConfig | None = None
     models: tuple[ModelConfig, ...] = ()
     backends: tuple[MachineConfig, ...] = ()
     traffic: tuple[TrafficConfig, ...] = ()
@@ -204,6 +248,12 @@ class Scenario:
         """The time of the day, 0 to 1439, so many seconds from the start."""
         hours, minutes = map(int, self.starts_at.split(":"))
         return (hours * 60 + minutes + int(now // 60)) % 1440
+
+
+def fleet_of(scenario: Scenario) -> FleetConfig:
+    """A scenario's fleet, which its caller knows to be there."""
+    assert scenario.fleet is not None, "only a fleet has nodes and pickers"  # noqa: S101 - as said
+    return scenario.fleet
 
 
 @attrs.frozen(kw_only=True)
@@ -255,6 +305,7 @@ def _contradictions(scenario: Scenario) -> Iterator[Fault]:
             yield ("parts", index), f"the zone {part.name!r} is told by conditions as well"
     if scenario.battery_wh and any(c.percent is not HELD for c in scenario.conditions):
         yield ("battery_wh",), "the percent is told by conditions as well"
+    yield from _of_fleet(scenario)
     known = {model.name for model in scenario.models} or {""}
     for index, backend in enumerate(scenario.backends):
         for model in backend.models:
@@ -268,6 +319,26 @@ def _contradictions(scenario: Scenario) -> Iterator[Fault]:
             yield where, "must have either rate_per_s or keep"
         if (traffic.on_s > 0) != (traffic.off_s > 0):
             yield where, "must have both on_s and off_s, or neither"
+
+
+def _of_fleet(scenario: Scenario) -> Iterator[Fault]:
+    fleet = scenario.fleet
+    for index, backend in enumerate(scenario.backends):
+        for number, absence in enumerate(backend.absent):
+            if absence.until_s <= absence.at_s:
+                yield ("backends", index, "absent", number), "until_s must be after at_s"
+        for key in ("absent", "lies"):
+            if fleet is None and getattr(backend, key):
+                yield ("backends", index, key), "only a [fleet] heeds it"
+    if fleet is None:
+        return
+    if scenario.has_climate:
+        yield ("fleet",), "nodes have no conditions, parts or efficiency here"
+    if scenario.trace and fleet.load:
+        yield ("fleet", "load"), "a trace has its own times"
+    for index, traffic in enumerate(scenario.traffic):
+        if fleet.load and traffic.keep:
+            yield ("traffic", index, "keep"), "has no rate that fleet.load could change"
 
 
 def _twice(table: str, names: list[str]) -> Iterator[Fault]:

@@ -49,6 +49,7 @@ def open_house(
     models: frozenset[str] | None = None,
     bounds: Bounds | None = None,
     is_shown: bool = True,
+    gate: Gate | None = None,
 ) -> House:
     """Put every backend to work; all are well and have `models` (by default the fleet's); is there a dashboard?"""
     ledger = Ledger()
@@ -69,7 +70,7 @@ def open_house(
         dispatcher.add(station)
         station.is_well(Probe(models=frozenset({MODEL}) if models is None else models))
     climate = Climate(dispatcher, ClimateSettings(), news, minute_of_day=lambda: 0)
-    gate = Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"])
+    gate = gate or Gate(bound_host="127.0.0.1", allowed_origins=["https://friend.example"])
     metrics = Metrics(
         dispatcher,
         climate,

@@ -26,7 +26,7 @@ from ollama_proxy.inbound.grpc.messages import Budget, framed
 from ollama_proxy.inbound.grpc.offer import all_methods
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.lane import LaneLimits
-from ollama_proxy.inbound.picker.conversation import PickerSettings
+from ollama_proxy.inbound.picker.desk import PickerSettings
 from ollama_proxy.inbound.trust import Gate
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL, spec

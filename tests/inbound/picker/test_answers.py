@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
+from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.preempt import Started
 from ollama_proxy.policy.refusal import Code
 from tests.fleet import MODEL
@@ -277,3 +278,15 @@ async def test_best_effort_is_not_put_back_once_it_was_sent(autojump_clock: Mock
 
     assert held.HasField("override_message_timeout")
     assert DESTINATION in changes(pointed.request_body.response)
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, 429), (429, 429), (504, 504)])
+async def test_a_routers_refusal_is_no_failure(status: int, code: int) -> None:
+    """It answers for its nodes, and is well itself; when to come again is told on."""
+    async with at_home(node(type=BackendType.ROUTER)) as home:
+        stream = home.stream()
+        await stream.ask()
+        got, _, headers = refused(await stream.answer(status, ("retry-after", "7")))
+        errors = home.dispatcher.stations["npu"].errors_total
+
+    assert (code, "7", 0) == (got, headers["retry-after"], errors)

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
-from ollama_proxy.inbound.picker.conversation import PickerSettings
+from ollama_proxy.inbound.picker.desk import PickerSettings
 from ollama_proxy.policy.refusal import Code
 from tests.fleet import MODEL
 from tests.inbound.picker.envoy import (

@@ -23,7 +23,7 @@ from ollama_proxy.inbound.grpc.services.health import Health
 from ollama_proxy.inbound.grpc.services.reflection import Described, Reflection
 from ollama_proxy.inbound.grpc.services.router import OllamaProxy
 from ollama_proxy.inbound.picker.addresses import Addresses
-from ollama_proxy.inbound.picker.conversation import Desk, Overhears, PickerSettings
+from ollama_proxy.inbound.picker.desk import Desk, Overhears, PickerSettings
 from ollama_proxy.inbound.picker.service import ExternalProcessor
 from ollama_proxy.inbound.trust import Gate
 

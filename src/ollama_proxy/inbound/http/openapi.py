@@ -40,6 +40,7 @@ _REQUEST_HEADERS: dict[str, tuple[Schema, str]] = {
 ROUTING_HEADERS = tuple(_REQUEST_HEADERS)
 _ANSWER_HEADERS: dict[str, tuple[Schema, str]] = {
     "X-Backend-Used": (_TEXT, "The backend's id."),
+    "X-Node-Backend": (_TEXT, "Where that is another router: the id of its own backend."),
     "X-Routing-Reason": (_TEXT, "Why it was chosen."),
     "X-Estimated-Latency-Ms": ({"type": "number"}, "What was predicted."),
     "X-Estimated-Power-W": ({"type": "number"}, "What it is expected to draw."),

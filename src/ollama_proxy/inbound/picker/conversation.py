@@ -5,14 +5,10 @@ Rule 2: a request becomes a job like any other, and its slot is taken for as lon
 Rule 3: what a caller sent about us, or for us, goes no further: keys, wishes, a destination above all.
 """
 
-from collections.abc import Callable
-from typing import Protocol
-
 import attrs
 import trio
 
 from ollama_proxy.engine.attempt import Attempt
-from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.job import (
     Backend,
     BackendFailed,
@@ -23,7 +19,6 @@ from ollama_proxy.engine.job import (
     Fault,
     Head,
     Job,
-    Report,
     Served,
     Stage,
     Tap,
@@ -31,23 +26,22 @@ from ollama_proxy.engine.job import (
 )
 from ollama_proxy.engine.station import Station
 from ollama_proxy.inbound.answers import Headers, routing_headers, turned_away
-from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bounds
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
 from ollama_proxy.inbound.grpc.metadata import head_of_answer
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.rpc import Rpc
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
-from ollama_proxy.inbound.lane import LaneLimits
 from ollama_proxy.inbound.picker import words
-from ollama_proxy.inbound.picker.addresses import Addresses
 from ollama_proxy.inbound.picker.answering import fault_of
+from ollama_proxy.inbound.picker.desk import Desk, Overhears
 from ollama_proxy.inbound.picker.head import Head as Told
 from ollama_proxy.inbound.picker.head import origin_of, subset_of, too_large
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
-from ollama_proxy.inbound.trust import Gate, judge_page
+from ollama_proxy.inbound.trust import judge_page
 from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Call, Dialect
+from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
-from ollama_proxy.policy.sampling import is_read
 
 DOOR = "picker"
 FALLBACKS_MAX = 3
@@ -63,51 +57,6 @@ _NO_BODY = Refusal(
 )
 # What may go to any node that is well, since it changes nothing; the others are for the router itself.
 _LISTS = {"/v1/models", "/api/tags", "/api/ps", "/api/version"}
-
-
-@attrs.frozen(kw_only=True)
-class PickerSettings:
-    """What the picker needs to know. Bytes and seconds.
-
-    Attributes:
-        limits: of a request, as the HTTP door has them.
-        hold_s: how long Envoy may be asked to wait; it must be no more than its `max_message_timeout`.
-    """
-
-    limits: LaneLimits = attrs.field(factory=LaneLimits)
-    hold_s: float = 3600.0
-
-
-class Overhears(Protocol):
-    """Reads an answer as it passes.
-
-    Attributes:
-        pieces: how many of a stream have come; None for a whole answer.
-    """
-
-    pieces: int | None
-
-    def feed(self, data: bytes) -> None:
-        """Read some bytes of it."""
-
-    def report(self) -> Report | None:
-        """What its server says of it, once it is whole."""
-
-
-@attrs.frozen(kw_only=True)
-class Desk:
-    """What every conversation works with.
-
-    Attributes:
-        overhear: begins to read an answer, by its content type; None: none is read.
-    """
-
-    dispatcher: Dispatcher
-    gate: Gate
-    bounds: Bounds
-    settings: PickerSettings
-    addresses: Addresses
-    overhear: Callable[[bytes], Overhears] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -267,7 +216,7 @@ class Conversation(Caller, Carriage):
             self._echoes = request.protocol_config.response_body_mode == _FULL_DUPLEX
         self._dialect, self._call = head.dialect, head.call
         self._routing = RoutingHeaders(head.headers)
-        self._within = self._reach(subset_of(request))
+        self._within = await self._desk.reach(subset_of(request))
         refusal = head.judge(self._desk.settings.limits) or self._judge(head)
         if refusal is not None:
             self._turn_away(refusal)
@@ -282,24 +231,6 @@ class Conversation(Caller, Carriage):
         elif self._mode == _BUFFERED:
             self._in_body = True
             await self._rpc.send(words.go_on("request_headers"))
-
-    def _reach(self, endpoints: frozenset[str] | None) -> frozenset[str] | None:
-        """The ids of the backends at these endpoints."""
-        if endpoints is None:
-            return None
-        return frozenset(
-            id_
-            for id_, station in self._desk.dispatcher.stations.items()
-            if self._endpoint_of(station) in endpoints
-        )
-
-    def _endpoint_of(self, station: Station) -> str | None:
-        """Where a backend listens; None where that is not known, or nobody else can ask there."""
-        host, _, rest = station.spec.endpoint.removeprefix("http://").rpartition(":")
-        port = rest.partition("/")[0]
-        if not host or not port.isdigit():
-            return None
-        return self._desk.addresses.known(host.strip("[]"), int(port))
 
     def _judge(self, head: Told) -> Refusal | None:
         """Whether Envoy's caller is heard, as at the HTTP door."""
@@ -475,7 +406,9 @@ class Conversation(Caller, Carriage):
             self._failure = BackendFailed(Fault.UNREACHABLE, "the proxy had to go elsewhere")
             self._ended.set()
             return
-        fault = fault_of(head, origin)
+        station = self._desk.dispatcher.stations.get(attempt.decision.backend)
+        of_router = station is not None and station.spec.type is BackendType.ROUTER
+        fault = fault_of(head, origin, of_router=of_router)
         if isinstance(fault, CallerLeft):
             await self._rpc.send(words.go_on("response_headers"))
             self._desk.dispatcher.withdraw(job)
@@ -490,21 +423,12 @@ class Conversation(Caller, Carriage):
         answer = pb.ProcessingResponse()
         mutation = answer.response_headers.response.header_mutation
         words.set_headers(mutation, [*routing_headers(job), *self._sharing])
-        if not self._echoes and self._wants_bytes(job, attempt):
+        if not self._echoes and self._desk.wants_bytes(attempt):
             answer.mode_override.response_body_mode = pb.ProcessingMode.STREAMED
         self._content_type = head.first(b"content-type") or b""
         await self._rpc.send(answer)
         if request.response_headers.end_of_stream:
             self._finish()
-
-    def _wants_bytes(self, job: Job, attempt: Attempt) -> bool:
-        """Whether an answer is to be read as it passes. Envoy may not let us; then nothing comes."""
-        station = self._desk.dispatcher.stations.get(attempt.decision.backend)
-        if station is None or self._desk.overhear is None or not job.ask.stream:
-            return False
-        speeds = station.estimates.subjects.get(job.ask.subject)
-        speed = None if speeds is None else speeds.decode
-        return is_read(speed, station.requests_total + 1, trio.current_time())
 
     async def _take_answers_body(self, body: pb.HttpBody) -> None:
         """A piece of an answer, of which nothing is changed."""
@@ -541,7 +465,7 @@ class Conversation(Caller, Carriage):
                 )
             )
             return
-        found = self._idlest()
+        found = await self._desk.idlest(self._dialect, self._within)
         if found is None:
             self._turn_away(
                 Refusal(Code.NO_BACKEND, "No backend is there for the proxy.", retry_after_s=5.0)
@@ -552,23 +476,6 @@ class Conversation(Caller, Carriage):
         mutation.remove_headers.extend(head.withheld(()))
         self._in_body = False
         await self._rpc.send(answer)
-
-    def _idlest(self) -> str | None:
-        """Where the node listens that has the least to do, of those that speak the dialect."""
-        call = Call.OLLAMA_CHAT if self._dialect is Dialect.OLLAMA else Call.OPENAI_CHAT
-        stations = [
-            station
-            for station in self._desk.dispatcher.stations.values()
-            if station.spec.enabled
-            and station.healthy
-            and station.spec.carries(call)
-            and not station.spec.api_key_env
-            and (self._within is None or station.spec.id in self._within)
-            and self._endpoint_of(station) is not None
-        ]
-        if not stations:
-            return None
-        return self._endpoint_of(min(stations, key=lambda s: s.in_flight / s.spec.slots))
 
     # -- Carriage ----------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """envoy.service.ext_proc.v3.ExternalProcessor: one conversation for each of Envoy's requests."""
 
 from ollama_proxy.inbound.grpc.rpc import Rpc
-from ollama_proxy.inbound.picker.conversation import Conversation, Desk
+from ollama_proxy.inbound.picker.conversation import Conversation
+from ollama_proxy.inbound.picker.desk import Desk
 
 
 class ExternalProcessor:
