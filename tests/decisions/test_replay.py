@@ -70,7 +70,7 @@ def test_every_choice_of_a_storm_comes_out_the_same(preempts: Started | None) ->
         hedge_budget=0.5,
         note=lambda *choice: lines.append(scribe.line(*choice)),
     )
-    for number in range(6000):
+    for number in range(6500):
         if number % 250 == 0:
             turn(weather, MODES[number // 250 % len(MODES)], chance)
         storm.one_event(weather, chance)
