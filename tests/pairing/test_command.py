@@ -377,6 +377,24 @@ async def test_wrong_codes_are_seen_where_the_code_is_shown(tmp_path: Path) -> N
     assert not (desktop.state / "peers.toml").exists()
 
 
+async def test_a_flood_does_not_wash_the_code_away(tmp_path: Path) -> None:
+    """Who comes and says nothing is told of ten times; a wrong code after that is told of, too."""
+    desktop, laptop = Machine.at(tmp_path, "desktop"), Machine.at(tmp_path, "laptop")
+    async with desktop.offering() as offered:
+        host, _, port = offered.place.partition(":")
+        for _ in range(20):
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                await stream.send_eof()
+                assert b"" == await stream.receive_some()
+        wrong = "2222-2222" if offered.code != "2222-2222" else "3333-3333"
+        for _ in range(3):
+            await laptop.run("pair", offered.place, wrong)
+        _, _, errors = await offered.ended()
+
+    assert (10, 3) == (errors.count(b"interferes"), errors.count(b"the code is not")), errors
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a command that is run in this process keeps things."""

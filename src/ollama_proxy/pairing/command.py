@@ -5,6 +5,7 @@ is yet to be started, too.
 """
 
 import argparse
+import itertools
 import os
 import re
 import socket
@@ -29,6 +30,7 @@ from ollama_proxy.tables import ConfigFaults, describe_faults
 UNUSABLE = 2
 CONNECT_S = 10.0
 _CODE_MAX = 64  # of a line that is typed
+_TOLD_MAX = 10  # who came and said nothing of use
 _PORT_MAX = 65535
 # By whom this machine would be asked: no packet goes there (RFC 5737, RFC 3849).
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -172,11 +174,18 @@ async def _offer(desk: _Desk, port: int | None) -> int:
         except StateFault as fault:
             raise NotPaired(str(fault)) from fault
 
+    told = itertools.count()
+
+    def tell(address: str, why: NotPaired) -> None:
+        # A flood of whoever comes must not wash the code away; of wrong codes there are few.
+        if why.word == "wrong" or next(told) < _TOLD_MAX:
+            print(f"{address}: not paired: {why}", file=sys.stderr)
+
     reception = Reception(
         offer=offer,
         card=desk.card(),
         keep=keep,
-        tell=lambda address, why: print(f"{address}: not paired: {why}", file=sys.stderr),
+        tell=tell,
     )
     bound = listeners[0].socket.getsockname()[1]
     try:
