@@ -205,6 +205,7 @@ class TestGood:
         toml = 'server.host = "0.0.0.0"\nserver.insecure = true\nfleet.advertise = true'
 
         assert read(toml).config.fleet.advertise
+        assert read("fleet.advertise = true").config.fleet.advertise  # to paired routers
 
     def test_nothing_is_the_defaults(self) -> None:
         """An empty file is a good one, without backends."""
@@ -499,10 +500,10 @@ class TestFaults:
                 ),
             ),
             (
-                "fleet.advertise = true",
+                "fleet.advertise = true\npairing.door = false",
                 (
                     "fleet.advertise: needs a server.host that other machines can reach, and"
-                    ' "127.0.0.1" is not; it is what they would be told of'
+                    ' "127.0.0.1" is not, or pairing.door: it is what they would be told of'
                 ),
             ),
             (

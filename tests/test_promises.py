@@ -12,6 +12,7 @@ from promising import (
     dashboard,
     dbus,
     drain,
+    drift,
     metrics,
     overload,
     schedules,
@@ -21,6 +22,8 @@ from promising import (
 )
 
 from ollama_proxy.policy.preempt import Started
+from ollama_proxy.simulate.scenario import load
+from ollama_proxy.simulate.sizing import sized
 from tests.engine.storm import Storm
 from tests.real.buses import require_bus
 
@@ -33,6 +36,17 @@ def test_every_admitted_request_finishes() -> None:
 
     assert 0 == sum(unfinished for _, unfinished, _ in results)
     assert sum(put_back for _, _, put_back in results) > 0
+
+
+def test_every_case_of_drift_is_a_hundred_nodes() -> None:
+    """Also where a tenth of them is different."""
+    sizes = {
+        name: sum(backend.count for backend in sized(scenario, 1).backends)
+        for name, scenario in drift.cases(load(drift.SCENARIO))
+    }
+
+    assert {100} == set(sizes.values())
+    assert 12 == len(sizes)
 
 
 def test_no_slot_leaks() -> None:

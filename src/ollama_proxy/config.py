@@ -598,14 +598,10 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
     wyoming = _table_at(raw, "wyoming")
     if wyoming.get("enabled") is True and wyoming.get("model", "") == "":
         yield ("wyoming", "model"), "is required where the door is enabled: the model that answers"
-    if (
-        _table_at(raw, "fleet").get("advertise") is True
-        and isinstance(host, str)
-        and is_loopback(host)
-    ):
+    if _table_at(raw, "fleet").get("advertise") is True and not _can_be_reached(raw, host):
         message = (
-            f"needs a server.host that other machines can reach, and {shown(host)} is not;"
-            " it is what they would be told of"
+            f"needs a server.host that other machines can reach, and {shown(host)} is not, or"
+            " pairing.door: it is what they would be told of"
         )
         yield ("fleet", "advertise"), message
     yield from _thermal_contradictions(_table_at(raw, "thermal"))
@@ -627,6 +623,15 @@ def _contradictions(raw: Table) -> Iterator[Fault]:
         ids = ", ".join(map(shown, users)) or "there is none"
         message = f"must be the id of a backend: {ids} (got {shown(default)})"
         yield ("router", "default_backend"), message
+
+
+def _can_be_reached(raw: Table, host: object) -> bool:
+    """Whether other machines find a door, as far as the keys make sense."""
+    pairing = _table_at(raw, "pairing")
+    hosts = [host]
+    if pairing.get("door", Pairing().door) is True:
+        hosts.append(pairing.get("host", Pairing().host))
+    return not all(isinstance(each, str) and is_loopback(each) for each in hosts)
 
 
 def _thermal_contradictions(thermal: Table) -> Iterator[Fault]:

@@ -50,6 +50,13 @@ class Pairs:
         self._stamp: object = None
         self._peers: tuple[Peer, ...] = ()
 
+    def pins(self) -> dict[str, Pin]:
+        """How each is spoken with, by who it says it is in a fleet: a word, which the pin proves."""
+        if self._directory is None:
+            return {}
+        own = identity_file(self._directory)
+        return {peer.node_id: Pin(own, peer.certificate) for peer in self._peers}
+
     async def watch(self) -> NoReturn:
         """Read the book whenever it has changed."""
         while True:

@@ -7,24 +7,25 @@ a file that is read again loses no node.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import attrs
 import trio
 
-from ollama_proxy.config import BackendConfig, Config
+from ollama_proxy.config import BackendConfig, Config, is_loopback
 from ollama_proxy.config import Fleet as FleetConfig
 from ollama_proxy.discovery.advertising import Announcement, advertise
 from ollama_proxy.discovery.avahi import watch_avahi
 from ollama_proxy.discovery.dns import DnsSettings, watch_dns
 from ollama_proxy.discovery.report import Report
 from ollama_proxy.metrics.sources import SourceState
+from ollama_proxy.pinned import Pin
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.hardware import Hardware
 from ollama_proxy.policy.roster import Configured, FoundNode, Member, Roster, Source
 from ollama_proxy.policy.whereabouts import read_service, split_host_port, tidy
-from ollama_proxy.stations import Fleet
+from ollama_proxy.stations import Fleet, Wanted
 
 FIRST_LOOK_S = 1.0
 LOOK_EVERY_S = 5.0
@@ -40,11 +41,13 @@ class Surroundings:
         own_id: this router's.
         system_bus: where Avahi is.
         environ: tells a pod where the API is.
+        pins: tells how those that are paired are spoken with, by their ids.
     """
 
     own_id: str
     system_bus: str
     environ: Mapping[str, str]
+    pins: Callable[[], Mapping[str, Pin]] = dict
 
 
 class Scouts:
@@ -124,11 +127,20 @@ class Scouts:
                 nursery.cancel_scope.cancel()
 
     async def advertise(self, port: int) -> None:
-        """Tell the local network of this router, until withdrawn."""
+        """Tell the local network of this router, until withdrawn.
+
+        Args:
+            port: of its HTTP door; where that is on loopback, others are told of the one for paired
+                routers alone.
+        """
+        server, pairing = self._config.server, self._config.pairing
+        has_door = pairing.door and not is_loopback(pairing.host)
+        is_shut = is_loopback(server.host)
         announcement = Announcement(
             node_id=self._around.own_id,
-            port=port,
-            tls=self._config.server.tls.files is not None,
+            port=pairing.port if is_shut else port,
+            tls=is_shut or server.tls.files is not None,
+            paired_port=pairing.port if has_door else 0,
         )
         with self._advertising:
             await advertise(self._around.system_bus, announcement)
@@ -206,6 +218,8 @@ class Scouts:
 
     async def _look(self) -> None:
         now = trio.current_time()
+        pins = self._around.pins()
+        self.roster.paired = pins.keys()
         self._listen(now)
         review = self.roster.review(now, self._configured(now))
         for remark in review.remarks:
@@ -221,7 +235,10 @@ class Scouts:
                 self._reports[member.source].where,
             )
         self._members = review.members
-        await self._fleet.find(self._backend(member) for member in review.members)
+        await self._fleet.find(
+            Wanted(self._backend(member), pins[member.node_id] if member.is_proved else None)
+            for member in review.members
+        )
 
     def _listen(self, now: float) -> None:
         """Who has answered a probe, or served, is alive, whatever is told of it."""

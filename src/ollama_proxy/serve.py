@@ -42,7 +42,7 @@ from ollama_proxy.policy.modes import Mode
 from ollama_proxy.rooms import CannotServe, Rooms, build, dispatch_settings, rules_of
 from ollama_proxy.scouts import Scouts, Surroundings
 from ollama_proxy.senses import climate_settings, run_senses
-from ollama_proxy.stations import Fleet
+from ollama_proxy.stations import Fleet, Paired
 from ollama_proxy.tables import ConfigFaults, describe_faults
 
 log = logging.getLogger("ollama_proxy")
@@ -103,11 +103,6 @@ class _Backends:
         await self.pairs.look()
 
 
-def _new_scouts(config: Config, fleet: Fleet, own_id: str) -> Scouts:
-    around = Surroundings(own_id=own_id, system_bus=config.sensors.system_bus, environ=os.environ)
-    return Scouts(config, fleet, around)
-
-
 async def serve(
     plan: Plan, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -141,11 +136,22 @@ async def serve(
         if rooms.encryption is not None:
             workers.start_soon(rooms.encryption.watch, config.router.health_interval_s)
         fleet = Fleet(rooms.dispatcher, pump, workers, node_id=rooms.node_id)
-        pairs = Pairs(state_directory(os.environ), rooms.guests, fleet.pair)
         await senses.start(
             run_senses, config, rooms.dispatcher, rooms.climate, rooms.news, name="senses"
         )
-        scouts = _new_scouts(config, fleet, rooms.node_id)
+
+        async def join(paired: Sequence[Paired]) -> None:
+            scouts.stir()  # who is paired no more is spoken with no more, wherever it was found
+            await fleet.pair(paired)
+
+        pairs = Pairs(state_directory(os.environ), rooms.guests, join)
+        around = Surroundings(
+            own_id=rooms.node_id,
+            system_bus=config.sensors.system_bus,
+            environ=os.environ,
+            pins=pairs.pins,
+        )
+        scouts = Scouts(config, fleet, around)
         rooms.metrics.sources = scouts.states
         rooms.news.read_by(scouts.stir)
         backends = _Backends(fleet, scouts, pairs, workers)

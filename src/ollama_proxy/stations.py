@@ -81,8 +81,8 @@ def _open_backend(
 
 
 @attrs.frozen
-class _Wanted:
-    """A backend as it should be."""
+class Wanted:
+    """A backend as it should be; `pin`: how it is spoken with, where it is a paired router."""
 
     config: BackendConfig
     pin: Pin | None = None
@@ -99,9 +99,9 @@ class Fleet:
         self._pump = pump
         self._node_id = node_id
         self._workers = workers
-        self._open: dict[str, tuple[_Wanted, Station]] = {}
+        self._open: dict[str, tuple[Wanted, Station]] = {}
         self._config = Config()
-        self._found: tuple[BackendConfig, ...] = ()
+        self._found: tuple[Wanted, ...] = ()
         self._paired: Sequence[Paired] = ()
         self._probes = trio.CapacityLimiter(PROBES_AT_ONCE)
         self._applying = trio.Lock()  # SIGHUP may come before all is open
@@ -123,7 +123,7 @@ class Fleet:
             self._config = config
             await self._apply()
 
-    async def find(self, found: Iterable[BackendConfig]) -> None:
+    async def find(self, found: Iterable[Wanted]) -> None:
         """Have these be all that was found, beside what is configured. See `apply`."""
         async with self._applying:
             before, self._found = self._found, tuple(found)
@@ -169,9 +169,9 @@ class Fleet:
             self.dispatcher.health_changed(station)  # there may be more slots for some
         self._pump.stall_timeout_s = config.router.stall_timeout_s
 
-    def _wanted(self, config: Config) -> "dict[str, _Wanted]":
+    def _wanted(self, config: Config) -> dict[str, Wanted]:
         """The owner's own, then those that are paired, then what was found: the first keeps a name."""
-        wanted = {each.id: _Wanted(each) for each in config.backends}
+        wanted = {each.id: Wanted(each) for each in config.backends}
         for each in self._paired:
             if each.config.id in wanted:
                 log.warning(
@@ -179,9 +179,9 @@ class Fleet:
                 )
                 continue
             backend = attrs.evolve(each.config, slots=config.fleet.slots)
-            wanted[backend.id] = _Wanted(backend, each.pin)
-        for backend in self._found:
-            wanted.setdefault(backend.id, _Wanted(backend))
+            wanted[backend.id] = Wanted(backend, each.pin)
+        for found in self._found:
+            wanted.setdefault(found.config.id, found)
         return wanted
 
     async def _start(self, station: Station, health: HealthSettings) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ollama_proxy.backends.backend import BackendFailed, Fault, ModelMissing, Probe
-from ollama_proxy.backends.router import RouterBackend
+from ollama_proxy.backends.router import NODE_MAX_BYTES, RouterBackend
 from ollama_proxy.policy.ask import Call
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.node import Node
@@ -120,6 +120,14 @@ class TestProbe:
         async with saying(status, {}) as backend:
             with pytest.raises(BackendFailed, match=f"/node answered {status}"):
                 await backend.probe()
+
+    async def test_one_that_says_too_much_is_not_well(self) -> None:
+        """Sixteen times what there is to say is no answer."""
+        async with saying(200, b" " * (NODE_MAX_BYTES + 1)) as backend:
+            with pytest.raises(BackendFailed) as caught:
+                await backend.probe()
+
+        assert "its answer is far too long" == str(caught.value)
 
     async def test_one_without_a_list_is_not_well(self) -> None:
         """It is no router at all."""

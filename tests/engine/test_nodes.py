@@ -153,6 +153,33 @@ class TestState:
         assert (ThermalState.SEVERE, 9.0, 4, 5) == known
         assert [(ThermalState.UNKNOWN, 55.0, 1, 0)] * 2 == unknown
 
+    @pytest.mark.parametrize(
+        ("told", "is_anew"),
+        [
+            ({"at_work": 2, "waiting": (1, 0, 0, 0), "battery_percent": 40.0}, False),
+            ({"first_s": {MODEL: 0.2}}, True),
+            ({"mode": Mode.QUIET}, True),
+            ({"calls": frozenset({Call.OPENAI_CHAT})}, True),
+            ({"slots": 3}, True),
+        ],
+    )
+    async def test_only_news_has_it_judged_anew(
+        self,
+        nursery: trio.Nursery,
+        autojump_clock: MockClock,
+        told: dict[str, Any],
+        is_anew: bool,
+    ) -> None:
+        """Its load is live: with each word of a hundred nodes a choice would else begin from nothing."""
+        played = router()
+        played.health = says(slots=2, at_work=0, waiting=(0, 0, 0, 0))
+        _, station = await open_node(nursery, autojump_clock, played)
+        before = station.view(trio.current_time())
+        played.health = says(**({"slots": 2, "at_work": 0, "waiting": (0, 0, 0, 0)} | told))
+        await trio.sleep(SETTINGS.interval_s + 0.1)
+
+        assert is_anew is (station.view(trio.current_time()) is not before)
+
     async def test_one_that_is_busy_with_what_was_cancelled_is_unknown(
         self, nursery: trio.Nursery, autojump_clock: MockClock
     ) -> None:

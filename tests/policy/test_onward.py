@@ -43,6 +43,13 @@ def test_who_has_no_wish_sends_none() -> None:
     assert ((b"x-client-id", b"me"),) == wishes_onward(Wishes(), client="me", left_s=math.inf)
 
 
+@given(st.text(max_size=20))
+def test_a_clients_name_is_one_line(client: str) -> None:
+    """Whatever a client calls itself, it adds no header of its own."""
+    for _, value in wishes_onward(Wishes(), client=client, left_s=math.inf):
+        assert not set(value) & {*range(32), 127}
+
+
 def test_it_says_that_it_was_here() -> None:
     """With its name, where that is fit for a header."""
     assert ((b"via", b"1.1 ollama-proxy (a1)"),) == via_of("a1")

@@ -44,6 +44,15 @@ def test_what_is_too_old_is_forgotten() -> None:
     assert (0, 0, 0) == (told.count, told.at_work, told.ahead(Priority.BEST_EFFORT))
 
 
+def test_who_declines_has_no_slot_left() -> None:
+    """As many as it has are others', at the least, and those who wait stay."""
+    told = others(1, 2, 0, 0, 0)
+    told.fill(3)
+    told.fill(2)
+
+    assert (3, 5) == (told.at_work, told.count)
+
+
 def chosen(*fleet: object) -> Decision:
     """Who is chosen of some backends."""
     outcome = choose(ask(), NO_WISHES, fleet, RouteSettings(), now=0.0)  # type: ignore[arg-type] # views, as `fleet` makes them

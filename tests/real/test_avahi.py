@@ -1,5 +1,6 @@
 """Nodes by Avahi: the real daemon, on loopback and a bus of our own."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,12 +12,15 @@ import pytest
 import trio
 
 from ollama_proxy.bus.message import Remote
-from ollama_proxy.config import Fleet, Sensors
+from ollama_proxy.config import Fleet, Pairing, Sensors
 from ollama_proxy.discovery.advertising import Announcement, advertise
 from ollama_proxy.discovery.avahi import NAME, SERVER, TYPE, watch_avahi
+from ollama_proxy.pairing.book import write_down
+from ollama_proxy.pinned import server_context
 from ollama_proxy.policy.roster import FoundNode, Source
 from tests.discovery.heard import Heard
 from tests.fakes.ollama import open_fake
+from tests.pairing.cards import Box
 from tests.real.avahi import avahi, require_avahi
 from tests.real.buses import HASTE, PrivateBus
 from tests.routers import CHAT, ask, configured, idle, running, until
@@ -190,3 +194,67 @@ async def test_a_router_finds_its_neighbours(
 
     assert (200 if trusts else 503) == answer.status_code
     assert ([f"node-nest-{port}"] if trusts else []) == [each["id"] for each in shown]
+
+
+@asynccontextmanager
+async def paired_door(own: Box, guest: Box, behind: str) -> AsyncIterator[int]:
+    """A door that hears one guest alone, and passes on what it says; its port."""
+    host, _, port = behind.removeprefix("http://").rpartition(":")
+
+    async def copy(here: trio.abc.ReceiveStream, there: trio.abc.SendStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in here:
+                await there.send_all(data)
+
+    async def pass_on(guests: trio.abc.Stream) -> None:
+        ours = await trio.open_tcp_stream(host, int(port))
+        async with ours, trio.open_nursery() as nursery:
+            nursery.start_soon(copy, ours, guests)
+            await copy(guests, ours)
+            nursery.cancel_scope.cancel()
+
+    context = server_context(own.identity, [guest.card.certificate])
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, https_compatible=True, host="127.0.0.1")
+        (listener, *_) = await nursery.start(serve, pass_on, 0, context)
+        yield listener.transport_listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("in_process")
+async def test_who_is_paired_is_found_where_it_is_now(
+    private: PrivateBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was paired at another address; it is asked as its certificate is known."""
+    desktop, laptop = Box.new(tmp_path, "desktop"), Box.new(tmp_path, "ollama-proxy")
+    write_down(laptop.directory, desktop.peer(port=1))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(avahi(private))
+        fake = await stack.enter_async_context(open_fake(None))
+        port = await stack.enter_async_context(paired_door(desktop, laptop, fake.url))
+        announcement = Announcement(
+            node_id=desktop.card.node_id, port=port, tls=True, paired_port=port
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(partial(advertise, private.address, announcement, pace=HASTE))
+        async with heard(private) as hearing:
+            await hearing.until(f"https://127.0.0.1:{port}")
+        config = attrs.evolve(
+            configured(),
+            fleet=Fleet(node_id="me", avahi=True),
+            pairing=Pairing(door=False),
+            sensors=attrs.evolve(Sensors(), system_bus=private.address, nvml=False),
+        )
+        async with running(config) as owner, owner.client() as client:
+            expected = {"paired-desktop": False, f"node-nest-{port}": True}
+            await until(
+                client,
+                lambda shown: {each["id"]: each["healthy"] for each in shown} == expected,
+            )
+            answer = await client.post(CHAT, json=ask())
+            await idle(client)
+        nursery.cancel_scope.cancel()
+
+    assert 200 == answer.status_code

@@ -29,6 +29,8 @@ from ollama_proxy.policy.node import PATH, Node, OtherProtocol, read_node
 from ollama_proxy.policy.onward import via_of
 from ollama_proxy.policy.refusal import Code
 
+NODE_MAX_BYTES = 1 << 20  # sixteen times what one of this version says at the most
+
 # It takes nobody for now, or nobody of this urgency; or it cannot serve this one as it is wished.
 _FULL = {Code.QUEUE_FULL, Code.RATE_LIMITED, Code.SHUTTING_DOWN}
 _DECLINED = {
@@ -88,7 +90,9 @@ class RouterBackend:
     async def _ask(self) -> Node | None:
         """What it says of itself; None where it does not."""
         path = self._server.endpoint.base_path + PATH
-        status, content = await self._server.fetch(path, headers=self._via)
+        status, content = await self._server.fetch(
+            path, headers=self._via, most_bytes=NODE_MAX_BYTES
+        )
         if status in _DOES_NOT_TELL:
             return None
         if status != 200:  # noqa: PLR2004 - RFC 9110: OK

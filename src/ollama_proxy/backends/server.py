@@ -41,6 +41,7 @@ from ollama_proxy.policy.ask import Call, Dialect, Framing
 from ollama_proxy.policy.refusal import Code, RequestRefused
 
 GATHER_MAX_BYTES = 1 << 20
+FETCH_MAX_BYTES = 16 << 20
 TRANSLATE_MAX_BYTES = 64 << 20
 ERROR_MAX_BYTES = 64 << 10
 CONTROL_TIMEOUT_S = 5.0
@@ -356,9 +357,18 @@ class Server:
             raise BackendFailed(Fault.UNREACHABLE, f"TLS cannot begin: {error}") from error
 
     async def fetch(
-        self, path: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()
+        self,
+        path: str,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        most_bytes: int = FETCH_MAX_BYTES,
     ) -> tuple[int, bytes]:
-        """GET a small answer whole: status and body; `headers` are sent besides the usual ones.
+        """GET a small answer whole: status and body.
+
+        Args:
+            path: on the server, its base path included.
+            headers: besides those that every call has.
+            most_bytes: that an answer may have.
 
         Raises:
             BackendFailed: no answer, or one that is far too long.
@@ -367,7 +377,7 @@ class Server:
             body = bytearray()
             async for chunk in reply.body:
                 body += chunk
-                if len(body) > GATHER_MAX_BYTES * 16:
+                if len(body) > most_bytes:
                     raise BackendFailed(Fault.GARBLED, "its answer is far too long")
             return reply.status, bytes(body)
 

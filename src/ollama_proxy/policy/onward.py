@@ -53,6 +53,6 @@ def wishes_onward(wishes: Wishes, *, client: str, left_s: float) -> Headers:
         headers.append((b"x-max-power-watts", b"%.17g" % wishes.max_power_watts))
     if left_s < math.inf:
         headers.append((b"x-max-latency-ms", b"%.3f" % max(LEAST_MS, left_s * 1000)))
-    if client:
+    if client.isprintable() and client:  # a WebSocket's or gRPC's may be any text
         headers.append((b"x-client-id", client.encode("latin-1", "replace")))
     return tuple(headers)

@@ -16,7 +16,7 @@ from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.crew import Workers
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.ledger import Fact, Ledger, TurnedAway
-from ollama_proxy.engine.news import News
+from ollama_proxy.engine.news import News, Routed
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
 from ollama_proxy.inbound.admission import Admission
@@ -168,6 +168,7 @@ class Home:
     facts: list[Fact]
     turned: list[TurnedAway]
     bounds: Bounds
+    routed: list[Routed]
 
     def stream(self, **changes: Any) -> Stream:
         """A request that Envoy asks about."""
@@ -186,6 +187,7 @@ async def at_home(
     picker: PickerSettings | None = None,
     queue: int = 8,
     models: frozenset[str] | None = None,
+    traces: bool = False,
 ) -> AsyncIterator[Home]:
     """A router with these backends, all well, and Envoy at its door."""
     ours, theirs = memory_stream_pair()
@@ -194,7 +196,9 @@ async def at_home(
     turned: list[TurnedAway] = []
     ledger.read_by(facts.append)
     ledger.door_read_by(turned.append)
-    dispatcher = Dispatcher(settings or DispatchSettings(), ledger, news=news)
+    dispatcher = Dispatcher(settings or DispatchSettings(), ledger, news=news, traces=traces)
+    routed: list[Routed] = []
+    news.followed_by(routed.append)
     gate = Gate(bound_host="127.0.0.1", admission=admission)
     async with trio.open_nursery() as nursery:
         for backend in backends:
@@ -223,5 +227,5 @@ async def at_home(
         )
         nursery.start_soon(Connection(theirs, terms, "192.0.2.9").run)
         async with Client(ours) as client:
-            yield Home(client, dispatcher, facts, turned, bounds)
+            yield Home(client, dispatcher, facts, turned, bounds, routed)
         nursery.cancel_scope.cancel()

@@ -88,6 +88,22 @@ async def test_a_body_that_grows_too_large() -> None:
     assert (413, "body_too_large", 0) == (status, content["error"]["code"], held)
 
 
+async def test_a_message_that_is_too_large() -> None:
+    """Larger than any body that may come: it is told so all the same, and not read to its end."""
+    async with at_home(node()) as home:
+        stream = home.stream()
+        await stream.say(request_headers=heads(HEAD))
+        await stream.hear()
+        length = (4 << 20).to_bytes(4, "big")
+        home.client.peer.say(stream.id, b"\x00" + length + b"x")
+        status, content, _ = refused(await stream.hear())
+        heard = await home.client.ended(stream.id)
+        [booked] = home.turned
+
+    assert (413, "body_too_large", 0) == (status, content["error"]["code"], heard.status)
+    assert ("picker", CHAT) == (booked.door, booked.path)
+
+
 async def test_more_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the HTTP door, with which the bound is shared."""
     monkeypatch.setattr(Bounds, "hold", lambda *_: False)
@@ -197,6 +213,36 @@ async def test_what_is_no_inference(method: str, path: str, goes: bool) -> None:
         assert "authorization" in response.header_mutation.remove_headers
     else:
         assert 404 == answer.immediate_response.status.code
+
+
+@pytest.mark.parametrize("mode", [MODES.BUFFERED, MODES.FULL_DUPLEX_STREAMED])
+async def test_a_list_that_is_asked_for_with_a_body(mode: int) -> None:
+    """Nobody forbids it: it passes, unread."""
+    async with at_home(node()) as home:
+        stream = home.stream()
+        told = [(":method", "GET"), (":path", "/api/tags"), (":authority", "localhost")]
+        config = pb.ProtocolConfiguration(request_body_mode=mode)  # type: ignore[arg-type]  # a number is one
+        await stream.say(request_headers=heads(told), protocol_config=config)
+        await stream.hear()
+        await stream.say(request_body=pb.HttpBody(body=b"{}", end_of_stream=True))
+        answer = await stream.hear()
+    piece = answer.request_body.response.body_mutation.streamed_response
+
+    assert "request_body" == answer.WhichOneof("response")
+    assert (mode == MODES.FULL_DUPLEX_STREAMED) is (piece.body == b"{}" and piece.end_of_stream)
+
+
+async def test_trailers_of_no_answer() -> None:
+    """The request that was picked for goes on waiting for its answer."""
+    async with at_home(node()) as home:
+        stream = home.stream()
+        await stream.ask()
+        await stream.say(response_trailers=pb.HttpTrailers())
+        await stream.hear()
+        await home.settle()
+        busy = home.dispatcher.stations["npu"].in_flight
+
+    assert 1 == busy
 
 
 async def test_a_list_with_no_node_there() -> None:

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import trio
 from trio.testing import MockClock
 
+from ollama_proxy.engine.dispatcher import DispatchSettings
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
@@ -208,3 +210,36 @@ async def test_no_node_has_the_model() -> None:
     assert "Did you mean" in told["error"]["message"]
     assert "application/json" == headers["content-type"]
     assert (Outcome.REFUSED, Code.MODEL_NOT_FOUND) == (fact.outcome, fact.code)
+
+
+async def test_nobody_is_sent_to_two_nodes(autojump_clock: MockClock) -> None:
+    """A second attempt would need a second request, which only Envoy could make."""
+    settings = DispatchSettings(hedge_budget=1.0)
+    nodes = node("npu", 8001), node("nvidia", 8002, avg_latency_s=0.1)
+    async with at_home(*nodes, settings=settings) as home:
+        stream = home.stream()
+        await stream.ask(None, ("x-latency-critical", "true"), ("x-max-latency-ms", "60000"))
+        await trio.sleep(30)
+        busy = [station.in_flight for station in home.dispatcher.stations.values()]
+        await stream.answer()
+
+    assert [0, 1] == busy
+
+
+async def test_a_node_knows_whose_child_its_work_is() -> None:
+    """With traces, the request goes on with the attempt's own place in its caller's trace."""
+    parent = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+    async with at_home(node(), traces=True) as home:
+        answer = await home.stream().ask(None, ("traceparent", parent))
+    told = changes(answer.request_body.response)["traceparent"]
+
+    assert parent[:36] == told[:36]
+    assert parent != told
+
+
+async def test_a_bus_hears_who_was_sent_where() -> None:
+    """As of any other request, and once."""
+    async with at_home(node()) as home:
+        await home.stream().ask(None, ("x-request-id", "mine"))
+
+    assert [("mine", "npu")] == [(each.request_id, each.decision.backend) for each in home.routed]

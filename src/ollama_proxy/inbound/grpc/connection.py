@@ -96,7 +96,10 @@ class Terms:
 
 @attrs.define(eq=False, kw_only=True)
 class LiveRpc:
-    """One call, live: the `Rpc` that its method sees. `stopped`: how it ends, once it is cancelled."""
+    """One call, live: the `Rpc` that its method sees. `stopped`: how it ends, once it is cancelled.
+
+    `failed`: why no more of it can be read, where its method is told.
+    """
 
     call: Call
     method: Method | None
@@ -110,6 +113,7 @@ class LiveRpc:
     compress: bool = False
     is_job: bool = False
     stopped: Ended | None = None
+    failed: Ended | None = None
     visitor: Visitor = ANYBODY
     readable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     writable: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -133,7 +137,7 @@ class LiveRpc:
         """See `Rpc`."""
         assert self.method is not None, "only methods receive"  # noqa: S101 - as `serve` has it
         connection = self._connection
-        while (raw := connection.wire.take_message(self.call)) is None:
+        while (raw := self._take()) is None:
             if self.call.inbox.has_ended:
                 return None
             await self.readable.park()
@@ -143,6 +147,11 @@ class LiveRpc:
         except DecodeError:
             name = self.method.takes.__name__
             raise CallFailed(Status.INVALID_ARGUMENT, f"The request is no {name}.") from None
+
+    def _take(self) -> bytes | None:
+        if self.failed is not None:
+            raise CallFailed(self.failed.status, self.failed.message)
+        return self._connection.wire.take_message(self.call)
 
     async def send(self, message: Message) -> None:
         """See `Rpc`."""
@@ -217,6 +226,14 @@ class LiveRpc:
         if not self.is_job:
             self.stop(refused(UNKNOWN_KEY))
 
+    def fail(self, how: Ended) -> None:
+        """What came is too much: end it, unless its method has something to say to that."""
+        if self.method is not None and self.method.hears_faults:
+            self.failed = how
+            self.readable.unpark_all()
+        else:
+            self.stop(how)
+
     def stop(self, how: Ended) -> None:
         """End it now."""
         if self.stopped is None:
@@ -286,7 +303,7 @@ class Connection:
             case Fed(call, failed):
                 rpc = self._rpcs.get(call)
                 if rpc is not None and failed is not None:
-                    rpc.stop(failed)
+                    rpc.fail(failed)
                 elif rpc is not None:
                     rpc.readable.unpark_all()
             case TakenBack(call):

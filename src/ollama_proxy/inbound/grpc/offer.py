@@ -96,4 +96,4 @@ def _picking(desk: Desk) -> Iterator[Method]:
     """The picker's methods, whose messages hold whole bodies of other people's requests."""
     message_bytes = desk.settings.limits.max_body_bytes + _MESSAGE_SLACK_BYTES
     for method in methods_of(_PICKER, ExternalProcessor(desk)):
-        yield attrs.evolve(method, counts=False, message_bytes=message_bytes)
+        yield attrs.evolve(method, counts=False, message_bytes=message_bytes, hears_faults=True)

@@ -96,6 +96,7 @@ class Method:
         counts: it counts to its caller's rate. Not where it brings other people's requests, each of
             which does.
         message_bytes: the largest message that it takes; None: what the connection does.
+        hears_faults: a message that is too large is its to answer: `receive` raises CallFailed.
     """
 
     path: str
@@ -104,6 +105,7 @@ class Method:
     is_work: bool = True
     counts: bool = True
     message_bytes: int | None = None
+    hears_faults: bool = False
 
 
 def _unary(answer: Callable[[Any, Rpc], Awaitable[Message]]) -> Serve:

@@ -166,6 +166,14 @@ class Conversation(Caller, Carriage):
                     await trio.sleep_forever()  # what follows an answer's head is answered after it
                 request: pb.ProcessingRequest | None = await self._rpc.receive()
                 return request
+        except CallFailed as failed:
+            if failed.ended.status is not Status.RESOURCE_EXHAUSTED:
+                raise
+            # The rest of it is not read; what is said comes before the stream's end.
+            refusal = failed.ended.booked
+            self._turn_away(refusal)
+            await self._refuse(refusal)
+            return None
         finally:
             self._wake = None
         return _News()
@@ -254,8 +262,11 @@ class Conversation(Caller, Carriage):
         return f"GET {head.path}" if head.path in _LISTS else "GET /v1/models/{model}"
 
     async def _take_body(self, body: pb.HttpBody) -> None:
-        if self._head is None or self._is_whole or self._call is None:
+        if self._head is None or self._is_whole:
             raise CallFailed(Status.INVALID_ARGUMENT, "A request_body came out of turn.")
+        if self._call is None:
+            await self._pass_body(body)
+            return
         size = len(body.body)
         limits = self._desk.settings.limits
         if len(self._body) + size > limits.max_body_bytes:
@@ -268,6 +279,14 @@ class Conversation(Caller, Carriage):
         self._body += body.body
         if body.end_of_stream or self._mode == _BUFFERED:
             await self._submit()
+
+    async def _pass_body(self, body: pb.HttpBody) -> None:
+        """Of a request that was sent anywhere: nobody reads it here."""
+        if self._mode != _FULL_DUPLEX:
+            await self._rpc.send(words.go_on("request_body"))
+            return
+        for piece in words.pieces(body.body, complete=body.end_of_stream):
+            await self._rpc.send(piece)
 
     async def _take_trailers(self) -> None:
         if self._mode != _FULL_DUPLEX or self._call is None:
@@ -317,7 +336,8 @@ class Conversation(Caller, Carriage):
             while self._refusal is None and self._destination is None:
                 heard = await self._hear()
                 if heard is None:
-                    raise CallerLeft
+                    self._is_let_go = True
+                    return
                 if not isinstance(heard, _News):
                     await self._heed(heard)
         if patience.cancelled_caught:
@@ -446,7 +466,9 @@ class Conversation(Caller, Carriage):
 
     def _finish(self) -> None:
         """All of an answer has passed."""
-        if self._overheard is not None and self._served is not None:
+        if self._served is None:
+            return
+        if self._overheard is not None:
             self._served = attrs.evolve(
                 self._served, tokens=self._overheard.pieces, report=self._overheard.report()
             )
@@ -481,8 +503,8 @@ class Conversation(Caller, Carriage):
 
     async def carry(self, attempt: Attempt, backend: Backend) -> Served:
         """See `Carriage`."""
-        self._attempt = attempt
         if self._answer is not None:
+            self._attempt = attempt
             attempt.asked()
             self._failure = None
             self._ended = trio.Event()
@@ -498,6 +520,7 @@ class Conversation(Caller, Carriage):
                 endpoints.append(other)
                 self._others[other] = candidate.id
         attempt.job.told = True
+        self._attempt = attempt
         self._destination = _Destination(
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
