@@ -8,7 +8,8 @@ import attrs
 import httpx
 import trio
 
-from tests.real.envoys import Envoy, chat
+from tests.real.envoys import chat
+from tests.real.programs import Envoy
 from tests.routers import CHAT
 
 WORKERS = 6

@@ -8,7 +8,8 @@ import httpx
 import pytest
 import trio
 
-from tests.real.envoys import LIMIT_S, Change, Stage, ask, chat, full_duplex, stage
+from tests.real.envoys import Change, Stage, ask, chat, full_duplex, stage
+from tests.real.programs import LIMIT_S
 from tests.routers import CHAT, MODEL
 
 DIALECTS = (CHAT, "/api/chat", "/v1/messages")

@@ -8,8 +8,9 @@ import trio
 import trustme
 
 from ollama_proxy.keyring import make_key
-from tests.real.envoys import LIMIT_S, ask, chat, configured, stage
+from tests.real.envoys import ask, chat, configured, stage
 from tests.real.loads import load
+from tests.real.programs import LIMIT_S
 from tests.routers import CHAT
 
 PACE = ["--interval-s", "0.01"]

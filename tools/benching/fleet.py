@@ -20,8 +20,9 @@ import trio
 
 from benching.load import Load, Yield
 from benching.servers import Server
-from tests.real.envoys import ENVOY, Program, Stage, chat, stage
+from tests.real.envoys import ENVOY, Stage, chat, stage
 from tests.real.loads import load
+from tests.real.programs import Program
 from tests.routers import CHAT
 
 NODES = Path(__file__).resolve().parent / "nodes.py"

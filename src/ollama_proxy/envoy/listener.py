@@ -1,7 +1,6 @@
 """Where Envoy listens, and what becomes of a request there: the picker is asked, then it is carried."""
 
 import re
-from collections.abc import Mapping
 
 from ollama_proxy.config import Config
 from ollama_proxy.envoy.clusters import (
@@ -16,6 +15,7 @@ from ollama_proxy.envoy.clusters import (
     certificate,
     own_key,
 )
+from ollama_proxy.envoy.errors import own_errors
 from ollama_proxy.envoy.places import Place
 from ollama_proxy.envoy.tree import MIB, address, extension, seconds, typed
 from ollama_proxy.envoy.yaml import Noted, Tree
@@ -27,27 +27,6 @@ RETRIES = 3
 _ANY_TIME = seconds(0)  # a stream takes what it takes
 # What a router's own failover takes for the backend's fault.
 _RETRIED = [429, 500, 502, 503, 504]
-# By what is so of a request, in the words of CEL: the error in its caller's dialect. The last is OpenAI's.
-_ERRORS: Mapping[str, Mapping[str, Tree]] = {
-    "request.path.startsWith('/api/')": {"error": "%LOCAL_REPLY_BODY%"},
-    "request.path.startsWith('/v1/messages')": {
-        "type": "error",
-        "error": {"type": "api_error", "message": "%LOCAL_REPLY_BODY%"},
-    },
-    "": {
-        "error": {
-            "message": "%LOCAL_REPLY_BODY%",
-            "type": "server_error",
-            "param": None,
-            "code": "%RESPONSE_CODE_DETAILS%",
-        }
-    },
-}
-# By what is so of the answer: what is said beside the error.
-_HEADERS: Mapping[str, Mapping[str, str]] = {
-    "response.code == 503": {"retry-after": "1"},
-    "": {},
-}
 _PICKER = "envoy.filters.http.ext_proc"
 
 
@@ -134,7 +113,7 @@ def _http(config: Config, has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 -
         },
         local_reply_config=Noted(
             "What Envoy itself has to say, in the caller's dialect; what the picker said stays as it is.",
-            _own_errors(),
+            own_errors(),
         ),
     )
 
@@ -266,33 +245,6 @@ def _rest(has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 - as its caller h
         "match": {"prefix": "/"},
         "typed_per_filter_config": {_PICKER: unasked},
         **answer,
-    }
-
-
-def _own_errors() -> dict[str, Tree]:
-    its_own = "!response.code_details.startsWith('ollama_proxy')"
-    return {
-        "mappers": [
-            _mapper(" && ".join(filter(None, (its_own, status, path))), body, headers)
-            for status, headers in _HEADERS.items()
-            for path, body in _ERRORS.items()
-        ]
-    }
-
-
-def _mapper(
-    expression: str, body: Mapping[str, Tree], headers: Mapping[str, str]
-) -> dict[str, Tree]:
-    message = typed(
-        "extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression
-    )
-    added: list[Tree] = [{"header": {"key": k, "value": v}} for k, v in headers.items()]
-    return {
-        "filter": {
-            "extension_filter": extension("envoy.access_loggers.extension_filters.cel", message)
-        },
-        "body_format_override": {"json_format": body},
-        **({"headers_to_add": added} if added else {}),
     }
 
 
