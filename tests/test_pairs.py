@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -112,6 +113,31 @@ async def test_a_lost_key_is_told_of(
 
     assert not rooms.guests
     assert "identity.pem cannot be used: No such file" in caplog.text
+
+
+async def test_a_key_that_others_could_read_is_not_used(
+    rooms: Rooms, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the book: whoever has copied it is this router to all its pairs. Who has none is told nothing."""
+    rooms.own.identity.chmod(0o644)
+    with caplog.at_level(logging.ERROR):
+        await rooms.pairs.look()
+        assert "" == caplog.text
+        write_down(rooms.own.directory, Box.new(tmp_path, "desktop").peer())
+        await rooms.pairs.look()
+
+    assert not rooms.guests
+    assert [[]] == rooms.joined
+    assert f"chmod 600 {rooms.own.identity}" in caplog.text
+
+
+async def test_certificates_need_no_line_of_their_own(rooms: Rooms, tmp_path: Path) -> None:
+    """A card may come without a line's end behind its certificate, and shuts nobody else out."""
+    for each in (Box.new(tmp_path, name).peer() for name in ("one", "two")):
+        write_down(rooms.own.directory, attrs.evolve(each, certificate=each.certificate.strip()))
+    await rooms.pairs.look()
+
+    assert 2 == rooms.guests.context("").cert_store_stats()["x509"]
 
 
 async def test_without_a_directory_there_is_nobody(rooms: Rooms) -> None:

@@ -17,7 +17,7 @@ from ollama_proxy.config import BackendConfig
 from ollama_proxy.inbound.paired import Guest, Guests
 from ollama_proxy.pairing.book import Peer, book_file, read_book
 from ollama_proxy.pairing.certificate import identity_file
-from ollama_proxy.pairing.files import StateFault
+from ollama_proxy.pairing.files import StateFault, read_private
 from ollama_proxy.pinned import Pin
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.hardware import Hardware
@@ -73,6 +73,8 @@ class Pairs:
         self._stamp = stamp
         try:
             peers = read_book(self._directory)
+            if peers:  # OpenSSL would read it whoever else can
+                read_private(identity_file(self._directory))
         except StateFault as fault:
             log.error("who is paired was not read anew: %s", fault)  # noqa: TRY400 - the fault says it all
             return

@@ -84,7 +84,7 @@ def _pinned(side: int, own: Path, peers: Iterable[str]) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([HTTP1])
     context.load_cert_chain(own, password=lambda: b"")
-    context.load_verify_locations(cadata="".join(peers))
+    context.load_verify_locations(cadata="\n".join(peers))
     # Else it would look for who signed it, also of what is trusted itself.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _WHATEVER_THE_TIME
     return context

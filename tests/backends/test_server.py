@@ -383,6 +383,17 @@ async def test_a_closed_port_is_unreachable() -> None:
     assert [Fault.UNREACHABLE] * 2 == [inference.fault, control.value.fault]
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".lan", "xn--a"])
+async def test_a_name_that_no_host_can_have_is_unreachable(host: str) -> None:
+    """A slip in a configuration is one backend that is down, not a router that ends."""
+    async with reaching(f"http://{host}:1") as server, recording() as sink:
+        inference = await fault_of(server, sink)
+        with pytest.raises(BackendFailed) as control:
+            await server.fetch("/api/tags")
+
+    assert [Fault.UNREACHABLE] * 2 == [inference.fault, control.value.fault]
+
+
 async def test_a_unix_socket_that_is_not_there_is_unreachable(tmp_path: Path) -> None:
     """A path without a socket is as good as a closed port."""
     async with reaching(f"unix:{tmp_path}/none") as server, recording() as sink:

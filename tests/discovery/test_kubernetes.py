@@ -221,6 +221,32 @@ async def test_without_a_service_account_it_is_said(
     assert f"the service account's files in {tmp_path}/none cannot be read" in caplog.text
 
 
+@pytest.mark.parametrize("url", ["https://a..b:443", "https://127.0.0.1:x", "https://xn--a"])
+async def test_an_address_that_is_none_is_a_lost_source(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the environment says of the API is not checked before."""
+    async with open_api(tmp_path / "sa") as api:
+        api.url = url
+        async with watching(api, tmp_path / "sa") as heard:
+            await heard.until_lost()
+
+    assert "is no address" in caplog.text
+
+
+async def test_a_token_that_no_header_can_carry_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose file it is, and nothing of what is in it."""
+    async with open_api(tmp_path / "sa") as api:
+        (tmp_path / "sa" / "token").write_text("s\u00e9cret")
+        async with watching(api, tmp_path / "sa") as heard:
+            await heard.until_lost()
+
+    assert f"the service account's files in {tmp_path}/sa cannot be read" in caplog.text
+    assert "cret" not in caplog.text
+
+
 async def test_an_api_that_cannot_prove_itself_is_told_no_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,6 +81,7 @@ def test_all_that_write_at_once_are_kept(tmp_path: Path) -> None:
             '[[peers]]\nname = "a"\nhost = "b"\nport = 1\nnode_id = "c"\ncertificate = "secret"\n',
             "certificate",
         ),
+        ("peers = " + "[" * 5000, "peers.toml"),
         ("\xff", "peers.toml"),
     ],
 )

@@ -129,6 +129,11 @@ def test_another_version_is_not_read(number: int) -> None:
         read_node({**WHOLE, "protocol": number})
 
 
+def test_a_version_that_fills_a_log_is_none() -> None:
+    """JSON has numbers of thousands of digits; they would be shown with each error."""
+    assert None is read_node({**WHOLE, "protocol": 10**4000})
+
+
 @pytest.mark.parametrize("told", [None, [], "x", {}, {"protocol": True}, {"protocol": "1"}])
 def test_who_names_no_version_is_no_node(told: object) -> None:
     """Another server that answers at that path, say."""

@@ -36,7 +36,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.report import read_stream, read_whole
 from ollama_proxy.backends.translate import GarbledAnswer, Translation
-from ollama_proxy.backends.wire import Connection, Pool, distrust
+from ollama_proxy.backends.wire import NO_NAME, Connection, Pool, distrust
 from ollama_proxy.policy.ask import Call, Dialect, Framing
 from ollama_proxy.policy.refusal import Code, RequestRefused
 
@@ -353,6 +353,8 @@ class Server:
             raise BackendFailed(
                 Fault.BROKE, distrust(error) or "it broke off the answer"
             ) from error
+        except UnicodeError as error:  # not of bodies: they pass as bytes
+            raise BackendFailed(Fault.UNREACHABLE, NO_NAME.format(self.endpoint.host)) from error
         except OSError as error:  # of the files that it is to be trusted by
             raise BackendFailed(Fault.UNREACHABLE, f"TLS cannot begin: {error}") from error
 

@@ -20,6 +20,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 READ_BYTES = 65536
 HEAD_MAX_BYTES = 65536
 IDLE_MAX_S = 30.0
+NO_NAME = "{} is no name that a host can have; see its endpoint"
 TAIL_BYTES = 65536
 # Connections are one hop long (RFC 9110, 7.6.1), and a backend has no say in the router's origin.
 _NOT_PASSED = frozenset({
@@ -382,6 +383,8 @@ class Pool:
                 if not where.tls:
                     return stream
                 return await self._secure(stream)
+        except UnicodeError as error:
+            raise BackendFailed(Fault.UNREACHABLE, NO_NAME.format(where.host)) from error
         except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
             why = distrust(error) or "no connection could be made to it"
             raise BackendFailed(Fault.UNREACHABLE, why) from error

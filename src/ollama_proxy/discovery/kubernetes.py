@@ -109,6 +109,8 @@ async def watch_kubernetes(settings: KubernetesSettings, report: Report) -> NoRe
             raise SourceLost(_in_words(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SourceLost(f"what the API says cannot be read: {error}") from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise SourceLost(f"{settings.api} is no address of an API: {error}") from error
 
     await keep_asking(report, ask)
 
@@ -120,12 +122,13 @@ async def _client(settings: KubernetesSettings) -> AsyncIterator[httpx.AsyncClie
     if settings.api.startswith("https:"):
         files = trio.Path(settings.files)
         try:
-            async with await (files / "token").open() as file:
+            # What no header can carry is no token.
+            async with await (files / "token").open(encoding="ascii") as file:
                 token = (await file.read(_TOKEN_BYTES)).strip()
             verify = ssl.create_default_context(cafile=str(files / "ca.crt"))
         except (OSError, ValueError) as error:  # ValueError: bytes that are no text
             raise SourceLost(
-                f"the service account's files in {settings.files} cannot be read: {error}"
+                f"the service account's files in {settings.files} cannot be read: {_without_content(error)}"
             ) from error
         headers["authorization"] = f"Bearer {token}"
     async with httpx.AsyncClient(
@@ -279,6 +282,11 @@ async def _read(answer: httpx.Response, take: Callable[[bytes], bool]) -> None:
                 enough.cancel()
     if failure is not None:
         raise failure
+
+
+def _without_content(error: OSError | ValueError) -> str:
+    """What is wrong with a file, and nothing of what is in it: an UnicodeError shows bytes."""
+    return "token is no text of ASCII" if isinstance(error, UnicodeError) else str(error)
 
 
 def _in_words(error: BaseException) -> str:

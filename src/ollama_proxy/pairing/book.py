@@ -114,7 +114,7 @@ def read_book(directory: Path) -> tuple[Peer, ...]:
         return ()
     try:
         raw = tomllib.loads(content.decode())
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise StateFault(f"{path}: {error}") from error
     found, faults = structure(raw, _Peers)
     if found is None:

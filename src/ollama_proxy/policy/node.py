@@ -22,6 +22,7 @@ NAMES_MAX = 10_000  # of models that are heeded; nobody has as many
 _NAME_MAX = 512
 _TEXT_MAX = 128
 _COUNT_MAX = 1_000_000
+_PROTOCOL_MAX = 10**20  # either way: its digits are shown
 _WATTS_MAX = 100_000.0
 _JOULES_MAX = 1e6  # of a token
 _MS_MAX = 86_400_000.0
@@ -146,6 +147,8 @@ def read_node(told: object) -> Node | None:
         return None
     protocol = told.get("protocol")
     if not isinstance(protocol, int) or isinstance(protocol, bool):
+        return None
+    if abs(protocol) > _PROTOCOL_MAX:
         return None
     if protocol != PROTOCOL:
         raise OtherProtocol(protocol)
