@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ollama_proxy.policy.roster import (
     MOST_NODES,
+    STRANGERS_TOLD,
     Configured,
     FoundNode,
     Member,
@@ -135,6 +136,23 @@ def test_2_nobody_in_the_network_is_taken_at_its_word(
     assert expected == urls(review.members)
     assert (not expected) == ("laptop was found in the network and is not used" in str(review))
     assert () == roster.review(1, NOBODY).remarks  # it was said
+
+
+def test_2_strangers_cannot_fill_the_log() -> None:
+    """Not by names that they make up, nor by coming and going."""
+    roster = new()
+    remarks = []
+    for now in range(0, 4000, 100):
+        names = [f"h{n}" for n in range(now // 10)]
+        nodes = [
+            FoundNode(url=f"http://10.0.{n // 200}.{n % 200 + 1}:8080", id=f"i{n}", name=name)
+            for n, name in enumerate(names)
+        ]
+        roster.saw(Source.AVAHI, nodes if now % 200 else [], now)
+        remarks += roster.review(now, NOBODY).remarks
+
+    assert STRANGERS_TOLD + 1 == len(remarks)
+    assert "no more of them will be told of" in remarks[-1]
 
 
 @pytest.mark.parametrize("trusts_all", [False, True])

@@ -17,6 +17,7 @@ import attrs
 from ollama_proxy.policy.whereabouts import address_order, host_of, port_of
 
 MOST_NODES = 512
+STRANGERS_TOLD = 16
 _ID_MOST = 63  # of a backend's id
 _USUAL_PORT = 8080
 
@@ -169,6 +170,7 @@ class Roster:
     _left: dict[str, float] = attrs.field(init=False, factory=dict)
     _silent: set[str] = attrs.field(init=False, factory=set)
     _remarked: set[str] = attrs.field(init=False, factory=set)
+    _strangers: set[str] = attrs.field(init=False, factory=set)
     _too_many: set[Source] = attrs.field(init=False, factory=set)
 
     # -- what is heard ---------------------------------------------------------------------------
@@ -294,12 +296,23 @@ class Roster:
             return each.node_id in self.paired
         if each.source is Source.AVAHI and not self.trusts_all:
             if each.node_id not in self.paired:
-                remarks[f"stranger {each.url}"] = (
-                    f"{each.name or each.url} was found in the network and is not used: it is not"
-                    " paired with this router, and fleet.trust_found is false"
-                )
+                self._note_stranger(each.name or each.url, remarks)
             return False
         return True
+
+    def _note_stranger(self, who: str, remarks: dict[str, str]) -> None:
+        """Each once, and so many at the most: a log must not be filled by whoever makes up names."""
+        told = self._strangers
+        if who in told or len(told) > STRANGERS_TOLD:
+            return
+        told.add(who)
+        remarks[f"stranger {who}"] = (
+            f"{who} was found in the network and is not used: it is not paired with this router, and"
+            " fleet.trust_found is false"
+            if len(told) <= STRANGERS_TOLD
+            else "more routers that are not paired with this one are found in the network; no more of"
+            " them will be told of"
+        )
 
     def _must_dwell(self, each: _Candidate, now: float) -> bool:
         left = self._left.get(each.url)
