@@ -95,6 +95,17 @@ def test_a_book_with_a_fault_names_it(tmp_path: Path, text: str, why: str) -> No
     assert "secret" not in str(caught.value)
 
 
+def test_a_directory_in_its_place_is_no_book(tmp_path: Path) -> None:
+    """And leaves no descriptor open: it is looked at whenever it changes."""
+    book_file(tmp_path).mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(StateFault, match="cannot be read"):
+            read_book(tmp_path)
+
+    assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_book_that_others_could_write_is_not_believed(tmp_path: Path) -> None:
     """Who writes it decides who is let in."""
     write_down(tmp_path, Box.new(tmp_path, "one").peer())

@@ -72,6 +72,15 @@ def test_a_wrong_code_tells_neither_side_anything(boxes: tuple[Box, Box, Box]) -
         Asking(CODE, laptop.card).take(refusal(caught.value))
 
 
+def test_nobody_pairs_with_itself(boxes: tuple[Box, Box, Box]) -> None:
+    """It would send itself its own work; so would the copy of a machine, of which nobody knows which it is."""
+    laptop, *_ = boxes
+    with pytest.raises(NotPaired, match="itself, or has a copy") as caught:
+        converse(new_offer(), laptop.card, laptop.card)
+
+    assert b'{"no": "same"}\n' == refusal(caught.value)
+
+
 def test_who_swaps_a_certificate_on_the_way_is_found_out(boxes: tuple[Box, Box, Box]) -> None:
     """In either direction; the code is void after three such tries, as after three wrong ones."""
     laptop, desktop, rogue = boxes

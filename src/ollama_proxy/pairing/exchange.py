@@ -36,6 +36,7 @@ WORDS = {
     "wrong": "the code is not the one that is shown there; three wrong ones make it void",
     "void": "no code is good there any more: have a new one shown with `ollama-proxy pair`",
     "version": "the other router pairs in another way: bring both to the same version",
+    "same": "that is this router itself, or has a copy of its identity.pem; each needs one of its own",
     "busy": "too many are talking to it at once; try again",
 }
 
@@ -178,6 +179,8 @@ class Offering(_Talk):
         if not self._offer.try_proof(shown, self._proof(b"asks", text), now):
             raise WrongCode(word="wrong")
         theirs = _card_of(text)
+        if theirs.fingerprint == self._card.fingerprint:
+            raise NotPaired(word="same")
         self._remember(line)
         ours = self._card.text()
         proof = self._proof(b"offers", ours).hex()

@@ -55,9 +55,13 @@ def read_private(path: Path) -> bytes | None:
     try:
         # Not blocking: a pipe in its place would hold up the start.
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(number, "rb") as file:  # noqa: PTH123 - what is judged is what is read
+        try:
             mode = os.fstat(number).st_mode
-            content = file.read(_MAX_BYTES) if stat.S_ISREG(mode) else b""
+            # Of a directory it would fail, and leave the descriptor open.
+            with open(number, "rb", closefd=False) as file:
+                content = file.read(_MAX_BYTES) if stat.S_ISREG(mode) else b""
+        finally:
+            os.close(number)
     except FileNotFoundError:
         return None
     except OSError as error:
