@@ -141,7 +141,7 @@ def test_2_nobody_in_the_network_is_taken_at_its_word(
 def test_2_strangers_cannot_fill_the_log() -> None:
     """Not by names that they make up, nor by coming and going."""
     roster = new()
-    remarks = []
+    remarks: list[str] = []
     for now in range(0, 4000, 100):
         names = [f"h{n}" for n in range(now // 10)]
         nodes = [
