@@ -21,6 +21,7 @@ from ollama_proxy.cli import main
 from ollama_proxy.pairing.book import Peer, strike_out, write_down
 from ollama_proxy.pairing.card import Card
 from ollama_proxy.pairing.certificate import own_certificate
+from ollama_proxy.pairing.command import _places
 from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
 from tests.pairing.cards import Box
 from tests.test_cli import ASK, CHAT, LIMIT_S, MODULE, Desk, Router, config_for
@@ -360,6 +361,23 @@ async def test_a_code_may_be_typed(tmp_path: Path) -> None:
 
     assert (0, 0) == (asked.returncode, ended[0]), (asked.stderr, ended)
     assert b"Paired with desktop" in asked.stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("192.0.2.7", ["192.0.2.7:9"]),
+        ("fd00::7", ["[fd00::7]:9"]),
+        ("box.lan", ["box.lan:9"]),
+        ("0.0.0.0", [f"{socket.gethostname()}:9"]),  # noqa: S104 - as the configuration has it
+    ],
+)
+def test_only_where_it_waits_is_told(host: str, told: list[str]) -> None:
+    """Whoever is sent to another address, or to one of IPv6 where IPv4 is heard, finds nobody."""
+    places = _places(host, 9)
+
+    assert told == places[-1:]
+    assert not any(place.startswith("[") for place in places if "." in host)
 
 
 async def test_wrong_codes_are_seen_where_the_code_is_shown(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ is yet to be started, too.
 """
 
 import argparse
+import contextlib
+import ipaddress
 import itertools
 import os
 import re
@@ -33,7 +35,7 @@ _CODE_MAX = 64  # of a line that is typed
 _TOLD_MAX = 10  # who came and said nothing of use
 _PORT_MAX = 65535
 # By whom this machine would be asked: no packet goes there (RFC 5737, RFC 3849).
-_ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+_ELSEWHERE = {4: (socket.AF_INET, "192.0.2.1"), 6: (socket.AF_INET6, "2001:db8::1")}
 
 
 class _Unusable(Exception):  # noqa: N818 - read as a sentence
@@ -192,7 +194,9 @@ async def _offer(desk: _Desk, port: int | None) -> int:
         print(f"Code: {spaced(offer.code)}", flush=True)
         print(
             f"Good once, for {LASTS_S / 60:g} minutes. On the other machine:\n"
-            + "\n".join(f"  ollama-proxy pair {place}" for place in _places(bound)),
+            + "\n".join(
+                f"  ollama-proxy pair {place}" for place in _places(desk.config.pairing.host, bound)
+            ),
             flush=True,
         )
         paired = await reception.serve(listeners)
@@ -231,15 +235,26 @@ def _tell(card: Card, host: str) -> None:
     print(f"Paired with {peer.name} ({peer.id}), {place}")
 
 
-def _places(port: int) -> list[str]:
-    """Where others may reach this machine, as far as it can be told."""
-    found = [socket.gethostname()]
-    for family, address in _ELSEWHERE:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect((address, 9))
-            except OSError:
-                continue
-            own = probe.getsockname()[0]
-            found.append(f"[{own}]" if family is socket.AF_INET6 else own)
-    return [f"{place}:{port}" for place in [*found[1:], found[0]]]
+def _places(host: str, port: int) -> list[str]:
+    """Where others may reach this machine, as far as it can be told.
+
+    Args:
+        host: where it waits; of all addresses, those of that family.
+        port: as well.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return [f"{host}:{port}"]
+    if not address.is_unspecified:
+        return [_place(host, port)]
+    found = []
+    family, elsewhere = _ELSEWHERE[address.version]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect((elsewhere, 9))
+        found.append(_place(probe.getsockname()[0], port))
+    return [*found, f"{socket.gethostname()}:{port}"]
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
