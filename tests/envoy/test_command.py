@@ -198,3 +198,48 @@ def test_what_nobody_can_want_is_refused(
 
     assert (2, "") == (code, out)
     assert fault in err
+
+
+def test_a_node_is_asked_for_by_its_own_name(
+    capsys: pytest.CaptureFixture[str], written: Path
+) -> None:
+    """It need not answer for what clients call Envoy: one that is a router would refuse that."""
+    more = '[[backends]]\nid = "c"\nhardware = "cpu"\nendpoint = "http://[::1]:11503"\n'
+    config = made(capsys, written, NODES + more)
+
+    routes = manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+    rewritten = [each["route"].get("auto_host_rewrite", False) for each in routes]
+    (group,) = cluster(config, "nodes")["load_assignment"]["endpoints"]
+    named = [each["endpoint"]["hostname"] for each in group["lb_endpoints"]]
+    assert ["127.0.0.1:11501", "127.0.0.1:11502", "[::1]:11503"] == named
+    assert [*[True] * (len(rewritten) - 1), False] == rewritten
+
+
+def test_a_short_time_is_not_none(capsys: pytest.CaptureFixture[str], written: Path) -> None:
+    """Envoy takes none for no limit, or refuses it."""
+    config = made(capsys, written, "[server]\nidle_timeout_s = 0.0001\n" + NODES)
+
+    options = manager(config)["common_http_protocol_options"]
+    assert "0.001s" == options["idle_timeout"]
+
+
+@pytest.mark.parametrize(
+    ("server", "flags"),
+    [("", ["--listen", "localhost:8000"]), ('[server]\nhost = "localhost"\n', [])],
+)
+def test_it_listens_on_an_address(
+    capsys: pytest.CaptureFixture[str], written: Path, server: str, flags: list[str]
+) -> None:
+    """Envoy binds no names."""
+    config = made(capsys, written, server + NODES, *flags)
+
+    assert "127.0.0.1" == listener(config)["address"]["socket_address"]["address"]
+
+
+def test_it_listens_on_no_name(capsys: pytest.CaptureFixture[str], written: Path) -> None:
+    """What it means is not guessed."""
+    insecure = "[server]\ninsecure = true\n"
+    code, out, err = told(capsys, written, insecure + NODES, "--listen", "ai.example.org:8000")
+
+    assert (2, "") == (code, out)
+    assert "--listen: Envoy listens on addresses" in err

@@ -206,6 +206,18 @@ async def test_a_client_names_no_node(tmp_path: Path) -> None:
             assert all(place not in value for each in seen for name, value in each["headers"]), seen
 
 
+async def test_a_node_is_asked_for_by_its_own_name(tmp_path: Path) -> None:
+    """Whatever clients call Envoy: a router there would refuse a name that it does not know."""
+    more = 'allowed_hosts = ["ai.example.org"]\n'
+    with trio.fail_after(LIMIT_S):
+        async with stage(tmp_path, "a", more=more) as stage_, stage_.envoy.client() as client:
+            answer = await ask(client, headers={"host": "ai.example.org"})
+            assert 200 == answer.status_code, answer.text
+            (seen,) = await stage_.nodes["a"].seen()
+            host = httpx.URL(stage_.nodes["a"].url).netloc.decode()
+            assert host == dict(seen["headers"])["host"]
+
+
 async def test_a_node_that_is_killed_before_its_answer_is_replaced(tmp_path: Path) -> None:
     """By the next one, unseen."""
     with trio.fail_after(LIMIT_S):

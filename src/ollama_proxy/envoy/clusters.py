@@ -238,13 +238,19 @@ def _by_turn(places: Sequence[Place]) -> list[Tree]:
 
 def _by_trust(places: Sequence[Place]) -> list[Tree]:
     groups = [
-        [endpoint(each) for each in places if each.takes_any is is_so] for is_so in (True, False)
+        [_named(each) for each in places if each.takes_any is is_so] for is_so in (True, False)
     ]
     return [
         {"priority": at, "lb_endpoints": group}
         for at, group in enumerate(groups)
         if group or not at
     ]
+
+
+def _named(place: Place) -> dict[str, Tree]:
+    """A node, and the host that it is asked for: its own, as the router asks it, and not the caller's."""
+    named = endpoint(place)
+    return {"endpoint": {**named["endpoint"], "hostname": str(place)}}
 
 
 def _encrypted(config: Config, protocols: Sequence[str]) -> dict[str, Tree]:

@@ -208,7 +208,14 @@ def _inference() -> list[Tree]:
             "request_headers_to_add": Noted(
                 "A node that is a router sends it to no other router.", [via]
             ),
-            "route": {"cluster": NODES, "timeout": _ANY_TIME},
+            "route": {
+                "cluster": NODES,
+                "timeout": _ANY_TIME,
+                "auto_host_rewrite": Noted(
+                    "A node answers for its own name, and need not know what clients call Envoy.",
+                    True,  # noqa: FBT003 - a value
+                ),
+            },
         }
         for top, rest in calls.items()
     ]
