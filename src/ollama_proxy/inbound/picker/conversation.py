@@ -380,7 +380,6 @@ class Conversation(Caller, Carriage):
         assert self._head is not None, "its head was read"  # noqa: S101 - as _submit has it
         way = destination.way
         body: bytes | bytearray = self._body if way.body is None else way.body()
-        self._body = bytearray()
         answer = pb.ProcessingResponse()
         in_body = self._in_body
         message = answer.request_body if in_body else answer.request_headers
@@ -579,5 +578,9 @@ class Conversation(Caller, Carriage):
         self._free()
 
     def _free(self) -> None:
+        """Let go of the body: the proxy has it, or nobody gets it. The stream may last much longer."""
         self._desk.bounds.free(self._held)
         self._held = 0
+        self._body = bytearray()
+        if self._job is not None:
+            self._job.errand = attrs.evolve(self._job.errand, body=b"")
