@@ -243,3 +243,14 @@ def test_it_listens_on_no_name(capsys: pytest.CaptureFixture[str], written: Path
 
     assert (2, "") == (code, out)
     assert "--listen: Envoy listens on addresses" in err
+
+
+def test_a_picker_without_nodes_is_asked_all_the_same(
+    capsys: pytest.CaptureFixture[str], written: Path
+) -> None:
+    """It says so in its own words; else Envoy would choose by itself."""
+    [check] = cluster(made(capsys, written, NODES), "pickers")["health_checks"]
+
+    assert (
+        "envoy.service.ext_proc.v3.ExternalProcessor" == check["grpc_health_check"]["service_name"]
+    )

@@ -186,7 +186,11 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
                 **_looks(len(places)),
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
-                "grpc_health_check": {"authority": LOCAL, **_known(config)},
+                "grpc_health_check": {
+                    "service_name": "envoy.service.ext_proc.v3.ExternalProcessor",
+                    "authority": LOCAL,
+                    **_known(config),
+                },
             }
         ],
         "close_connections_on_host_health_failure": True,
