@@ -254,3 +254,26 @@ def test_a_picker_without_nodes_is_asked_all_the_same(
     assert (
         "envoy.service.ext_proc.v3.ExternalProcessor" == check["grpc_health_check"]["service_name"]
     )
+
+
+@pytest.mark.parametrize(("keys", "is_kept"), [("", False), (KEYS, True)])
+def test_no_node_gets_a_callers_key(
+    capsys: pytest.CaptureFixture[str], written: Path, keys: str, *, is_kept: bool
+) -> None:
+    """Nor a cookie, with no picker to take it away; where keys are asked for, nobody is served without one."""
+    config = made(capsys, written, keys + NODES)
+
+    [early] = manager(config)["early_header_mutation_extensions"]
+    removed = {each["remove"] for each in early["typed_config"]["mutations"]}
+    assert {"x-gateway-destination-endpoint", "cookie"} <= removed
+    assert is_kept is not ({"authorization", "x-api-key"} <= removed)
+
+
+@pytest.mark.parametrize("name", ["nodes", "pickers", "doors"])
+def test_one_address_that_is_well_is_enough(
+    capsys: pytest.CaptureFixture[str], written: Path, name: str
+) -> None:
+    """Of a name with two, of which one answers: nothing goes to the next priority."""
+    policy = cluster(made(capsys, written, NODES), name)["load_assignment"]["policy"]
+
+    assert 100 * 100 <= policy["overprovisioning_factor"]["value"]

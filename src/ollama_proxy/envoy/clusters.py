@@ -16,6 +16,8 @@ LB_METADATA = "envoy.lb"
 # A new connection to each node so often; with hundreds of nodes less, so that they are some 100/s.
 LOOK_S, LOOKS_PER_S = 0.5, 100
 EJECTION_S, EJECTION_MAX_S = 2.0, 10.0
+# In hundredths: of so many addresses one that is well is enough.
+ALL_TO_ONE = 100_000
 # HTTP/2 pings to a picker: whoever is silent for so long holds nobody's request.
 PING_S, PONG_MAX_S = 1.0, 2.0
 
@@ -113,7 +115,7 @@ def nodes(places: Sequence[Place], config: Config) -> dict[str, Tree]:
             "explicit_http_config": {"http_protocol_options": {}},
         }),
         "load_assignment": {
-            "cluster_name": NODES,
+            **_assigned(NODES),
             "endpoints": Noted(
                 "Of the second priority are those that need a key or a path which the picker alone puts"
                 " there.",
@@ -208,7 +210,7 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
         }),
         **_encrypted(config, ["h2"]),
         "load_assignment": {
-            "cluster_name": PICKERS,
+            **_assigned(PICKERS),
             "endpoints": Noted(
                 "The next one is asked only while those before it are not well.", _by_turn(places)
             ),
@@ -230,7 +232,18 @@ def doors(places: Sequence[Place], config: Config) -> dict[str, Tree]:
             }
         ],
         **_encrypted(config, ["http/1.1"]),
-        "load_assignment": {"cluster_name": DOORS, "endpoints": _by_turn(places)},
+        "load_assignment": {**_assigned(DOORS), "endpoints": _by_turn(places)},
+    }
+
+
+def _assigned(name: str) -> dict[str, Tree]:
+    return {
+        "cluster_name": name,
+        "policy": Noted(
+            "A priority takes all while one of its addresses is well. Of localhost's two mostly one alone is, and"
+            " Envoy would send every third request to the next priority.",
+            {"overprovisioning_factor": {"value": ALL_TO_ONE}},
+        ),
     }
 
 
