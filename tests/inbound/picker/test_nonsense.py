@@ -6,9 +6,12 @@ import tracemalloc
 import pytest
 
 from ollama_proxy.inbound.bounds import Bounds
+from ollama_proxy.inbound.grpc.messages import Budget
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.picker import conversation
+from ollama_proxy.policy.refusal import Code
 from tests.fleet import MODEL
+from tests.inbound.picker import envoy
 from tests.inbound.picker.envoy import (
     CHAT,
     DESTINATION,
@@ -145,6 +148,18 @@ async def test_more_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
         status, _, headers = refused(await home.stream().ask())
 
     assert (429, "1") == (status, headers["retry-after"])
+
+
+async def test_more_than_may_be_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all connections together: no fault of this body's, so it may come again."""
+    monkeypatch.setattr(envoy, "Budget", lambda _: Budget(1 << 12))
+    async with at_home(node()) as home:
+        answer = await home.stream().ask(body(x="x" * (1 << 14)))
+        status, content, headers = refused(answer)
+        [booked] = home.turned
+
+    assert (429, "queue_full", "1") == (status, content["error"]["code"], headers["retry-after"])
+    assert Code.QUEUE_FULL is booked.code
 
 
 @pytest.mark.parametrize(
