@@ -198,3 +198,82 @@ def test_what_nobody_can_want_is_refused(
 
     assert (2, "") == (code, out)
     assert fault in err
+
+
+def test_a_node_is_asked_for_by_its_own_name(
+    capsys: pytest.CaptureFixture[str], written: Path
+) -> None:
+    """It need not answer for what clients call Envoy: one that is a router would refuse that."""
+    more = '[[backends]]\nid = "c"\nhardware = "cpu"\nendpoint = "http://[::1]:11503"\n'
+    config = made(capsys, written, NODES + more)
+
+    routes = manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+    rewritten = [each["route"].get("auto_host_rewrite", False) for each in routes]
+    (group,) = cluster(config, "nodes")["load_assignment"]["endpoints"]
+    named = [each["endpoint"]["hostname"] for each in group["lb_endpoints"]]
+    assert ["127.0.0.1:11501", "127.0.0.1:11502", "[::1]:11503"] == named
+    assert [*[True] * (len(rewritten) - 1), False] == rewritten
+
+
+def test_a_short_time_is_not_none(capsys: pytest.CaptureFixture[str], written: Path) -> None:
+    """Envoy takes none for no limit, or refuses it."""
+    config = made(capsys, written, "[server]\nidle_timeout_s = 0.0001\n" + NODES)
+
+    options = manager(config)["common_http_protocol_options"]
+    assert "0.001s" == options["idle_timeout"]
+
+
+@pytest.mark.parametrize(
+    ("server", "flags"),
+    [("", ["--listen", "localhost:8000"]), ('[server]\nhost = "localhost"\n', [])],
+)
+def test_it_listens_on_an_address(
+    capsys: pytest.CaptureFixture[str], written: Path, server: str, flags: list[str]
+) -> None:
+    """Envoy binds no names."""
+    config = made(capsys, written, server + NODES, *flags)
+
+    assert "127.0.0.1" == listener(config)["address"]["socket_address"]["address"]
+
+
+def test_it_listens_on_no_name(capsys: pytest.CaptureFixture[str], written: Path) -> None:
+    """What it means is not guessed."""
+    insecure = "[server]\ninsecure = true\n"
+    code, out, err = told(capsys, written, insecure + NODES, "--listen", "ai.example.org:8000")
+
+    assert (2, "") == (code, out)
+    assert "--listen: Envoy listens on addresses" in err
+
+
+def test_a_picker_without_nodes_is_asked_all_the_same(
+    capsys: pytest.CaptureFixture[str], written: Path
+) -> None:
+    """It says so in its own words; else Envoy would choose by itself."""
+    [check] = cluster(made(capsys, written, NODES), "pickers")["health_checks"]
+
+    assert (
+        "envoy.service.ext_proc.v3.ExternalProcessor" == check["grpc_health_check"]["service_name"]
+    )
+
+
+@pytest.mark.parametrize(("keys", "is_kept"), [("", False), (KEYS, True)])
+def test_no_node_gets_a_callers_key(
+    capsys: pytest.CaptureFixture[str], written: Path, keys: str, *, is_kept: bool
+) -> None:
+    """Nor a cookie, with no picker to take it away; where keys are asked for, nobody is served without one."""
+    config = made(capsys, written, keys + NODES)
+
+    [early] = manager(config)["early_header_mutation_extensions"]
+    removed = {each["remove"] for each in early["typed_config"]["mutations"]}
+    assert {"x-gateway-destination-endpoint", "cookie"} <= removed
+    assert is_kept is not ({"authorization", "x-api-key"} <= removed)
+
+
+@pytest.mark.parametrize("name", ["nodes", "pickers", "doors"])
+def test_one_address_that_is_well_is_enough(
+    capsys: pytest.CaptureFixture[str], written: Path, name: str
+) -> None:
+    """Of a name with two, of which one answers: nothing goes to the next priority."""
+    policy = cluster(made(capsys, written, NODES), name)["load_assignment"]["policy"]
+
+    assert 100 * 100 <= policy["overprovisioning_factor"]["value"]

@@ -34,6 +34,9 @@ TLS = '[server.tls]\ncert_file = "cert.pem"\nkey_file = "key.pem"\n'
         pytest.param("[server]\nhttp_port = 0\nmax_body_mib = 4095\n" + NODES, [], id="bounds"),
         pytest.param("[router]\nretry_before_first_byte = false\n" + NODES, [], id="no retries"),
         pytest.param('[fleet]\ndns = "nodes.example:8080"\n' + NODES, [], id="names"),
+        pytest.param(
+            NODES + "connect_timeout_s = 0.0004\n", ["--listen", "localhost:1"], id="small"
+        ),
         pytest.param("[observability]\naccess_log = false\n" + NODES, [], id="no log"),
     ],
 )

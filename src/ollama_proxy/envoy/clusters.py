@@ -16,6 +16,8 @@ LB_METADATA = "envoy.lb"
 # A new connection to each node so often; with hundreds of nodes less, so that they are some 100/s.
 LOOK_S, LOOKS_PER_S = 0.5, 100
 EJECTION_S, EJECTION_MAX_S = 2.0, 10.0
+# In hundredths: of so many addresses one that is well is enough.
+ALL_TO_ONE = 100_000
 # HTTP/2 pings to a picker: whoever is silent for so long holds nobody's request.
 PING_S, PONG_MAX_S = 1.0, 2.0
 
@@ -113,7 +115,7 @@ def nodes(places: Sequence[Place], config: Config) -> dict[str, Tree]:
             "explicit_http_config": {"http_protocol_options": {}},
         }),
         "load_assignment": {
-            "cluster_name": NODES,
+            **_assigned(NODES),
             "endpoints": Noted(
                 "Of the second priority are those that need a key or a path which the picker alone puts"
                 " there.",
@@ -186,7 +188,11 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
                 **_looks(len(places)),
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
-                "grpc_health_check": {"authority": LOCAL, **_known(config)},
+                "grpc_health_check": {
+                    "service_name": "envoy.service.ext_proc.v3.ExternalProcessor",
+                    "authority": LOCAL,
+                    **_known(config),
+                },
             }
         ],
         "close_connections_on_host_health_failure": True,
@@ -204,7 +210,7 @@ def pickers(places: Sequence[Place], config: Config) -> dict[str, Tree]:
         }),
         **_encrypted(config, ["h2"]),
         "load_assignment": {
-            "cluster_name": PICKERS,
+            **_assigned(PICKERS),
             "endpoints": Noted(
                 "The next one is asked only while those before it are not well.", _by_turn(places)
             ),
@@ -226,7 +232,18 @@ def doors(places: Sequence[Place], config: Config) -> dict[str, Tree]:
             }
         ],
         **_encrypted(config, ["http/1.1"]),
-        "load_assignment": {"cluster_name": DOORS, "endpoints": _by_turn(places)},
+        "load_assignment": {**_assigned(DOORS), "endpoints": _by_turn(places)},
+    }
+
+
+def _assigned(name: str) -> dict[str, Tree]:
+    return {
+        "cluster_name": name,
+        "policy": Noted(
+            "A priority takes all while one of its addresses is well. Of localhost's two mostly one alone is, and"
+            " Envoy would send every third request to the next priority.",
+            {"overprovisioning_factor": {"value": ALL_TO_ONE}},
+        ),
     }
 
 
@@ -238,13 +255,19 @@ def _by_turn(places: Sequence[Place]) -> list[Tree]:
 
 def _by_trust(places: Sequence[Place]) -> list[Tree]:
     groups = [
-        [endpoint(each) for each in places if each.takes_any is is_so] for is_so in (True, False)
+        [_named(each) for each in places if each.takes_any is is_so] for is_so in (True, False)
     ]
     return [
         {"priority": at, "lb_endpoints": group}
         for at, group in enumerate(groups)
         if group or not at
     ]
+
+
+def _named(place: Place) -> dict[str, Tree]:
+    """A node, and the host that it is asked for: its own, as the router asks it, and not the caller's."""
+    named = endpoint(place)
+    return {"endpoint": {**named["endpoint"], "hostname": str(place)}}
 
 
 def _encrypted(config: Config, protocols: Sequence[str]) -> dict[str, Tree]:

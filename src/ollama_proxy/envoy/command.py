@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ollama_proxy.config import Config, Overrides, find_config, is_loopback, load
 from ollama_proxy.envoy.bootstrap import bootstrap
+from ollama_proxy.envoy.clusters import LOCAL
 from ollama_proxy.envoy.places import Place, nodes_of, parse_place, parse_places
 from ollama_proxy.envoy.tree import MIB
 from ollama_proxy.envoy.yaml import to_yaml
@@ -48,12 +49,17 @@ def envoy_config(arguments: argparse.Namespace) -> int:
 
 
 def _listen(text: str | None, config: Config) -> Place:
-    if text is None:
-        return Place(config.server.host, PORT)
+    """Where clients come. Envoy binds addresses, and asks nobody what a name means."""
+    host = config.server.host
     try:
-        return parse_place(text)
+        place = parse_place(text) if text is not None else Place(host, PORT)
     except ValueError as fault:
         raise ValueError(f"--listen: {fault}") from None
+    if place.is_numeric:
+        return place
+    if place.host.lower() == LOCAL:
+        return Place("127.0.0.1", place.port)
+    raise ValueError(f"--listen: Envoy listens on addresses, not on names (got {place.host!r})")
 
 
 def _pickers(texts: Sequence[str] | None, config: Config) -> list[Place]:

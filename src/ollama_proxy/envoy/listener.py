@@ -27,6 +27,7 @@ RETRIES = 3
 _ANY_TIME = seconds(0)  # a stream takes what it takes
 # What a router's own failover takes for the backend's fault.
 _RETRIED = [429, 500, 502, 503, 504]
+_KEYS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key")
 _PICKER = "envoy.filters.http.ext_proc"
 
 
@@ -73,13 +74,14 @@ def _http(config: Config, has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 -
         preserve_external_request_id=True,
         server_header_transformation="PASS_THROUGH",
         early_header_mutation_extensions=Noted(
-            "No client names a node.",
+            "No client names a node. What it has to show to others is no node's business, and without a picker"
+            " nobody else would take it away.",
             [
                 extension(
                     "envoy.http.early_header_mutation.header_mutation",
                     typed(
                         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                        mutations=[{"remove": DESTINATION}],
+                        mutations=[{"remove": each} for each in _withheld(config)],
                     ),
                 )
             ],
@@ -116,6 +118,11 @@ def _http(config: Config, has_doors: bool) -> dict[str, Tree]:  # noqa: FBT001 -
             own_errors(),
         ),
     )
+
+
+def _withheld(config: Config) -> list[str]:
+    """What is taken away before anybody is asked. Keys, only where nobody asks for them."""
+    return [DESTINATION, "cookie", *(() if asks_for_keys(config) else _KEYS)]
 
 
 def _picker(config: Config) -> dict[str, Tree]:
@@ -208,7 +215,14 @@ def _inference() -> list[Tree]:
             "request_headers_to_add": Noted(
                 "A node that is a router sends it to no other router.", [via]
             ),
-            "route": {"cluster": NODES, "timeout": _ANY_TIME},
+            "route": {
+                "cluster": NODES,
+                "timeout": _ANY_TIME,
+                "auto_host_rewrite": Noted(
+                    "A node answers for its own name, and need not know what clients call Envoy.",
+                    True,  # noqa: FBT003 - a value
+                ),
+            },
         }
         for top, rest in calls.items()
     ]

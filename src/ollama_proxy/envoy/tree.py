@@ -1,5 +1,6 @@
 """Words of Envoy's API that more than one part of its configuration is made of."""
 
+import math
 from collections.abc import Mapping
 
 from ollama_proxy.envoy.places import Place
@@ -19,8 +20,8 @@ def extension(name: str, message: Mapping[str, Tree]) -> dict[str, Tree]:
 
 
 def seconds(amount: float) -> str:
-    """A duration."""
-    return f"{amount:.3f}".rstrip("0").rstrip(".") + "s"
+    """A duration. None at all means to Envoy that there is no limit: a short one is a millisecond."""
+    return f"{math.ceil(round(amount * 1000, 3)) / 1000:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def address(place: Place) -> dict[str, Tree]:
@@ -28,6 +29,6 @@ def address(place: Place) -> dict[str, Tree]:
     return {"socket_address": {"address": place.host, "port_value": place.port}}
 
 
-def endpoint(place: Place) -> dict[str, Tree]:
+def endpoint(place: Place) -> dict[str, dict[str, Tree]]:
     """Somebody who answers there."""
     return {"endpoint": {"address": address(place)}}

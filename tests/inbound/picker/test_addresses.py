@@ -8,10 +8,13 @@ import trio
 from trio.testing import MockClock
 
 from ollama_proxy.engine.job import BackendFailed
+from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.picker.addresses import FRESH_S, Addresses
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import spec
 from tests.inbound.picker.envoy import DESTINATION, at_home, changes
+
+_NODE = "via_upstream"
 
 
 class Names(trio.abc.HostnameResolver):
@@ -39,8 +42,8 @@ async def test_a_literal_address_is_known() -> None:
     """Nobody is asked; that of IPv6 stands in brackets."""
     addresses = Addresses()
 
-    assert "192.0.2.1:80" == addresses.known("192.0.2.1", 80)
-    assert "[2001:db8::1]:80" == await addresses.find("2001:db8::1", 80)
+    assert ["192.0.2.1:80"] == addresses.known("192.0.2.1", 80)
+    assert ["[2001:db8::1]:80"] == await addresses.find("2001:db8::1", 80)
 
 
 async def test_a_name_is_looked_up_once(autojump_clock: MockClock) -> None:
@@ -56,9 +59,9 @@ async def test_a_name_is_looked_up_once(autojump_clock: MockClock) -> None:
     stale = addresses.is_stale("node.lan")
     await addresses.renew("node.lan")
 
-    assert (None, 1, False, True) == (before, asked, fresh, stale)
-    assert ["192.0.2.1:80", "192.0.2.1:80"] == found
-    assert "192.0.2.2:80" == addresses.known("node.lan", 80)
+    assert ([], 1, False, True) == (before, asked, fresh, stale)
+    assert [["192.0.2.1:80"]] * 2 == found
+    assert ["192.0.2.2:80"] == addresses.known("node.lan", 80)
 
 
 async def test_a_name_that_is_lost_stays_where_it_was(autojump_clock: MockClock) -> None:
@@ -69,7 +72,7 @@ async def test_a_name_that_is_lost_stays_where_it_was(autojump_clock: MockClock)
     await trio.sleep(FRESH_S)
     await addresses.renew("node.lan")
 
-    assert "192.0.2.1:80" == addresses.known("node.lan", 80)
+    assert ["192.0.2.1:80"] == addresses.known("node.lan", 80)
 
 
 async def test_a_name_that_is_none() -> None:
@@ -77,6 +80,32 @@ async def test_a_name_that_is_none() -> None:
     trio.socket.set_custom_hostname_resolver(Names(None))
     with pytest.raises(BackendFailed, match="looked up"):
         await Addresses().find("node.lan", 80)
+
+
+async def test_a_name_with_two_addresses(autojump_clock: MockClock) -> None:
+    """Most servers listen on one of `localhost`'s alone: the proxy is told both, and each is that backend."""
+
+    class Both(Names):
+        async def getaddrinfo(self, host: Any, port: Any, *more: Any) -> list[Any]:
+            [four] = await super().getaddrinfo(host, port, *more)
+            return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)), four, four]
+
+    trio.socket.set_custom_hostname_resolver(Both("127.0.0.1"))
+    npu = ScriptedBackend(spec("npu", endpoint="http://localhost:80"))
+    async with at_home(npu) as home:
+        stream = home.stream()
+        pointed = await stream.ask()
+        said = pb.ProcessingRequest().attributes
+        said["envoy.filters.http.ext_proc"].fields["upstream.address"].string_value = "127.0.0.1:80"
+        said["envoy.filters.http.ext_proc"].fields["response.code_details"].string_value = _NODE
+        answered = await stream.answer(attributes=said)
+        await stream.end()
+        await home.settle()
+        [fact] = home.facts
+
+    assert "[::1]:80,127.0.0.1:80" == changes(pointed.request_body.response)[DESTINATION]
+    assert "npu" == changes(answered.response_headers.response)["x-backend-used"]
+    assert (None, "npu") == (fact.code, fact.backend)
 
 
 async def test_nobody_waits_for_a_name_that_is_known(autojump_clock: MockClock) -> None:

@@ -1,11 +1,17 @@
 """What no Envoy should say, and what no caller of it may: each is told, and nothing else suffers."""
 
 import gzip
+import tracemalloc
 
 import pytest
 
 from ollama_proxy.inbound.bounds import Bounds
+from ollama_proxy.inbound.grpc.messages import Budget
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
+from ollama_proxy.inbound.picker import conversation
+from ollama_proxy.policy.refusal import Code
+from tests.fleet import MODEL
+from tests.inbound.picker import envoy
 from tests.inbound.picker.envoy import (
     CHAT,
     DESTINATION,
@@ -88,6 +94,37 @@ async def test_a_body_that_grows_too_large() -> None:
     assert (413, "body_too_large", 0) == (status, content["error"]["code"], held)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"{" * (1 << 19), body(x="x" * (1 << 19)), body("nobodys", x="x" * (1 << 19))],
+    ids=["no job", "picked for", "refused"],
+)
+async def test_a_body_is_let_go_of_once_all_is_said(content: bytes) -> None:
+    """A stream that stays open after that keeps nothing of it."""
+    config = pb.ProtocolConfiguration(request_body_mode=MODES.FULL_DUPLEX_STREAMED)
+    half = len(content) // 2
+    async with at_home(node(slots=4), models=frozenset({MODEL})) as home:
+        tracemalloc.start()
+        for _ in range(4):
+            stream = home.stream()
+            await stream.say(request_headers=heads(HEAD), protocol_config=config)
+            await stream.say(request_body=pb.HttpBody(body=content[:half]))
+            await stream.say(request_body=pb.HttpBody(body=content[half:], end_of_stream=True))
+            while not _is_last(await stream.hear()):
+                continue
+        await home.settle()
+        held = tracemalloc.take_snapshot().statistics("filename")
+        tracemalloc.stop()
+
+    ours = [each.size for each in held if each.traceback[0].filename == conversation.__file__]
+    assert sum(ours) < len(content)
+
+
+def _is_last(answer: pb.ProcessingResponse) -> bool:
+    piece = answer.request_body.response.body_mutation.streamed_response
+    return answer.HasField("immediate_response") or piece.end_of_stream
+
+
 async def test_a_message_that_is_too_large() -> None:
     """Larger than any body that may come: it is told so all the same, and not read to its end."""
     async with at_home(node()) as home:
@@ -111,6 +148,18 @@ async def test_more_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
         status, _, headers = refused(await home.stream().ask())
 
     assert (429, "1") == (status, headers["retry-after"])
+
+
+async def test_more_than_may_be_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all connections together: no fault of this body's, so it may come again."""
+    monkeypatch.setattr(envoy, "Budget", lambda _: Budget(1 << 12))
+    async with at_home(node()) as home:
+        answer = await home.stream().ask(body(x="x" * (1 << 14)))
+        status, content, headers = refused(answer)
+        [booked] = home.turned
+
+    assert (429, "queue_full", "1") == (status, content["error"]["code"], headers["retry-after"])
+    assert Code.QUEUE_FULL is booked.code
 
 
 @pytest.mark.parametrize(

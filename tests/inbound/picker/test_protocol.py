@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.pb import health_v1_pb2
+from ollama_proxy.policy.access import Key
 from tests.fakes.backend import ScriptedBackend
 from tests.inbound.picker.envoy import (
     CHAT,
     DESTINATION,
     MODES,
+    Home,
     at_home,
     body,
     changes,
@@ -22,6 +25,7 @@ from tests.inbound.picker.envoy import (
     node,
     refused,
 )
+from tests.inbound.picker.test_keys import ENVOY, KEYS
 
 HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -154,13 +158,46 @@ async def test_health_of_one_that_drains(service: str, status: str) -> None:
     assert status == await health(service, node(), drains=True)
 
 
+@pytest.mark.parametrize(
+    ("service", "status"),
+    [("", "NOT_SERVING"), ("envoy.service.ext_proc.v3.ExternalProcessor", "SERVING")],
+)
+async def test_health_of_one_that_lost_its_nodes(service: str, status: str) -> None:
+    """It tells callers so itself; taken for dead, it would leave the choice to Envoy, which knows less."""
+    async with at_home(node()) as home:
+        before = await _health(home, service)
+        home.dispatcher.stations["npu"].is_down("a test says so")
+        after = await _health(home, service)
+
+    assert ("SERVING", status) == (before, after)
+
+
+async def test_health_of_one_that_never_had_a_node() -> None:
+    """After a start another picker knows better."""
+    assert "NOT_SERVING" == await health("envoy.service.ext_proc.v3.ExternalProcessor")
+
+
+@pytest.mark.parametrize("keys", [(), KEYS.keys], ids=["no keys", "keys"])
+async def test_health_is_asked_as_often_as_need_be(keys: tuple[Key, ...]) -> None:
+    """Twice a second by each Envoy, whatever the rate: one that is refused takes the picker for dead."""
+    admission = Admission(Rules(keys=keys, rate=0.001, burst=1))
+    async with at_home(node(), admission=admission) as home:
+        said = [await _health(home, "") for _ in range(3)]
+
+    assert ["SERVING"] * 3 == said
+
+
 async def health(service: str, *nodes: ScriptedBackend, drains: bool = False) -> str:
     """What is said of a service."""
     async with at_home(*nodes) as home:
         if drains:
             home.dispatcher.drain()
-        request = health_v1_pb2.HealthCheckRequest(service=service)
-        heard = await home.client.call(request.SerializeToString(), path=HEALTH)
+        return await _health(home, service)
+
+
+async def _health(home: Home, service: str) -> str:
+    request = health_v1_pb2.HealthCheckRequest(service=service)
+    heard = await home.client.call(request.SerializeToString(), path=HEALTH, **ENVOY)
     told = health_v1_pb2.HealthCheckResponse.FromString(heard.messages[0])
     return str(health_v1_pb2.HealthCheckResponse.ServingStatus.Name(told.status))
 

@@ -150,7 +150,7 @@ class LiveRpc:
 
     def _take(self) -> bytes | None:
         if self.failed is not None:
-            raise CallFailed(self.failed.status, self.failed.message)
+            raise CallFailed(self.failed.status, self.failed.message, self.failed.refusal)
         return self._connection.wire.take_message(self.call)
 
     async def send(self, message: Message) -> None:

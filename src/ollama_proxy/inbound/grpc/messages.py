@@ -9,6 +9,7 @@ import zlib
 
 import attrs
 
+from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 
 _PREFIX_BYTES = 5
@@ -31,8 +32,11 @@ class Budget:
             CallFailed: they would be too many.
         """
         if self.used + size > self.max_bytes:
+            # Of all requests together: it is none that is too large.
             raise CallFailed(
-                Status.RESOURCE_EXHAUSTED, "Too many requests are being received; try again."
+                Status.RESOURCE_EXHAUSTED,
+                "Too many requests are being received; try again.",
+                TOO_MUCH_HELD,
             )
         self.used += size
 

@@ -1,6 +1,6 @@
 """All that the door offers, put together."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -71,7 +71,7 @@ def all_methods(
 
     described = Described(_ALL)
     ours = OllamaProxy(dispatcher, climate, changes)
-    health = Health(is_ready, changes, described.services)
+    health = Health(is_ready, lambda: dispatcher.is_draining, changes, described.services)
     new, old = (Reflection(described, pb) for pb in (reflection_v1_pb2, reflection_v1alpha_pb2))
     return (
         *methods_of(_OURS, ours, endless=("WatchState",)),
@@ -86,7 +86,7 @@ def all_methods(
                 overhear=overhear,
             )
         ),
-        *methods_of(_HEALTH, health, endless=("Watch",)),
+        *_uncounted(methods_of(_HEALTH, health, endless=("Watch",))),
         *methods_of(_REFLECTION, new, endless=_QUESTIONS),
         *methods_of(_REFLECTION_ALPHA, old, endless=_QUESTIONS),
     )
@@ -97,3 +97,9 @@ def _picking(desk: Desk) -> Iterator[Method]:
     message_bytes = desk.settings.limits.max_body_bytes + _MESSAGE_SLACK_BYTES
     for method in methods_of(_PICKER, ExternalProcessor(desk)):
         yield attrs.evolve(method, counts=False, message_bytes=message_bytes, hears_faults=True)
+
+
+def _uncounted(methods: Iterable[Method]) -> Iterator[Method]:
+    """Those of health, as /healthz: a proxy that asks twice a second must not be told that it is too often."""
+    for method in methods:
+        yield attrs.evolve(method, counts=False)

@@ -94,10 +94,10 @@ WELL = Ended(Status.OK)
 class CallFailed(Exception):  # noqa: N818 - how a call ends is an answer, not an error of the program
     """Carries the end of a call out of code that can only return a success."""
 
-    def __init__(self, status: Status, message: str) -> None:
-        """Keep how it ends."""
+    def __init__(self, status: Status, message: str, refusal: Refusal | None = None) -> None:
+        """Keep how it ends; `refusal`: as which the books know it."""
         super().__init__(message)
-        self.ended = Ended(status, message)
+        self.ended = Ended(status, message, refusal=refusal)
 
 
 def refused(refusal: Refusal) -> Ended:

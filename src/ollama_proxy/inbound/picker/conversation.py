@@ -380,7 +380,6 @@ class Conversation(Caller, Carriage):
         assert self._head is not None, "its head was read"  # noqa: S101 - as _submit has it
         way = destination.way
         body: bytes | bytearray = self._body if way.body is None else way.body()
-        self._body = bytearray()
         answer = pb.ProcessingResponse()
         in_body = self._in_body
         message = answer.request_body if in_body else answer.request_headers
@@ -512,13 +511,13 @@ class Conversation(Caller, Carriage):
             return await self._end()
         dispatcher = self._desk.dispatcher
         way = backend.way(attempt.errand)
-        endpoints = [await self._desk.addresses.find(way.host, way.port)]
+        endpoints = await self._desk.addresses.find(way.host, way.port)
         for candidate in attempt.decision.candidates[1 : FALLBACKS_MAX + 1]:
             station = dispatcher.stations.get(candidate.id)
-            other = None if station is None else self._same_way(attempt, station, way)
-            if other is not None and other not in endpoints:
-                endpoints.append(other)
-                self._others[other] = candidate.id
+            for other in [] if station is None else self._same_way(attempt, station, way):
+                if other not in endpoints:
+                    endpoints.append(other)
+                    self._others[other] = candidate.id
         attempt.job.told = True
         self._attempt = attempt
         self._destination = _Destination(
@@ -541,14 +540,14 @@ class Conversation(Caller, Carriage):
         assert self._served is not None, "it ended well or not"  # noqa: S101 - who sets the event says how
         return self._served
 
-    def _same_way(self, attempt: Attempt, station: Station, way: Way) -> str | None:
-        """Where another backend listens that takes the very same request; None where it does not."""
+    def _same_way(self, attempt: Attempt, station: Station, way: Way) -> list[str]:
+        """Where another backend listens that takes the very same request; nowhere, where it does not."""
         try:
             other = station.backend.way(attempt.errand)
         except CallUnserved:
-            return None
+            return []
         if attrs.evolve(other, host=way.host, port=way.port) != way:
-            return None
+            return []
         return self._desk.addresses.known(other.host, other.port)
 
     # -- Caller ------------------------------------------------------------------------------------
@@ -579,5 +578,9 @@ class Conversation(Caller, Carriage):
         self._free()
 
     def _free(self) -> None:
+        """Let go of the body: the proxy has it, or nobody gets it. The stream may last much longer."""
         self._desk.bounds.free(self._held)
         self._held = 0
+        self._body = bytearray()
+        if self._job is not None:
+            self._job.errand = attrs.evolve(self._job.errand, body=b"")

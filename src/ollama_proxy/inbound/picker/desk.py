@@ -72,7 +72,7 @@ class Desk:
         return frozenset([
             station.spec.id
             for station in stations
-            if station.spec.enabled and await self._endpoint_of(station) in endpoints
+            if station.spec.enabled and not endpoints.isdisjoint(await self._endpoints_of(station))
         ])
 
     async def idlest(self, dialect: Dialect, within: Iterable[str] | None) -> str | None:
@@ -91,18 +91,17 @@ class Desk:
             and (within is None or station.spec.id in within)
         ]
         for station in sorted(stations, key=lambda each: each.in_flight / each.spec.slots):
-            endpoint = await self._endpoint_of(station)
-            if endpoint is not None:
-                return endpoint
+            if endpoints := await self._endpoints_of(station):
+                return ",".join(endpoints)
         return None
 
-    async def _endpoint_of(self, station: Station) -> str | None:
-        """Where a backend listens; None where its name leads nowhere, or nobody else can ask there."""
+    async def _endpoints_of(self, station: Station) -> list[str]:
+        """Where a backend listens; none where its name leads nowhere, or nobody else can ask there."""
         place = _place(station.spec.endpoint)
         try:
-            return None if place is None else await self.addresses.find(*place)
+            return [] if place is None else await self.addresses.find(*place)
         except BackendFailed:
-            return None
+            return []
 
     def wants_bytes(self, attempt: Attempt) -> bool:
         """Whether an answer is to be read as it passes. Envoy may not let us; then nothing comes."""
