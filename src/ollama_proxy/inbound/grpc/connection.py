@@ -229,7 +229,8 @@ class LiveRpc:
     def fail(self, how: Ended) -> None:
         """What came is too much: end it, unless its method has something to say to that."""
         if self.method is not None and self.method.hears_faults:
-            self.failed = how
+            # The first: what comes after it is the rest of a message, and not read as one.
+            self.failed = self.failed or how
             self.readable.unpark_all()
         else:
             self.stop(how)
