@@ -219,7 +219,7 @@ async def _open_doors(config: Config, rooms: Rooms, sockets: _Sockets, doors: tr
         await doors.start(rooms.wyoming.serve, sockets.voices)
         log.info("voice assistants are heard on %s", _address(sockets.voices[0]))
     if rooms.paired is not None:
-        doors.start_soon(rooms.paired.run, name="paired")
+        await doors.start(rooms.paired.run, name="paired")
     return await _open_bus_door(rooms.bus_door, config, doors)
 
 

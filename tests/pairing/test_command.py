@@ -275,7 +275,7 @@ async def test_a_stranger_gets_nowhere(tmp_path: Path, fake: Fake) -> None:
         ):
             with pytest.raises(httpx.HTTPError):
                 await get(url, certificate)
-        # The same with the right one: it is this alone that makes the difference.
+        # The same with the right one: it is this alone that makes the difference, and the door is there.
         known = await get(
             f"https://127.0.0.1:{desktop.port}/api/tags", laptop.state / "identity.pem"
         )

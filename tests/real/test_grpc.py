@@ -583,6 +583,7 @@ def test_reflection(stub: Stub, module: Any) -> None:
 
     assert [
         "compute.v1.ComputeService",
+        "envoy.service.ext_proc.v3.ExternalProcessor",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",

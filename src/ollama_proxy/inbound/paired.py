@@ -198,6 +198,7 @@ class PairedDoor:
         self._front: Front | None = None
         self._is_draining = False
         self._told = ""
+        self._starting: trio.TaskStatus[None] | None = None
 
     @property
     def connections(self) -> int:
@@ -215,17 +216,31 @@ class PairedDoor:
         if self._front is not None:
             await self._front.wait_empty()
 
-    async def run(self) -> NoReturn:
-        """Keep it open while there are guests. A port that is taken is tried again, and told of once."""
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Keep it open while there are guests. A port that is taken is tried again, and told of once.
+
+        Reports itself started when it is open, or is not to be, or cannot be yet.
+        """
+        self._starting = task_status
         while True:
             while self._is_draining or not self._guests:
+                self._report()
                 await self._guests.changed.wait()
             try:
                 listeners = await trio.open_tcp_listeners(self._port, host=self._host, backlog=128)
             except OSError as error:
+                self._report()
                 await self._wait(error.strerror or str(error))
                 continue
             await self._serve(listeners)
+
+    def _report(self) -> None:
+        """Whoever opens the doors need wait no more."""
+        if self._starting is not None:
+            self._starting.started()
+            self._starting = None
 
     async def _serve(self, listeners: list[trio.SocketListener]) -> None:
         """Serve until there is no guest any more, and close."""
@@ -238,6 +253,7 @@ class PairedDoor:
                 if self._is_draining:
                     front.drain()
                 log.info("paired routers are heard on %s:%d", self._host, self._port)
+                self._report()
                 while self._guests:
                     await self._guests.changed.wait()
                 self._front = None

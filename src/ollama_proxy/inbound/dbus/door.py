@@ -150,11 +150,14 @@ class BusDoor:
 
     def _counted(self, fact: Fact) -> None:
         self._records.count(fact)
-        self._stir()
+        if self.opened.is_set():
+            self._stir()
 
     def _followed(self, routed: Routed) -> None:
         self._records.keep(routed)
-        if self.opened.is_set() and self._routed.lets(routed.at):
+        if not self.opened.is_set():
+            return
+        if self._routed.lets(routed.at):
             body = (text_of(routed.request_id), routed.decision.backend)
             self._tell(self._routing, "RequestRouted", (*body, routed.decision.reason.value))
         self._stir()

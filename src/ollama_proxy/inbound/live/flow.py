@@ -1,6 +1,11 @@
-"""The last requests, a row each, from their first place to their end. No prompt is in them."""
+"""The last requests, a row each, from their first place to their end. No prompt is in them.
+
+What is heard is only kept; rows are made of it when somebody looks. Nearly always nobody does, and what is
+done for a request that was just sent keeps its backend from waking on the same core.
+"""
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import attrs
@@ -9,6 +14,7 @@ from ollama_proxy.engine.ledger import Fact
 from ollama_proxy.engine.news import Routed
 
 KEPT = 60
+_HEARD_MAX = 4 * KEPT  # two for each request, mostly
 UNDER_WAY = "under-way"
 _SHOWN_MAX = 100  # characters of what somebody else gave
 
@@ -58,6 +64,9 @@ class Flow:
     """Rows by number, oldest first."""
 
     _wall: Callable[[], float] = time.time
+    _heard: deque[tuple[float, Routed | Fact]] = attrs.field(
+        factory=lambda: deque(maxlen=_HEARD_MAX)
+    )
     _rows: dict[int, Row] = attrs.field(factory=dict)
     _open: dict[str, int] = attrs.field(factory=dict)
     _changed: dict[int, Row] = attrs.field(factory=dict)
@@ -65,16 +74,42 @@ class Flow:
 
     def routed(self, routed: Routed) -> None:
         """A request was given to a backend, or to another one."""
+        self._heard.append((self._wall(), routed))
+
+    def ended(self, fact: Fact) -> None:
+        """A request has ended; one that never had a place has its row from now on."""
+        self._heard.append((self._wall(), fact))
+
+    def rows(self) -> list[Row]:
+        """All of them."""
+        self._catch_up()
+        return list(self._rows.values())
+
+    def take_changed(self) -> list[Row]:
+        """Those that are new or other than when this was asked last."""
+        self._catch_up()
+        changed = [self._changed[number] for number in sorted(self._changed)]
+        self._changed.clear()
+        return changed
+
+    def _catch_up(self) -> None:
+        while self._heard:
+            at, item = self._heard.popleft()
+            if isinstance(item, Routed):
+                self._route(at, item)
+            else:
+                self._end(at, item)
+
+    def _route(self, at: float, routed: Routed) -> None:
         decision = routed.decision
-        row = self._row(routed.request_id, routed.model)
+        row = self._row(at, routed.request_id, routed.model)
         row.priority = routed.priority.label
         row.moves += row.backend not in {None, decision.backend}
         row.backend, row.reason = decision.backend, decision.reason.value
         row.predicted_ms = _ms(decision.predicted_s)
 
-    def ended(self, fact: Fact) -> None:
-        """A request has ended; one that never had a place has its row from now on."""
-        row = self._row(fact.request_id, fact.model)
+    def _end(self, at: float, fact: Fact) -> None:
+        row = self._row(at, fact.request_id, fact.model)
         row.priority = fact.priority.label
         row.backend = fact.backend
         row.reason = None if fact.reason is None else fact.reason.value
@@ -91,22 +126,10 @@ class Flow:
             row.joules_source = fact.energy.grade.value
         del self._open[fact.request_id]
 
-    def rows(self) -> list[Row]:
-        """All of them."""
-        return list(self._rows.values())
-
-    def take_changed(self) -> list[Row]:
-        """Those that are new or other than when this was asked last."""
-        changed = [self._changed[number] for number in sorted(self._changed)]
-        self._changed.clear()
-        return changed
-
-    def _row(self, request_id: str, model: str) -> Row:
+    def _row(self, at: float, request_id: str, model: str) -> Row:
         row = self._rows.get(self._open.get(request_id, 0))
         if row is None:
-            row = Row(
-                n=self._next, at=round(self._wall(), 3), id=request_id, model=model[:_SHOWN_MAX]
-            )
+            row = Row(n=self._next, at=round(at, 3), id=request_id, model=model[:_SHOWN_MAX])
             self._next += 1
             self._rows[row.n] = row
             self._open[request_id] = row.n
