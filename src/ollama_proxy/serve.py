@@ -33,6 +33,7 @@ from ollama_proxy.config import (
 from ollama_proxy.config import Fleet as FleetConfig
 from ollama_proxy.config import Server as DoorsConfig
 from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.heap import map_large_apart
 from ollama_proxy.identity import state_directory
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.dbus.tree import NAME as BUS_NAME
@@ -111,6 +112,7 @@ async def serve(
     Raises:
         CannotServe: a door cannot be opened.
     """
+    map_large_apart()
     config = plan.config
     rooms = build(config, plan.keys)
     host = config.server.host
