@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -154,14 +154,19 @@ class Stub:
         return self.stream(pb, "OllamaProxy", name)(request, **({"timeout": LIMIT_S} | more))
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    directory = tmp_path_factory.mktemp("grpc")
-    fake = [str(ROOT / "tools" / "fake-ollama"), "--tokens", "5", "--only-listed"]
-    with running(fake, directory) as url:
-        (directory / "config.toml").write_text(CONFIG.format(url=url) + NUMB_TOML)
+@contextmanager
+def open_bench(directory: Path, *fakes: str, config: str = CONFIG) -> Iterator[Bench]:
+    """A router, and the backend behind it, which is started with these arguments."""
+    with running([str(ROOT / "tools" / "fake-ollama"), *fakes], directory) as url:
+        (directory / "config.toml").write_text(config.format(url=url) + NUMB_TOML)
         with started(["-m", "ollama_proxy", "serve"], directory) as program:
             yield Bench(program, url)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with open_bench(tmp_path_factory.mktemp("grpc"), "--tokens", "5", "--only-listed") as bench:
+        yield bench
 
 
 @pytest.fixture
@@ -787,20 +792,18 @@ def test_unread_requests_are_bounded(bench: Bench, stub: Stub) -> None:
 
 def test_a_drain_lets_streams_finish(tmp_path: Path) -> None:
     """Told to stop, it takes no more calls, finishes those it has, and says goodbye to watchers."""
-    fake = [str(ROOT / "tools" / "fake-ollama"), "--tokens", "60", "--interval-s", "0.02"]
-    with running(fake, tmp_path) as url:
-        (tmp_path / "config.toml").write_text(CONFIG.format(url=url) + NUMB_TOML)
-        with started(["-m", "ollama_proxy", "serve"], tmp_path) as program:
-            bench = Bench(program, url)
-            with bench.connect() as stub:
-                watching = stub.listen("WatchState", pb.WatchStateRequest())
-                next(watching)
-                call = stub.listen("GenerateStream", HI)
-                next(call)
-                program.process.send_signal(signal.SIGTERM)
-                heard = 1 + sum(bool(each.response) for each in call)
-                fault = failure(lambda: list(watching))
-                ended = program.process.wait(LIMIT_S)
+    with (
+        open_bench(tmp_path, "--tokens", "60", "--interval-s", "0.02") as bench,
+        bench.connect() as stub,
+    ):
+        watching = stub.listen("WatchState", pb.WatchStateRequest())
+        next(watching)
+        call = stub.listen("GenerateStream", HI)
+        next(call)
+        bench.program.process.send_signal(signal.SIGTERM)
+        heard = 1 + sum(bool(each.response) for each in call)
+        fault = failure(lambda: list(watching))
+        ended = bench.program.process.wait(LIMIT_S)
 
     assert (60, Code.OK) == (heard, call.code())
     assert (Code.UNAVAILABLE, 0) == (fault.code(), ended)

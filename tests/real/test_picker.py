@@ -13,9 +13,7 @@ import pytest
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.pb import health_v1_pb2
 from tests.inbound.picker.envoy import CHAT, DESTINATION, MODES, changes, heads
-from tests.numb import NUMB_TOML
-from tests.real.processes import ROOT, running, started
-from tests.real.test_grpc import CONFIG, LIMIT_S, MODEL, Bench, Stub
+from tests.real.test_grpc import CONFIG, LIMIT_S, MODEL, Bench, Stub, open_bench
 
 HEAD = [(":method", "POST"), (":path", CHAT), (":authority", "localhost")]
 BUFFERED = pb.ProtocolConfiguration(request_body_mode=MODES.BUFFERED)
@@ -64,12 +62,8 @@ class Talk:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A router, and the node behind it."""
-    directory = tmp_path_factory.mktemp("picker")
-    fake = [str(ROOT / "tools" / "fake-ollama"), "--tokens", "5", "--only-listed"]
-    with running(fake, directory) as url:
-        (directory / "config.toml").write_text(CONFIG.format(url=url) + NUMB_TOML)
-        with started(["-m", "ollama_proxy", "serve"], directory) as program:
-            yield Bench(program, url)
+    with open_bench(tmp_path_factory.mktemp("picker"), "--tokens", "5", "--only-listed") as bench:
+        yield bench
 
 
 @pytest.fixture
@@ -153,13 +147,11 @@ def test_health_by_its_name(stub: Stub) -> None:
 def test_what_envoy_carries_outlives_its_picker(tmp_path: Path) -> None:
     """At the end of the drain the stream is closed well: Envoy goes on without it."""
     config = CONFIG.replace("drain_s = 10", "drain_s = 0.2")
-    with running([str(ROOT / "tools" / "fake-ollama"), "--only-listed"], tmp_path) as url:
-        (tmp_path / "config.toml").write_text(config.format(url=url) + NUMB_TOML)
-        with started(["-m", "ollama_proxy", "serve"], tmp_path) as program:
-            with Bench(program, url).connect() as stub, Talk(stub) as talk:
-                talk.ask()
-                program.process.send_signal(signal.SIGTERM)
-                rest = list(talk.call)
-            ended = program.process.wait(LIMIT_S)
+    with open_bench(tmp_path, "--only-listed", config=config) as bench:
+        with bench.connect() as stub, Talk(stub) as talk:
+            talk.ask()
+            bench.program.process.send_signal(signal.SIGTERM)
+            rest = list(talk.call)
+        ended = bench.program.process.wait(LIMIT_S)
 
     assert ([], grpc.StatusCode.OK, 0) == (rest, talk.call.code(), ended)

@@ -64,7 +64,7 @@ class RouterBackend:
             return await self._server.exchange(
                 onward,
                 sink,
-                path=self._server.endpoint.base_path + errand.call.path,
+                path=self._at(errand.call.path),
                 model=self._spec.real_name(errand.model),
             )
         except BackendFailed as failure:
@@ -72,8 +72,8 @@ class RouterBackend:
 
     def way(self, errand: Errand) -> Way:
         """As it comes, saying that it was here. See `Backend`."""
-        path = self._server.endpoint.base_path + errand.call.path
-        way = self._server.way(errand, path=path, model=self._spec.real_name(errand.model))
+        path, model = self._at(errand.call.path), self._spec.real_name(errand.model)
+        way = self._server.way(errand, path=path, model=model)
         return attrs.evolve(way, headers=(*way.headers, *self._via))
 
     async def probe(self) -> Probe:
@@ -89,14 +89,12 @@ class RouterBackend:
 
     async def _ask(self) -> Node | None:
         """What it says of itself; None where it does not."""
-        path = self._server.endpoint.base_path + PATH
-        status, content = await self._server.fetch(
-            path, headers=self._via, most_bytes=NODE_MAX_BYTES
-        )
-        if status in _DOES_NOT_TELL:
-            return None
-        if status != 200:  # noqa: PLR2004 - RFC 9110: OK
-            raise BackendFailed(Fault.REFUSED, f"{PATH} answered {status}", status=status)
+        try:
+            content = await self._fetch(PATH, most_bytes=NODE_MAX_BYTES)
+        except BackendFailed as failure:
+            if failure.status in _DOES_NOT_TELL:
+                return None
+            raise
         try:
             return read_node(msgspec.json.decode(content))
         except NO_JSON:
@@ -105,12 +103,17 @@ class RouterBackend:
             raise BackendFailed(Fault.GARBLED, str(other)) from other
 
     async def _list(self) -> frozenset[str]:
-        path = "/api/tags"
-        base = self._server.endpoint.base_path
-        status, tags = await self._server.fetch(base + path, headers=self._via)
-        if status != 200:  # noqa: PLR2004 - as above
+        return names_in(await self._fetch("/api/tags"))
+
+    async def _fetch(self, path: str, **bounds: int) -> bytes:
+        """GET an answer. Raises BackendFailed, with the status where it is another than 200."""
+        status, content = await self._server.fetch(self._at(path), headers=self._via, **bounds)
+        if status != 200:  # noqa: PLR2004 - RFC 9110: OK
             raise BackendFailed(Fault.REFUSED, f"{path} answered {status}", status=status)
-        return names_in(tags)
+        return content
+
+    def _at(self, path: str) -> str:
+        return self._server.endpoint.base_path + path
 
     def call(
         self, method: str, path: str, *, body: AsyncIterator[bytes] | bytes | None = None
@@ -118,7 +121,7 @@ class RouterBackend:
         """Make a management call; these may take as long as a download does. See `Backend`."""
         return self._server.call(
             method,
-            self._server.endpoint.base_path + path,
+            self._at(path),
             body=body,
             timeout_s=None,
             headers=self._via,

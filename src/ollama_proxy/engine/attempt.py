@@ -228,9 +228,10 @@ class Attempt(Sink):
         From here on it is that proxy who watches for a stall: the bytes do not come this way.
         """
         self.asked()
-        self.win(trio.current_time())
+        now = trio.current_time()
+        self.win(now)
         if not self.job.ask.stream:
-            self.job.bill = self.job.billed(trio.current_time())
+            self.job.bill = self.job.billed(now)
         self.scope.deadline = self._last_moment
 
     def hear_bytes(self) -> None:
