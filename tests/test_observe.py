@@ -1,10 +1,11 @@
 """What is written about the router has a bound in time."""
 
 import logging
+import re
 
 import attrs
 
-from ollama_proxy.observe import Ration
+from ollama_proxy.observe import Ration, _for_people
 
 
 @attrs.define(eq=False, slots=False)
@@ -51,3 +52,11 @@ def test_a_clock_that_goes_back_silences_nothing() -> None:
         write(paper, text, at)
 
     assert ["one", "two"] == [line for line in paper.lines if "left out" not in line]
+
+
+def test_a_line_is_the_same_with_colours_and_without() -> None:
+    """Who writes to a file reads what a terminal shows, its colours aside."""
+    record = logging.LogRecord("test", logging.WARNING, "", 0, "%d of %s", (1, "two"), None)
+    plain, coloured = (_for_people(in_colour=each).format(record) for each in (False, True))
+
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured).rstrip() == plain

@@ -257,8 +257,8 @@ async def paths(fake: Server) -> AsyncIterator[list[tuple[str, Server]]]:
     """Envoy with a picker and Envoy without, each in front of the same node, which runs already."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         async with (
-            stage(Path(one), served=[fake.port], each="slots = 256") as with_it,
-            stage(Path(other), served=[fake.port], change=_unasked) as without,
+            stage(Path(one), served=[fake.port], each="slots = 256", more=USUAL) as with_it,
+            stage(Path(other), served=[fake.port], more=USUAL, change=_unasked) as without,
         ):
             yield [
                 (name, _server(behind))

@@ -1,5 +1,6 @@
 """A request of Envoy's becomes a job like any other, and the answer is where it goes."""
 
+import gc
 import json
 
 import pytest
@@ -7,13 +8,15 @@ import trio
 from trio.testing import MockClock
 
 from ollama_proxy.engine.dispatcher import DispatchSettings
-from ollama_proxy.engine.job import Stage
+from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
+from ollama_proxy.inbound.picker.conversation import Conversation
 from ollama_proxy.inbound.picker.desk import PickerSettings
 from ollama_proxy.policy.refusal import Code
 from tests.fleet import MODEL
 from tests.inbound.picker.envoy import (
+    CHAT,
     DESTINATION,
     LIMITS,
     MODES,
@@ -102,6 +105,41 @@ async def test_who_waits_in_line_is_held(autojump_clock: MockClock) -> None:
     assert held.WhichOneof("response") is None
     assert 3600 == held.override_message_timeout.seconds
     assert "192.0.2.1:8001" == changes(pointed.request_body.response)[DESTINATION]
+
+
+async def test_a_short_wait_needs_no_word(autojump_clock: MockClock) -> None:
+    """Its turn comes before Envoy grows impatient: the first that is said is where it goes."""
+    async with at_home(node()) as home:
+        first, second = home.stream(), home.stream()
+        await first.ask()
+        told = [(":method", "POST"), (":path", CHAT), (":authority", "localhost")]
+        await second.say(request_headers=heads(told))
+        await second.hear()
+        await second.say(request_body=pb.HttpBody(body=body(), end_of_stream=True))
+        await trio.sleep(0.04)
+        await first.answer()
+        await first.end()
+        pointed = await second.hear()
+
+    assert "192.0.2.1:8001" == changes(pointed.request_body.response)[DESTINATION]
+
+
+async def test_a_request_leaves_nothing_to_the_collector() -> None:
+    """What it was made of refers to one another only while it lasts: a collector's rounds are felt."""
+    async with at_home(node()) as home:
+        gc.collect()
+        gc.disable()
+        try:
+            stream = home.stream()
+            await stream.ask()
+            await stream.answer()
+            await stream.end()
+            await home.settle()
+            left = [each for each in gc.get_objects() if isinstance(each, Conversation | Job)]
+        finally:
+            gc.enable()
+
+    assert not left
 
 
 async def test_nobody_is_held_longer_than_envoy_waits(autojump_clock: MockClock) -> None:

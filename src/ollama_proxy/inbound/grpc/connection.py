@@ -1,12 +1,15 @@
 """One connection on Trio: a reader, a writer, a watch, and for each call a task with its own scope.
 
-Rule 1: only the writer touches the socket's sending side; whoever makes bytes wakes it.
+Rule 1: only the writer touches the socket's sending side; whoever makes bytes wakes it. To send them
+where they are made takes longer: of calls that run at once, one write carries what all have made.
 Rule 2: a call ends by its scope: taken back, out of time, or its connection lost, all are a cancel.
 Rule 3: what waits is awaited where it is made, so that a slow reader slows its own call alone.
 """
 
+import contextlib
 import logging
 import math
+import os
 import re
 import traceback
 from collections.abc import Mapping
@@ -135,36 +138,54 @@ class LiveRpc:
 
     async def receive(self) -> Any:  # noqa: ANN401 - its method knows which
         """See `Rpc`."""
+        while (message := self.take()) is None and not self.has_ended:
+            await self.wait()
+        return message
+
+    def take(self) -> Any:  # noqa: ANN401 - as above
+        """See `Rpc`."""
         assert self.method is not None, "only methods receive"  # noqa: S101 - as `serve` has it
-        connection = self._connection
-        while (raw := self._take()) is None:
-            if self.call.inbox.has_ended:
-                return None
-            await self.readable.park()
-        connection.kick()
+        if self.failed is not None:
+            raise CallFailed(self.failed.status, self.failed.message, self.failed.refusal)
+        raw = self._connection.wire.take_message(self.call)
+        if raw is None:
+            return None
+        self._connection.flush()  # there is room for more, of which its sender must hear
         try:
             return self.method.takes.FromString(raw)
         except DecodeError:
             name = self.method.takes.__name__
             raise CallFailed(Status.INVALID_ARGUMENT, f"The request is no {name}.") from None
 
-    def _take(self) -> bytes | None:
-        if self.failed is not None:
-            raise CallFailed(self.failed.status, self.failed.message, self.failed.refusal)
-        return self._connection.wire.take_message(self.call)
+    @property
+    def has_ended(self) -> bool:
+        """See `Rpc`."""
+        return self.call.inbox.has_ended
+
+    async def wait(self) -> None:
+        """See `Rpc`."""
+        await self.readable.park()
+
+    def rouse(self) -> None:
+        """See `Rpc`."""
+        self.readable.unpark_all()
 
     async def send(self, message: Message) -> None:
         """See `Rpc`."""
         if not self.call.has_begun:
-            self.begin(head_of_answer(self.initial, gzip=self.compress))
+            self._begin(head_of_answer(self.initial, gzip=self.compress))
         await self.write(framed(message.SerializeToString(), compress=self.compress))
 
     def begin(self, headers: Pairs) -> None:
         """Send the head of an answer."""
+        self._begin(headers)
+        self._connection.flush()
+
+    def _begin(self, headers: Pairs) -> None:
+        """Have the head of an answer sent with what follows."""
         if self.call.is_over:
             raise CallerLeft
         self._connection.wire.begin(self.call, headers)
-        self._connection.kick()
 
     async def write(self, data: bytes) -> None:
         """Send bytes of an answer, as soon as its reader takes them.
@@ -178,9 +199,8 @@ class LiveRpc:
             if self.call.is_over:
                 raise CallerLeft
             sent = wire.send(self.call, rest)
-            if sent:
-                connection.kick()
-                rest = rest[sent:]
+            rest = rest[sent:]
+            connection.flush()
             if not rest:
                 return
             if not sent and not self.call.is_over:
@@ -254,6 +274,10 @@ class Connection:
         self._terms = terms
         self._peer = peer
         self._rpcs: dict[Call, LiveRpc] = {}
+        # Without one, what is between encrypts.
+        self._descriptor = -1
+        if isinstance(stream, trio.SocketStream):
+            self._descriptor = stream.socket.fileno()
         self._output = trio.lowlevel.ParkingLot()
         self._sent = trio.lowlevel.ParkingLot()
         self._received = trio.lowlevel.ParkingLot()
@@ -262,9 +286,10 @@ class Connection:
         self._is_warned = False
         self._tasks: trio.Nursery
 
-    def kick(self) -> None:
-        """There is something to send."""
-        self._output.unpark_all()
+    def flush(self) -> None:
+        """Have what there is sent, as soon as others had their turn to add to it."""
+        if self._output and (self.wire.pending_bytes or self.wire.is_over):
+            self._output.unpark_all()
 
     async def run(self) -> None:
         """Serve it to its end. A fault of one call stays in it; a lost socket ends all of them."""
@@ -275,7 +300,7 @@ class Connection:
             self._was_read.set()
             if not self.wire.is_over:
                 self._tasks.cancel_scope.cancel()
-            self.kick()
+            self.flush()
 
     # -- the socket --------------------------------------------------------------------------------
 
@@ -284,18 +309,29 @@ class Connection:
         wire = self.wire
         while True:
             try:
-                data = await self._stream.receive_some(_READ_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = await self._receive()
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 return
             if not data:
                 return
             now = self._heard = trio.current_time()
-            for event in wire.receive(bytes(data), now):
+            for event in wire.receive(data, now):
                 self._heed(event)
-            self._received.unpark_all()
-            self.kick()
+            if self._received:
+                self._received.unpark_all()
+            self.flush()
             while wire.is_flooded and not wire.is_over:
                 await self._sent.park()
+
+    async def _receive(self) -> bytes:
+        """What the peer sends next; empty at its end."""
+        if self._descriptor < 0:
+            return bytes(await self._stream.receive_some(_READ_BYTES))
+        # Straight to the poller, without trying first: there is nearly always nothing yet.
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            with contextlib.suppress(BlockingIOError):
+                return os.read(self._descriptor, _READ_BYTES)
 
     def _heed(self, event: Opened | Fed | TakenBack | Widened) -> None:
         match event:
@@ -328,9 +364,10 @@ class Connection:
             while True:
                 data = wire.take_output()
                 if data:
-                    await self._stream.send_all(data)
-                    self.writable.unpark_all()
-                    self._sent.unpark_all()
+                    await self._send(data)
+                    for waiting in (self.writable, self._sent):
+                        if waiting:
+                            waiting.unpark_all()
                 elif wire.is_over:
                     break
                 else:
@@ -339,6 +376,17 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer is gone, and with it whoever waits for an answer
         self._tasks.cancel_scope.cancel()
+
+    async def _send(self, data: bytes) -> None:
+        """Send it; nearly always a plain socket takes it all, without a trip through the scheduler."""
+        sent = 0
+        if self._descriptor >= 0:
+            try:
+                sent = os.write(self._descriptor, data)
+            except OSError:
+                sent = 0  # it is full; or what follows hears what is wrong with it
+        if sent < len(data):
+            await self._stream.send_all(data[sent:])
 
     async def _linger(self) -> None:
         """Let the peer read our last words: closed with bytes unread, a socket takes them back."""
@@ -373,7 +421,7 @@ class Connection:
                 due = quiet_since + patience.silence_s
                 if now >= due:
                     self.wire.ping()
-                    self.kick()
+                    self.flush()
                     asked = True
                     continue
                 is_idle = not (self._rpcs or self._is_warned)
@@ -396,14 +444,14 @@ class Connection:
             self._hurry(rpc)
         if self.wire.is_greeted:
             self.wire.warn()
-            self.kick()
+            self.flush()
             # Calls that were sent before the warning was read are still taken.
             with trio.move_on_after(self._terms.patience.farewell_s):
                 while not self.wire.drain_was_heard:
                     await self._received.park()
         self.wire.drain()
         self._close_if_drained()
-        self.kick()
+        self.flush()
 
     @staticmethod
     def _hurry(rpc: LiveRpc) -> None:
@@ -414,7 +462,7 @@ class Connection:
     def _close_if_drained(self) -> None:
         if self.wire.is_draining and not self._rpcs:
             self.wire.is_over = True
-            self.kick()
+            self.flush()
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -457,7 +505,7 @@ class Connection:
             rpc.wake()
             self._used = trio.current_time()
             self._close_if_drained()
-            self.kick()
+            self.flush()
 
     async def _answer(self, rpc: LiveRpc) -> Ended | None:
         """Serve one call; how it ended, or None where it was no gRPC, or nobody is there."""
@@ -520,7 +568,7 @@ class Connection:
         if rpc.call.head.method != b"HEAD":
             await rpc.write(_NOT_GRPC)
         self.wire.end(rpc.call)
-        self.kick()
+        self.flush()
         # Behind a whole answer a reset is no fault (RFC 9113, 8.1), but curl takes it for one while its
         # body is on its way. gRPC's own clients do not, and are not waited for.
         with trio.move_on_after(self._terms.patience.linger_s):

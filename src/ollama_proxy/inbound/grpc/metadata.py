@@ -108,32 +108,37 @@ class Head:
 def read_head(headers: Pairs, *, max_bytes: int) -> Head:
     """Read what a call begins with. What is wrong with it is said in `fault`."""
     given = dict(headers)
-    head = Head(
+    encoding = given.get(b"grpc-encoding", IDENTITY)
+    timeout_s, metadata, fault = None, [], None
+    try:
+        _check(headers, encoding, max_bytes)
+        if (timeout := given.get(b"grpc-timeout")) is not None:
+            timeout_s = parse_timeout(timeout)
+        metadata = list(_own(headers))
+    except CallFailed as failed:
+        fault = failed.ended
+    accepted = given.get(b"grpc-accept-encoding", b"")
+    return Head(
         method=given.get(b":method", b""),
         path=given.get(b":path", b"").decode("latin-1"),
         authority=given.get(b":authority", b"") or given.get(b"host", b""),
         content_type=given.get(b"content-type", b""),
+        timeout_s=timeout_s,
+        encoding=encoding,
+        takes_gzip=GZIP in accepted and GZIP in [each.strip() for each in accepted.split(b",")],
+        metadata=metadata,
+        fault=fault,
     )
+
+
+def _check(headers: Pairs, encoding: bytes, max_bytes: int) -> None:
     if sum(len(name) + len(value) + 32 for name, value in headers) > max_bytes:
-        fault = Ended(Status.RESOURCE_EXHAUSTED, f"The metadata is larger than {max_bytes} bytes.")
-        return attrs.evolve(head, fault=fault)
-    encoding = given.get(b"grpc-encoding", IDENTITY)
+        why = f"The metadata is larger than {max_bytes} bytes."
+        raise CallFailed(Status.RESOURCE_EXHAUSTED, why)
     if encoding not in {IDENTITY, GZIP}:
         shown = encoding[:40].decode("latin-1")
         why = f"grpc-encoding: expected identity or gzip, got {shown!r}."
-        return attrs.evolve(head, fault=Ended(Status.UNIMPLEMENTED, why))
-    timeout = given.get(b"grpc-timeout")
-    try:
-        return attrs.evolve(
-            head,
-            timeout_s=None if timeout is None else parse_timeout(timeout),
-            encoding=encoding,
-            takes_gzip=GZIP
-            in {e.strip() for e in given.get(b"grpc-accept-encoding", b"").split(b",")},
-            metadata=list(_own(headers)),
-        )
-    except CallFailed as failed:
-        return attrs.evolve(head, fault=failed.ended)
+        raise CallFailed(Status.UNIMPLEMENTED, why)
 
 
 # -- our side --------------------------------------------------------------------------------------

@@ -66,6 +66,23 @@ class Rpc(Protocol):
             CallFailed: it is none.
         """
 
+    def take(self) -> Any:  # noqa: ANN401 - as above
+        """The next message that is there already; None where there is none.
+
+        Raises:
+            CallFailed: as `receive`.
+        """
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no more messages come than those that are there."""
+
+    async def wait(self) -> None:
+        """Wait until there may be more to take, or until `rouse`."""
+
+    def rouse(self) -> None:
+        """End the waiting: whoever waits has something else to do."""
+
     def begin(self, headers: Pairs) -> None:
         """Send the head of an answer, before there is any message.
 

@@ -306,7 +306,8 @@ class Wire:
             CallFailed: it is none, or too large.
         """
         message = call.inbox.take()
-        if not call.inbox.has_message:
+        # While most of the window is open, no sender waits for more.
+        if call.unread > self.limits.stream_window // 4 and not call.inbox.has_message:
             self._widen_for(call)
         return message
 

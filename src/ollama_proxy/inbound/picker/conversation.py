@@ -5,6 +5,9 @@ Rule 2: a request becomes a job like any other, and its slot is taken for as lon
 Rule 3: what a caller sent about us, or for us, goes no further: keys, wishes, a destination above all.
 """
 
+import math
+from contextlib import nullcontext
+
 import attrs
 import trio
 
@@ -45,6 +48,7 @@ from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 DOOR = "picker"
 FALLBACKS_MAX = 3
+SOON_S = 0.05  # of the 0.2 s that Envoy waits where nobody has told it otherwise
 _NONE, _BUFFERED, _FULL_DUPLEX = (
     pb.ProcessingMode.NONE,
     pb.ProcessingMode.BUFFERED,
@@ -115,7 +119,6 @@ class Conversation(Caller, Carriage):
         self._others: dict[str, str] = {}  # where else the request may go, and who that is
         self._overheard: Overhears | None = None
         self._is_let_go = False
-        self._wake: trio.CancelScope | None = None
 
     async def run(self) -> None:
         """Talk until Envoy ends the stream, or has no more to ask."""
@@ -158,14 +161,13 @@ class Conversation(Caller, Carriage):
             attempt is not None and self._served is None and attempt.scope.cancel_called
         )
 
-    async def _hear(self) -> "pb.ProcessingRequest | _News | None":
+    async def _hear(self, until: float = math.inf) -> "pb.ProcessingRequest | _News | None":
+        """What Envoy has said, None where it says no more; or wait for either, or for news."""
+        rpc = self._rpc
+        # What follows an answer's head is answered after it.
+        is_deaf = self._answer is not None and not self._is_refused
         try:
-            with trio.CancelScope() as wake:
-                self._wake = wake
-                if self._answer is not None and not self._is_refused:
-                    await trio.sleep_forever()  # what follows an answer's head is answered after it
-                request: pb.ProcessingRequest | None = await self._rpc.receive()
-                return request
+            request: pb.ProcessingRequest | None = None if is_deaf else rpc.take()
         except CallFailed as failed:
             if failed.ended.status is not Status.RESOURCE_EXHAUSTED:
                 raise
@@ -174,13 +176,11 @@ class Conversation(Caller, Carriage):
             self._turn_away(refusal)
             await self._refuse(refusal)
             return None
-        finally:
-            self._wake = None
+        if request is not None or (rpc.has_ended and not is_deaf):
+            return request
+        with trio.move_on_at(until) if until < math.inf else nullcontext():
+            await rpc.wait()
         return _News()
-
-    def _rouse(self) -> None:
-        if self._wake is not None:
-            self._wake.cancel()
 
     def _close(self) -> None:
         """The stream is over. That is also how an answer ends whose bytes Envoy does not show."""
@@ -188,6 +188,8 @@ class Conversation(Caller, Carriage):
         job = self._job
         if job is None:
             return
+        # It refers to us: a circle for each request would be the collector's to find.
+        self._job = self._attempt = None
         is_cut = self._overheard is not None and not self._ended.is_set()
         if self._failure is not None or (self._served is not None and not is_cut):
             self._ended.set()
@@ -326,29 +328,40 @@ class Conversation(Caller, Carriage):
     async def _wait_in_line(self, job: Job) -> None:
         """Have Envoy wait: for as long as it may, and with an answer before it gives up by itself."""
         hold_s = self._desk.settings.hold_s
+        since = trio.current_time()
+        # Most turns come before Envoy grows impatient, and nothing need be said of them.
+        steps = [(min(SOON_S, hold_s / 2), words.hold(hold_s)), (hold_s * 0.95, None)]
         if self._mode == _FULL_DUPLEX:
             # Envoy has no timer then. But a stream that ends before anything was said counts as one that
             # was opened for nothing, and the callers of a whole Envoy are one peer.
             self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
-        else:
-            await self._rpc.send(words.hold(hold_s))
-        with trio.move_on_after(hold_s * 0.95) as patience:
-            while self._refusal is None and self._destination is None:
-                heard = await self._hear()
-                if heard is None:
-                    self._is_let_go = True
-                    return
-                if not isinstance(heard, _News):
-                    await self._heed(heard)
-        if patience.cancelled_caught:
-            self._desk.dispatcher.give_up(
-                job,
-                Refusal(
-                    Code.QUEUE_FULL,
-                    f"Its turn did not come within {hold_s:g} s, for which the proxy waits.",
-                    retry_after_s=5.0,
-                ),
-            )
+            del steps[0]
+        for waited_s, then in steps:
+            if await self._turn_comes(since + waited_s):
+                return
+            if then is not None:
+                await self._rpc.send(then)
+        self._desk.dispatcher.give_up(
+            job,
+            Refusal(
+                Code.QUEUE_FULL,
+                f"Its turn did not come within {hold_s:g} s, for which the proxy waits.",
+                retry_after_s=5.0,
+            ),
+        )
+
+    async def _turn_comes(self, until: float) -> bool:
+        """Wait for its turn, or its end; whether either came in time."""
+        while self._refusal is None and self._destination is None:
+            if trio.current_time() >= until:
+                return False
+            heard = await self._hear(until)
+            if heard is None:
+                self._is_let_go = True
+                break
+            if not isinstance(heard, _News):
+                await self._heed(heard)
+        return True
 
     # -- what is told ------------------------------------------------------------------------------
 
@@ -507,7 +520,7 @@ class Conversation(Caller, Carriage):
             attempt.asked()
             self._failure = None
             self._ended = trio.Event()
-            self._rouse()
+            self._rpc.rouse()
             return await self._end()
         dispatcher = self._desk.dispatcher
         way = backend.way(attempt.errand)
@@ -523,7 +536,7 @@ class Conversation(Caller, Carriage):
         self._destination = _Destination(
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
-        self._rouse()
+        self._rpc.rouse()
         if self._desk.addresses.is_stale(way.host):
             # Beside the answer, which does not wait for it; who comes next is told what is known.
             async with trio.open_nursery() as beside:
@@ -571,7 +584,7 @@ class Conversation(Caller, Carriage):
         """
         self._is_let_go = job.told and refusal.code is Code.SHUTTING_DOWN
         self._refusal = refusal
-        self._rouse()
+        self._rpc.rouse()
 
     def done(self, job: Job) -> None:  # noqa: ARG002 - as above
         """See `Caller`."""
@@ -582,5 +595,5 @@ class Conversation(Caller, Carriage):
         self._desk.bounds.free(self._held)
         self._held = 0
         self._body = bytearray()
-        if self._job is not None:
+        if self._job is not None and self._job.errand.body:
             self._job.errand = attrs.evolve(self._job.errand, body=b"")

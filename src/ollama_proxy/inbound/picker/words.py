@@ -1,5 +1,6 @@
 """What Envoy is told, as it wants to hear it: one function for each message, without a decision."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
 from ollama_proxy.inbound.answers import STATUS, Headers, error_body, error_headers
@@ -18,10 +19,13 @@ STATUS_HERE = STATUS | {Code.QUEUE_FULL: 429}
 
 def set_headers(mutation: pb.HeaderMutation, headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Have headers set, over what stands there."""
+    add = mutation.set_headers.add
     for name, value in headers:
-        option = mutation.set_headers.add(append_action=_OVERWRITE)
-        option.header.key = name.decode("latin-1")
-        option.header.raw_value = value
+        option = add()
+        option.append_action = _OVERWRITE
+        header = option.header
+        header.key = name.decode("latin-1")
+        header.raw_value = value
 
 
 def point(
@@ -78,8 +82,9 @@ def echo(body: pb.HttpBody) -> pb.ProcessingResponse:
     return answer
 
 
+@functools.cache
 def go_on(phase: str) -> pb.ProcessingResponse:
-    """Nothing is to be changed in a phase, by the name that it has in both directions."""
+    """Nothing is to be changed in a phase, by the name that it has in both directions. One for all."""
     answer = pb.ProcessingResponse()
     getattr(answer, phase).SetInParent()
     return answer
