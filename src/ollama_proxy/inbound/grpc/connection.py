@@ -6,7 +6,6 @@ Rule 2: a call ends by its scope: taken back, out of time, or its connection los
 Rule 3: what waits is awaited where it is made, so that a slow reader slows its own call alone.
 """
 
-import contextlib
 import logging
 import math
 import os
@@ -330,8 +329,10 @@ class Connection:
         # Straight to the poller, without trying first: there is nearly always nothing yet.
         while True:
             await trio.lowlevel.wait_readable(self._descriptor)
-            with contextlib.suppress(BlockingIOError):
+            try:
                 return os.read(self._descriptor, _READ_BYTES)
+            except BlockingIOError:
+                continue
 
     def _heed(self, event: Opened | Fed | TakenBack | Widened) -> None:
         match event:

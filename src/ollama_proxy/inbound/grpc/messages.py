@@ -5,6 +5,7 @@ Rule 2: what is kept counts, compressed and not, until the next message is taken
 """
 
 import gzip
+import sys
 import zlib
 
 import attrs
@@ -13,6 +14,7 @@ from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 
 _PREFIX_BYTES = 5
+_UNKNOWN = sys.maxsize
 _GZIP_WINDOW = 31  # zlib's way to say: with gzip's header
 _COMPRESSED = 1
 WORTHWHILE_BYTES = 1024  # less is not compressed: it would hardly become less
@@ -69,6 +71,7 @@ class Inbox:
     was_compressed: bool = False
     _bytes: bytearray = attrs.field(factory=bytearray)
     _taken: int = 0  # what the message that was taken last still counts
+    _whole_bytes: int = _UNKNOWN  # how long the first message is, its prefix included
 
     def feed(self, data: bytes) -> None:
         """Keep what has come.
@@ -81,25 +84,21 @@ class Inbox:
         self._check()
 
     def _check(self) -> None:
-        size = self._size
-        if size is not None and size > self.max_bytes:
+        if len(self._bytes) < _PREFIX_BYTES:
+            self._whole_bytes = _UNKNOWN
+            return
+        size = int.from_bytes(self._bytes[1:_PREFIX_BYTES], "big")
+        self._whole_bytes = _PREFIX_BYTES + size
+        if size > self.max_bytes:
             raise CallFailed(
                 Status.RESOURCE_EXHAUSTED,
                 f"Received message larger than max ({size} vs. {self.max_bytes}).",
             )
 
     @property
-    def _size(self) -> int | None:
-        """How long the first message is; None while that is not known."""
-        if len(self._bytes) < _PREFIX_BYTES:
-            return None
-        return int.from_bytes(self._bytes[1:_PREFIX_BYTES], "big")
-
-    @property
     def has_message(self) -> bool:
         """Whether a message is there, whole."""
-        size = self._size
-        return size is not None and len(self._bytes) >= _PREFIX_BYTES + size
+        return len(self._bytes) >= self._whole_bytes
 
     def take(self) -> bytes | None:
         """The next message; None where it is not there yet, or there are no more.
@@ -112,7 +111,7 @@ class Inbox:
                 raise CallFailed(Status.INTERNAL, "The last message is cut off.")
             return None
         self._forget()
-        whole = _PREFIX_BYTES + (self._size or 0)
+        whole = self._whole_bytes
         flag, message = self._bytes[0], bytes(self._bytes[_PREFIX_BYTES:whole])
         del self._bytes[:whole]
         self._taken = whole

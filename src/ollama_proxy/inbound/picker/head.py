@@ -37,10 +37,13 @@ class Head:
     Attributes:
         pseudo: what HTTP/2 writes with a colon, without it.
         headers: the others, lower-case names.
+        path: what is asked for, without a query.
     """
 
     pseudo: Mapping[bytes, bytes]
     headers: list[tuple[bytes, bytes]]
+    path: str
+    _first: Mapping[bytes, bytes]
 
     @classmethod
     def read(cls, told: pb.HttpHeaders) -> "Head":
@@ -54,16 +57,17 @@ class Head:
                 pseudo[name[1:]] = value
             else:
                 headers.append((name, value))
-        return cls(pseudo=pseudo, headers=headers)
+        return cls(
+            pseudo=pseudo,
+            headers=headers,
+            path=pseudo.get(b"path", b"").partition(b"?")[0].decode("latin-1"),
+            # A later one takes the place of an earlier: so the last comes first.
+            first=dict(reversed(headers)),
+        )
 
     def first(self, name: bytes) -> bytes | None:
         """The first value of a header; None where there is none."""
-        return next((value for each, value in self.headers if each == name), None)
-
-    @property
-    def path(self) -> str:
-        """What is asked for, without a query."""
-        return self.pseudo.get(b"path", b"").partition(b"?")[0].decode("latin-1")
+        return self._first.get(name)
 
     @property
     def method(self) -> str:
@@ -129,7 +133,7 @@ class Head:
             passed: names that it does.
         """
         kept = _KEPT | frozenset(passed)
-        for name in dict.fromkeys(name for name, _ in self.headers):
+        for name in self._first:
             if name not in kept and not name.startswith(_KEPT_PREFIXES):
                 yield name.decode("latin-1")
 
