@@ -22,12 +22,19 @@ class Outcome:
     Attributes:
         whole: how many were answered to the end.
         failed: what else came, and how often.
+        began: when each of those was sent, in seconds.
         chosen: how many of those that were whole a picker has sent where they went.
     """
 
     whole: int = 0
     chosen: int = 0
     failed: Counter[str] = attrs.field(factory=Counter)
+    began: list[float] = attrs.field(factory=list)
+
+    def fail(self, how: str, began: float) -> None:
+        """One more has failed."""
+        self.failed[how] += 1
+        self.began.append(began)
 
     async def more(self, count: int) -> None:
         """Wait until so many more were answered."""
@@ -50,13 +57,14 @@ async def load(envoy: Envoy, workers: int = WORKERS) -> AsyncIterator[Outcome]:
 async def _work(envoy: Envoy, outcome: Outcome, is_over: trio.Event) -> None:
     async with envoy.client() as client:
         while not is_over.is_set():
+            began = trio.current_time()
             try:
                 answer = await client.post(CHAT, json=chat(stream=True))
             except httpx.HTTPError as error:
-                outcome.failed[repr(error)] += 1
+                outcome.fail(repr(error), began)
                 continue
             if answer.status_code == httpx.codes.OK and answer.text.rstrip().endswith("[DONE]"):
                 outcome.whole += 1
                 outcome.chosen += "x-backend-used" in answer.headers
             else:
-                outcome.failed[f"{answer.status_code}: {answer.text[-200:]}"] += 1
+                outcome.fail(f"{answer.status_code}: {answer.text[-200:]}", began)

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import attrs
 import psutil
 import trio
 
+from benching.figures import Row
 from benching.load import Load, Yield
 from benching.servers import Server
 from tests.real.envoys import ENVOY, Stage, chat, stage
@@ -35,7 +36,7 @@ LIMIT_S = 900.0
 USUAL = "[router]\nhealth_interval_s = 5\n"
 # What the project holds itself to.
 FEW_MAX_MS, MANY_MAX_MS, A_CORE_LEAST = 0.6, 1.5, 1000.0
-FAILED_MAX, OUT_MAX_S, LEFT_MAX_MS = 1, 1.0, 50.0
+FAILED_MAX, OUT_MAX_S, LEFT_MAX_MS, TOKEN_MAX = 1, 1.0, 50.0, 1.1
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +173,6 @@ async def _losing(*, quick: bool) -> list[Figure]:
             load(behind.envoy) as outcome,
         ):
             await outcome.more(around)
-            before = outcome.failed.total()
             behind.nodes["a"].send(signal.SIGKILL)
             since = trio.current_time()
             took_s: dict[str, float] = {}
@@ -189,10 +189,15 @@ async def _losing(*, quick: bool) -> list[Figure]:
                 nursery.start_soon(envoy)
                 nursery.start_soon(picker)
             await outcome.more(around)
-        lost = outcome.failed.total() - before
+    new = sum(began >= since for began in outcome.began)
     return [
-        # Those that were in the middle of an answer from it are among them: they cannot but fail.
-        Figure(name="a lost node: failed requests", value=lost, unit="", most=FAILED_MAX),
+        Figure(
+            name="a lost node: failed requests that came after", value=new, unit="", most=FAILED_MAX
+        ),
+        # Half an answer cannot be had from elsewhere.
+        Figure(
+            name="a lost node: answers that were under way", value=len(outcome.began) - new, unit=""
+        ),
         *(
             Figure(name=f"a lost node: out for {who}", value=took, unit="s", most=OUT_MAX_S)
             for who, took in took_s.items()
@@ -264,6 +269,19 @@ async def paths(fake: Server) -> AsyncIterator[list[tuple[str, Server]]]:
                 (name, _server(behind))
                 for name, behind in (("envoy", without), ("envoy+picker", with_it))
             ]
+
+
+def token_costs(rows: Iterable[Row]) -> Iterator[Figure]:
+    """What a token costs Envoy more when a picker was asked, while all answers are under way."""
+    used_us = {row.path: row.cpu_us_per_token for row in rows if row.case == "cpu"}
+    without, with_it = used_us.get("envoy"), used_us.get("envoy+picker")
+    if without and with_it:
+        yield Figure(
+            name="a token's CPU in Envoy, with a picker over without",
+            value=with_it / without,
+            unit="",
+            most=TOKEN_MAX,
+        )
 
 
 def _server(behind: Stage) -> Server:
