@@ -72,9 +72,6 @@ class _Destination:
     headers: tuple[tuple[bytes, bytes], ...]
 
 
-_OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
-
-
 class _News:
     """Somebody has left some."""
 
@@ -399,8 +396,10 @@ class Conversation(Caller, Carriage):
         response = message.response
         mutation = words.point(answer, response, destination.endpoints)
         passed = [name for name, _ in destination.headers]
-        # The others stand there already, as the caller has sent them.
-        changes = [header for header in destination.headers if header[0] in _OURS]
+        # The others stand there already, as the caller has sent them. Not by their names: of a wish, what
+        # goes along to another router may differ from what was sent, as what is left of a deadline does.
+        sent = frozenset(self._head.headers)
+        changes = [header for header in destination.headers if header not in sent]
         changes += way.headers
         if way.path.encode() != self._head.pseudo.get(b"path"):
             changes.append((b":path", way.path.encode()))
