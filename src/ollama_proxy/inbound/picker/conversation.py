@@ -46,7 +46,6 @@ from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
-DOOR = "picker"
 FALLBACKS_MAX = 3
 SOON_S = 0.05  # of the 0.2 s that Envoy waits where nobody has told it otherwise
 _NONE, _BUFFERED, _FULL_DUPLEX = (
@@ -307,7 +306,7 @@ class Conversation(Caller, Carriage):
                 self._routing,
                 self._body,
                 caller=self,
-                door=DOOR,
+                door=words.DOOR,
                 arrived=trio.current_time(),
                 key_name=self._key_name,
                 carriage=self,
@@ -368,7 +367,7 @@ class Conversation(Caller, Carriage):
         # What is no path of ours may hold anything, a key by mistake.
         path = head.path if head is not None and self._call is not None else "elsewhere"
         ledger = self._desk.dispatcher.ledger
-        ledger.turn_away(turned_away(DOOR, path, refusal, request_id))
+        ledger.turn_away(turned_away(words.DOOR, path, refusal, request_id))
         self._refusal = refusal
 
     def _identity(self) -> str:
