@@ -36,7 +36,7 @@ from ollama_proxy.inbound.grpc.rpc import Rpc
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 from ollama_proxy.inbound.picker import words
 from ollama_proxy.inbound.picker.answering import fault_of
-from ollama_proxy.inbound.picker.desk import Desk, Overhears
+from ollama_proxy.inbound.picker.desk import Desk, Overhears, among
 from ollama_proxy.inbound.picker.head import Head as Told
 from ollama_proxy.inbound.picker.head import origin_of, subset_of, too_large
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
@@ -94,7 +94,8 @@ class Conversation(Caller, Carriage):
         self._key_name = ""
         self._dialect = Dialect.OPENAI
         self._sharing: Headers = []
-        self._within: frozenset[str] | None = None
+        self._subset: frozenset[str] | None = None  # endpoints
+        self._within: frozenset[str] | None = None  # the backends there
         self._mode = _BUFFERED
         self._is_whole = False  # the request is
         self._in_body = False  # Envoy waits for an answer to its body, not to its head
@@ -222,7 +223,8 @@ class Conversation(Caller, Carriage):
             self._echoes = request.protocol_config.response_body_mode == _FULL_DUPLEX
         self._dialect, self._call = head.dialect, head.call
         self._routing = RoutingHeaders(head.headers)
-        self._within = await self._desk.reach(subset_of(request))
+        self._subset = subset_of(request)
+        self._within = await self._desk.reach(self._subset)
         refusal = head.judge(self._desk.settings.limits) or self._judge(head)
         if refusal is not None:
             self._turn_away(refusal)
@@ -497,7 +499,7 @@ class Conversation(Caller, Carriage):
                 )
             )
             return
-        found = await self._desk.idlest(self._dialect, self._within)
+        found = await self._desk.idlest(self._dialect, self._subset)
         if found is None:
             self._turn_away(
                 Refusal(Code.NO_BACKEND, "No backend is there for the proxy.", retry_after_s=5.0)
@@ -522,7 +524,11 @@ class Conversation(Caller, Carriage):
             return await self._end()
         dispatcher = self._desk.dispatcher
         way = backend.way(attempt.errand)
-        endpoints = await self._desk.addresses.find(way.host, way.port)
+        endpoints = among(await self._desk.addresses.find(way.host, way.port), self._subset)
+        if not endpoints:
+            # Its name was looked up anew since the subset was read. That tells nothing against it.
+            why = "its addresses are not in the proxy's subset any more"
+            raise BackendFailed(Fault.DECLINED, why, code=Code.NO_BACKEND)
         for candidate in attempt.decision.candidates[1 : FALLBACKS_MAX + 1]:
             station = dispatcher.stations.get(candidate.id)
             for other in [] if station is None else self._same_way(attempt, station, way):
@@ -559,7 +565,7 @@ class Conversation(Caller, Carriage):
             return []
         if attrs.evolve(other, host=way.host, port=way.port) != way:
             return []
-        return self._desk.addresses.known(other.host, other.port)
+        return among(self._desk.addresses.known(other.host, other.port), self._subset)
 
     # -- Caller ------------------------------------------------------------------------------------
 
