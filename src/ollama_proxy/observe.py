@@ -198,8 +198,8 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def log_fact(fact: Fact, statuses: Mapping[Code, int]) -> None:
-    """Write one line for one request that ended; `statuses`: HTTP's for each refusal."""
+def log_fact(fact: Fact, status_at: Callable[[str, Code], int]) -> None:
+    """Write one line for one request that ended; `status_at`: HTTP's for a refusal at a door."""
     if not access.isEnabledFor(logging.INFO):
         return
     energy = fact.energy
@@ -211,7 +211,7 @@ def log_fact(fact: Fact, statuses: Mapping[Code, int]) -> None:
         "backend": fact.backend,
         "reason": fact.reason.value if fact.reason is not None else None,
         "outcome": ended,
-        "status": fact.status if fact.code is None else statuses[fact.code],
+        "status": fact.status if fact.code is None else status_at(fact.door, fact.code),
         "queue_ms": _milliseconds(fact.queue_s),
         "first_ms": _milliseconds(fact.first_s),
         "whole_ms": _milliseconds(fact.whole_s),
@@ -295,9 +295,9 @@ class TurnedAwayLog(_Sparing):
         access.info("%s", line, extra={"facts": facts})
 
 
-def observe(ledger: Ledger, *, access_log: bool, statuses: Mapping[Code, int]) -> None:
-    """Keep the books that were asked for, that of changes in any case; `statuses`: HTTP's for each refusal."""
+def observe(ledger: Ledger, *, access_log: bool, status_at: Callable[[str, Code], int]) -> None:
+    """Keep the books that were asked for, that of changes in any case; `status_at`: HTTP's for a refusal."""
     ledger.changes_read_by(ChangeLog().write)
     if access_log:
-        ledger.read_by(partial(log_fact, statuses=statuses))
+        ledger.read_by(partial(log_fact, status_at=status_at))
         ledger.door_read_by(TurnedAwayLog().write)

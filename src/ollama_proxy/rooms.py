@@ -24,7 +24,7 @@ from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.identity import node_id, state_directory
 from ollama_proxy.inbound.admission import Admission, Rules
-from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.answers import status_at
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.dbus.door import BusDoor
 from ollama_proxy.inbound.encryption import Encryption, Handshakes
@@ -96,7 +96,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
     encryption = _open_encryption(config)
     own_id = config.fleet.node_id or node_id(config.server.http_port, state_directory(os.environ))
     ledger = Ledger()
-    observe(ledger, access_log=config.observability.access_log, statuses=STATUS)
+    observe(ledger, access_log=config.observability.access_log, status_at=status_at)
     news = News()
     decisions = _open_decision_log(config)
     traces = _open_traces(config)
@@ -124,7 +124,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
     metrics = Metrics(
         dispatcher,
         climate,
-        statuses=STATUS,
+        status_at=status_at,
         version=ollama_proxy.__version__,
     )
     ledger.read_by(metrics.record)
@@ -225,7 +225,7 @@ def _open_traces(config: Config) -> "Traces | None":
             f"observability.otlp_endpoint needs the extra otel, and {error.name} is not installed."
             " Install ollama-proxy-router[otel], or leave the key out."
         ) from error
-    return Traces(open_exporter(endpoint), version=ollama_proxy.__version__, statuses=STATUS)
+    return Traces(open_exporter(endpoint), version=ollama_proxy.__version__, status_at=status_at)
 
 
 def _lane_limits(config: Config) -> LaneLimits:

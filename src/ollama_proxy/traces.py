@@ -14,7 +14,7 @@ No prompt, answer, key, address or client's name is in them.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import attrs
@@ -63,17 +63,17 @@ class Traces:
     """Keeps traces. `run` sends them, and must be running for it."""
 
     def __init__(
-        self, exporter: SpanExporter, *, version: str, statuses: Mapping[Code, int]
+        self, exporter: SpanExporter, *, version: str, status_at: Callable[[str, Code], int]
     ) -> None:
         """Begin with none.
 
         Args:
             exporter: sends spans; called in a thread.
             version: the router's.
-            statuses: HTTP's for each refusal.
+            status_at: HTTP's for a refusal at a door.
         """
         self.aside = Aside(
-            _Collector(exporter, _Artist(version, statuses)),
+            _Collector(exporter, _Artist(version, status_at)),
             name="the exporter of traces",
             things="traces",
             room=ROOM,
@@ -145,9 +145,9 @@ class _Drawn(SpanProcessor):
 class _Artist:
     """Makes spans of trips, in one thread at a time."""
 
-    def __init__(self, version: str, statuses: Mapping[Code, int]) -> None:
+    def __init__(self, version: str, status_at: Callable[[str, Code], int]) -> None:
         """Begin; OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME are heeded."""
-        self._statuses = statuses
+        self._status_at = status_at
         self._ids, self._drawn = _Ids(), _Drawn()
         provider = TracerProvider(
             sampler=ALWAYS_ON,
@@ -228,7 +228,7 @@ class _Artist:
         span.end(trip.at(trip.ended if leg.ended is None else leg.ended))
 
     def _status(self, fact: Fact) -> int:
-        return (fact.status or 0) if fact.code is None else self._statuses[fact.code]
+        return (fact.status or 0) if fact.code is None else self._status_at(fact.door, fact.code)
 
     def _of_fact(self, fact: Fact, journey: Journey) -> Attributes:
         known: dict[str, str | bool | float | None] = {

@@ -370,6 +370,40 @@ async def test_nothing_is_sent_again_once_a_byte_came(begun: bytes) -> None:
     assert b"{}\n\n" == after.body  # the third answer was still there
 
 
+INTERIM = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    """A few may come before any answer (RFC 9110, 15.2), for inference and for the rest."""
+    async with byte_server(INTERIM * 9 + OK) as url, reaching(url) as server:
+        control = await server.fetch("/api/tags")
+    async with byte_server(INTERIM * 9 + OK) as url, reaching(url) as server, recording() as sink:
+        served = await exchange(server, sink, stream=False)
+
+    assert ((200, b"{}\n\n"), 200) == (control, served.status)
+
+
+async def test_interim_answers_have_an_end() -> None:
+    """Who sends nothing but those is garbled once they are as long as no head is."""
+    async with byte_server(INTERIM * 700 + OK) as url, reaching(url) as server:
+        with pytest.raises(BackendFailed) as control:
+            await server.fetch("/node")
+
+    assert (Fault.GARBLED, "its answer's head is too long") == (
+        control.value.fault,
+        str(control.value),
+    )
+
+
+async def test_a_body_is_no_head() -> None:
+    """What is counted of one answer is not counted of its body, nor of the next answer."""
+    long = b"HTTP/1.1 200 OK\r\ncontent-length: 40002\r\n\r\n" + b"x" * 40_000 + b"\n\n"
+    async with byte_server(long, long) as url, reaching(url) as server:
+        sizes = [len((await server.fetch("/api/tags"))[1]) for _ in range(2)]
+
+    assert [40_002] * 2 == sizes
+
+
 async def test_a_closed_port_is_unreachable() -> None:
     """Nobody there is told from somebody who breaks off."""
     with socket.socket() as taken:

@@ -413,6 +413,19 @@ class TestRefusal:
         assert "nvidia: it answered 503: no_backend, in its own words" == caller.refusal.message
         assert (0, None) == (station.circuit.failures, station.turned_away)
 
+    @pytest.mark.parametrize("code", [Code.QUEUE_FULL, Code.DEADLINE_UNMEETABLE])
+    async def test_nobody_is_sent_away_for_longer_than_it_is_left_alone(
+        self, nursery: trio.Nursery, autojump_clock: MockClock, code: Code
+    ) -> None:
+        """A node may say days; its caller's next request may be served by another, or by itself."""
+        played = router().turn_away(code, retry_after_s=999_999.0)
+        played.health = says(slots=8)
+        floor, _ = await open_node(nursery, autojump_clock, played)
+        caller = await floor.ask()
+
+        assert caller.refusal is not None
+        assert (code, FULL_MOST_S) == (caller.refusal.code, caller.refusal.retry_after_s)
+
     @pytest.mark.parametrize("code", [Code.DEADLINE_UNMEETABLE, Code.DEADLINE_EXCEEDED])
     async def test_a_deadline_that_it_cannot_meet_another_may(
         self, nursery: trio.Nursery, autojump_clock: MockClock, code: Code

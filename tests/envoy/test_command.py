@@ -22,6 +22,7 @@ endpoint = "http://127.0.0.1:11502"
 """
 KEYS = f'[server.auth]\napi_keys = ["sha256:{"0" * 64}"]\n'
 HIDDEN = '[[backends]]\nid = "n"\nhardware = "cpu"\nendpoint = "https://node:1"\n'
+ZONED = '[[backends]]\nid = "z"\nhardware = "cpu"\nendpoint = "http://[fe80::1{}]:80"\n'
 
 
 @pytest.fixture
@@ -188,6 +189,12 @@ def test_who_is_left_out_is_told_in_it(capsys: pytest.CaptureFixture[str], writt
         ("", [], "backends: Envoy can reach none of them"),
         (HIDDEN, [], "backends: Envoy can reach none of them; n: it is reached by TLS"),
         ("[server]\nport = 1\n", [], "server.port"),
+        (NODES + ZONED.format("%25eth0"), [], "z: write fe80::1%eth0, not fe80::1%25eth0"),
+        (
+            NODES + '[fleet]\nnodes = ["http://[fe80::1%25eth0]:80"]\n',
+            [],
+            "fleet.nodes: write fe80::1%eth0, not",
+        ),
     ],
 )
 def test_what_nobody_can_want_is_refused(
@@ -198,6 +205,15 @@ def test_what_nobody_can_want_is_refused(
 
     assert (2, "") == (code, out)
     assert fault in err
+
+
+@pytest.mark.parametrize("zone", ["%eth0", "%25", "%251"])
+def test_a_zone_that_envoy_takes_is_passed_on(
+    capsys: pytest.CaptureFixture[str], written: Path, zone: str
+) -> None:
+    """As the router takes it."""
+    config = made(capsys, written, NODES + ZONED.format(zone))
+    assert f"'fe80::1{zone}'" in str(cluster(config, "nodes"))
 
 
 def test_a_node_is_asked_for_by_its_own_name(

@@ -14,7 +14,7 @@ from ollama_proxy.engine.climate import Climate, ClimateSettings
 from ollama_proxy.engine.dispatcher import Dispatcher
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
-from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.answers import status_at
 from ollama_proxy.metrics.exposition import Metrics
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import MODEL, spec
@@ -113,7 +113,7 @@ def watched(dispatcher: Dispatcher, clock: MockClock) -> Machine:
     metrics = Metrics(
         dispatcher,
         climate,
-        statuses=STATUS,
+        status_at=status_at,
         version="1.2.3",
     )
     return Machine(dispatcher, climate, metrics)

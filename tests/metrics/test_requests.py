@@ -104,14 +104,17 @@ async def test_a_bucket_holds_what_is_not_above_it(books: Books) -> None:
         ({"outcome": Outcome.BROKEN, "status": None, "code": Code.BACKEND_FAILED}, "502"),
         ({"outcome": Outcome.REFUSED, "status": None, "code": Code.QUEUE_FULL}, "503"),
         ({"status": 400}, "400"),
+        ({"door": "picker", "outcome": Outcome.REFUSED, "code": Code.QUEUE_FULL}, "429"),
+        ({"door": "picker", "outcome": Outcome.REFUSED, "code": Code.NO_BACKEND}, "503"),
     ],
-    ids=["left", "broken", "refused", "rejected"],
+    ids=["left", "broken", "refused", "rejected", "dropped", "of-a-proxy"],
 )
 async def test_a_status_tells_how_it_ended(
     books: Books, changes: dict[str, Any], status: str
 ) -> None:
-    """HTTP's; who left is told nothing, and counts as nginx counts it."""
-    assert {("npu", "http", MODEL, status): 1} == books.record(**changes).by("requests_total")
+    """HTTP's, as the door has it; who left is told nothing, and counts as nginx counts it."""
+    door = changes.get("door", "http")
+    assert {("npu", door, MODEL, status): 1} == books.record(**changes).by("requests_total")
 
 
 async def test_who_is_refused_at_once_has_no_times(books: Books) -> None:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.job import Stage
 from ollama_proxy.engine.ledger import Deadline, Fact, Ledger, Outcome
-from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.answers import status_at
 from ollama_proxy.observe import log_fact, set_up_logging
 from ollama_proxy.policy.ask import Call, Priority
 from ollama_proxy.policy.route import Reason
@@ -84,7 +84,7 @@ def _logged_us(facts: list[Fact], log_format: str) -> float:
     with _log(log_format):
         begun = time.perf_counter()
         for fact in facts:
-            log_fact(fact, STATUS)
+            log_fact(fact, status_at)
         return (time.perf_counter() - begun) / len(facts) * 1e6
 
 

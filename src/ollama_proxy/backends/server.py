@@ -36,6 +36,7 @@ from ollama_proxy.backends.endpoint import Endpoint
 from ollama_proxy.backends.pump import Pump
 from ollama_proxy.backends.report import read_stream, read_whole
 from ollama_proxy.backends.translate import GarbledAnswer, Translation
+from ollama_proxy.backends.transport import Transport
 from ollama_proxy.backends.wire import NO_NAME, Connection, Pool, distrust
 from ollama_proxy.policy.ask import Call, Dialect, Framing
 from ollama_proxy.policy.refusal import Code, RequestRefused
@@ -385,18 +386,14 @@ class Server:
 
     def _client(self) -> httpx.AsyncClient:
         if self._control is None:
-            # No limit on connections: cancelling requests while httpcore's pool is full loses its
-            # places for ever. No trust in the environment: a proxy variable would send prompts
-            # elsewhere. Trusted are the system's certificates, as on the wire, and not those that
-            # httpx brings along. Without TLS none are loaded: that takes longer than the call.
+            # No trust in the environment: a proxy variable would send prompts elsewhere. Trusted are the
+            # system's certificates, as on the wire, and not those that httpx brings along.
             self._control = httpx.AsyncClient(
                 trust_env=False,
                 follow_redirects=False,
-                transport=httpx.AsyncHTTPTransport(
-                    uds=self.endpoint.unix_path or None,
-                    verify=self._settings.tls() if self.endpoint.tls else False,
-                    trust_env=False,
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=2),
+                transport=Transport(
+                    self._settings.tls() if self.endpoint.tls else None,
+                    unix_path=self.endpoint.unix_path or None,
                 ),
                 headers={"authorization": f"Bearer {self._settings.api_key}"}
                 if self._settings.api_key

@@ -57,7 +57,8 @@ from ollama_proxy.policy.thermal import ThermalState
 # How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
 # each costs a choice, and the others are asked at the next change.
 INVITED_MAX = 4
-# For how long a node that says it is full is left alone, whatever it says.
+# For how long a node that says it is full is left alone, whatever it says. No caller is told to stay away
+# for longer on a node's word: by then it is asked again, or another serves.
 FULL_LEAST_S = 1.0
 FULL_MOST_S = 60.0
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
@@ -989,10 +990,11 @@ def _may_linger(attempt: Attempt, ending: Ending) -> bool:
 
 def _failed(station: Station, failure: BackendFailed) -> Refusal:
     if failure.fault in {Fault.FULL, Fault.DECLINED}:
+        after_s = failure.retry_after_s
         return Refusal(
             failure.code or Code.QUEUE_FULL,
             f"{station.spec.id}: {failure}",
-            retry_after_s=failure.retry_after_s,
+            retry_after_s=None if after_s is None else min(after_s, FULL_MOST_S),
         )
     message = f"Backend {station.spec.id} failed: {failure}."
     if failure.status == 429:  # noqa: PLR2004 - RFC 6585: too many requests

@@ -9,7 +9,7 @@ from pathlib import Path
 from ollama_proxy.config import Config, Overrides, find_config, is_loopback, load
 from ollama_proxy.envoy.bootstrap import bootstrap
 from ollama_proxy.envoy.clusters import LOCAL
-from ollama_proxy.envoy.places import Place, nodes_of, parse_place, parse_places
+from ollama_proxy.envoy.places import Place, escaped, nodes_of, parse_place, parse_places
 from ollama_proxy.envoy.tree import MIB
 from ollama_proxy.envoy.yaml import to_yaml
 from ollama_proxy.tables import ConfigFaults, describe_faults
@@ -92,6 +92,9 @@ def _faults(config: Config, listen: Place) -> Iterator[str]:
         )
     if server.max_body_mib > _BUFFER_MAX_MIB:
         yield f"server.max_body_mib: Envoy holds at most {_BUFFER_MAX_MIB} (got {server.max_body_mib})"
+    for name, host in escaped(config):
+        plain = host.replace("%25", "%")
+        yield f"{name}: write {plain}, not {host}, which neither Envoy nor the router understands"
     nodes, others = nodes_of(config)
     if not nodes:
         yield "backends: Envoy can reach none of them" + "".join(

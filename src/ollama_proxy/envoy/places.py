@@ -1,6 +1,7 @@
 """Who is where: the address Envoy listens on, its pickers, and those nodes that it can reach itself."""
 
 import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
@@ -8,6 +9,9 @@ import attrs
 
 from ollama_proxy.config import BackendConfig, Config, Fleet, Scheme
 from ollama_proxy.policy.whereabouts import read_service, split_host_port
+
+# Interfaces may be numbers, 25 and 251 among them.
+_ESCAPED = re.compile("%25[^0-9]")
 
 
 @attrs.frozen
@@ -60,6 +64,19 @@ class LeftOut:
 
     name: str
     why: str
+
+
+def escaped(config: Config) -> Iterator[tuple[str, str]]:
+    """Addresses whose zone is written as in a URL (RFC 6874), by where they are in our configuration.
+
+    Envoy takes no such address, and the router reaches none.
+    """
+    named = [(each.id, each.endpoint) for each in config.backends]
+    named += [("fleet.nodes", each) for each in config.fleet.nodes]
+    for name, url in named:
+        host = urlsplit(url).hostname or ""
+        if _ESCAPED.search(host):
+            yield name, host
 
 
 def nodes_of(config: Config) -> tuple[list[Place], list[LeftOut]]:

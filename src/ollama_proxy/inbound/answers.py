@@ -35,6 +35,8 @@ STATUS: dict[Code, int] = {
     Code.DEADLINE_EXCEEDED: 504,
     Code.HTTP_VERSION: 505,
 }
+# What one door says otherwise: the endpoint picker's protocol has its own word for a request that is dropped.
+_STATUS_AT = {("picker", Code.QUEUE_FULL): 429}
 REASON_PHRASES: dict[int, bytes] = {
     200: b"OK",
     400: b"Bad Request",
@@ -71,10 +73,19 @@ CALLER_FAULT_BELOW = 500
 Headers = list[tuple[bytes, bytes]]
 
 
+def status_at(door: str, code: Code) -> int:
+    """HTTP's status for a refusal, as those are told it, and the books, who come by a door."""
+    return _STATUS_AT.get((door, code)) or STATUS[code]
+
+
 def turned_away(door: str, path: str, refusal: Refusal, request_id: str = "") -> TurnedAway:
     """A request that becomes no job, for the books."""
     return TurnedAway(
-        request_id=request_id, door=door, path=path, code=refusal.code, status=STATUS[refusal.code]
+        request_id=request_id,
+        door=door,
+        path=path,
+        code=refusal.code,
+        status=status_at(door, refusal.code),
     )
 
 

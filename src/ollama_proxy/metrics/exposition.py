@@ -34,7 +34,7 @@ class Metrics(Collector):
         dispatcher: Dispatcher,
         climate: Climate,
         *,
-        statuses: Mapping[Code, int],
+        status_at: Callable[[str, Code], int],
         version: str,
     ) -> None:
         """Begin at 0.
@@ -42,7 +42,7 @@ class Metrics(Collector):
         Args:
             dispatcher: is asked at each scrape.
             climate: the same.
-            statuses: HTTP's for each refusal.
+            status_at: HTTP's for a refusal at a door.
             version: of the router.
         """
         self._dispatcher = dispatcher
@@ -58,7 +58,7 @@ class Metrics(Collector):
             " requests_total.",
             *("door", "code"),
         )
-        self._requests = Requests(dispatcher.stations, statuses)
+        self._requests = Requests(dispatcher.stations, status_at)
 
     def record(self, fact: Fact) -> None:
         """Count a request that ended; for the ledger."""

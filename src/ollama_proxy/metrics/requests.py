@@ -4,7 +4,7 @@ Labels are bounded: a model is named as a backend lists it, or `other`; so is a 
 its last requests went on. What a reload has removed is forgotten at the next scrape.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
@@ -40,15 +40,17 @@ def _listed(station: Station, model: str) -> str | None:
 class Requests:
     """The sums. One `record` for each request."""
 
-    def __init__(self, stations: Mapping[str, Station], statuses: Mapping[Code, int]) -> None:
+    def __init__(
+        self, stations: Mapping[str, Station], status_at: Callable[[str, Code], int]
+    ) -> None:
         """Begin at 0.
 
         Args:
             stations: by the ids of their backends; read whenever something is recorded.
-            statuses: HTTP's for each refusal.
+            status_at: HTTP's for a refusal at a door.
         """
         self._stations = stations
-        self._statuses = statuses
+        self._status_at = status_at
         self._requests = Counter(
             "requests_total",
             "Requests that ended. backend is none where none was chosen, other where it is gone;"
@@ -165,7 +167,7 @@ class Requests:
     def _status_of(self, fact: Fact) -> str:
         if fact.outcome is Outcome.LEFT:
             return LEFT_STATUS
-        return str(fact.status if fact.code is None else self._statuses[fact.code])
+        return str(fact.status if fact.code is None else self._status_at(fact.door, fact.code))
 
     def _time(self, fact: Fact) -> None:
         if fact.promised_s is not None:

@@ -15,7 +15,7 @@ from ollama_proxy.engine.ledger import Fact, Ledger
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import work
-from ollama_proxy.inbound.answers import STATUS
+from ollama_proxy.inbound.answers import status_at
 from ollama_proxy.inbound.bounds import Bounds
 from ollama_proxy.inbound.http.app import Services, create_app
 from ollama_proxy.inbound.http.endpoint import Dashboard
@@ -74,7 +74,7 @@ def open_house(
     metrics = Metrics(
         dispatcher,
         climate,
-        statuses=STATUS,
+        status_at=status_at,
         version="1.2.3",
     )
     ledger.read_by(metrics.record)

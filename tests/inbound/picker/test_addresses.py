@@ -12,7 +12,8 @@ from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.picker.addresses import FRESH_S, Addresses
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import spec
-from tests.inbound.picker.envoy import DESTINATION, at_home, changes
+from tests.inbound.picker.envoy import DESTINATION, at_home, body, changes, refused
+from tests.inbound.picker.test_protocol import subset
 
 _NODE = "via_upstream"
 
@@ -106,6 +107,54 @@ async def test_a_name_with_two_addresses(autojump_clock: MockClock) -> None:
     assert "[::1]:80,127.0.0.1:80" == changes(pointed.request_body.response)[DESTINATION]
     assert "npu" == changes(answered.response_headers.response)["x-backend-used"]
     assert (None, "npu") == (fact.code, fact.backend)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
+async def test_of_two_addresses_one_in_the_subset(autojump_clock: MockClock, path: str) -> None:
+    """What Envoy did not name is told as nobody's, neither the best's nor a fallback's."""
+
+    class Both(Names):
+        async def getaddrinfo(self, host: Any, port: Any, *more: Any) -> list[Any]:
+            [found] = await super().getaddrinfo(host, port, *more)
+            other = "192.0.2.2" if host == "a.lan" else "192.0.2.4"
+            return [found, (socket.AF_INET, socket.SOCK_STREAM, 6, "", (other, 0))]
+
+    trio.socket.set_custom_hostname_resolver(Both("192.0.2.1"))
+    fleet = [
+        ScriptedBackend(spec(name, endpoint=f"http://{host}.lan:80"))
+        for name, host in (("npu", "a"), ("nvidia", "b"))
+    ]
+    listed = ["192.0.2.2:80", "192.0.2.4:80"]
+    method, content = ("GET", b"") if path == "/v1/models" else ("POST", body())
+    async with at_home(*fleet) as home:
+        answer = await home.stream().ask(content, path=path, method=method, **subset(*listed))
+    said = getattr(answer, str(answer.WhichOneof("response"))).response
+
+    told = changes(said)[DESTINATION].split(",")
+    assert told
+    assert set(told) <= set(listed)
+
+
+async def test_a_name_that_left_the_subset_meanwhile(autojump_clock: MockClock) -> None:
+    """It was looked up again while the request waited: nobody is told an address that is not in it."""
+    trio.socket.set_custom_hostname_resolver(Names("192.0.2.1", "192.0.2.2"))
+    ports = (("npu", 80), ("nvidia", 81))
+    fleet = [
+        ScriptedBackend(spec(name, endpoint=f"http://node.lan:{port}")) for name, port in ports
+    ]
+    async with at_home(*fleet) as home:
+        first, second, third = (home.stream() for _ in range(3))
+        await first.ask(**subset("192.0.2.1:80"))
+        await second.ask(**subset("192.0.2.1:80"))
+        await trio.sleep(FRESH_S)
+        await third.ask(**subset("192.0.2.1:81"))
+        await home.settle()
+        await first.answer()
+        await first.end()
+        status, content, _ = refused(await second.hear())
+        station = home.dispatcher.stations["npu"]
+
+    assert (503, "no_backend", 0) == (status, content["error"]["code"], station.errors_total)
 
 
 async def test_nobody_waits_for_a_name_that_is_known(autojump_clock: MockClock) -> None:

@@ -13,6 +13,7 @@ from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.picker.conversation import Conversation
 from ollama_proxy.inbound.picker.desk import PickerSettings
+from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.refusal import Code
 from tests.fleet import MODEL
 from tests.inbound.picker.envoy import (
@@ -204,6 +205,45 @@ async def test_keys_and_wishes_go_no_further() -> None:
 
     assert "Bearer node" == changes(answer.request_body.response)["authorization"]
     assert ["cookie", "x-api-key", "x-priority"] == sorted(mutation.remove_headers)
+
+
+async def test_a_router_is_told_what_is_left_of_a_deadline(autojump_clock: MockClock) -> None:
+    """As over HTTP: set over what the caller sent, which counts from before the line here."""
+    async with at_home(node(type=BackendType.ROUTER)) as home:
+        first, second = home.stream(), home.stream()
+        await first.ask()
+        arrived = trio.current_time()
+        await second.ask(None, ("x-max-latency-ms", "60000"))
+        await trio.sleep_until(arrived + 40)
+        await first.answer()
+        await first.end()
+        response = (await second.hear()).request_body.response
+
+    assert "20000.000" == changes(response)["x-max-latency-ms"]
+    assert "x-max-latency-ms" not in response.header_mutation.remove_headers
+
+
+async def test_a_router_is_told_in_our_words_what_was_wished_in_others(
+    autojump_clock: MockClock,
+) -> None:
+    """The Gateway API's headers for it end here; what they came to goes along."""
+    given = [("x-slo-ttft-ms", "60000"), ("x-gateway-inference-objective", "high")]
+    async with at_home(node(type=BackendType.ROUTER)) as home:
+        response = (await home.stream().ask(None, *given)).request_body.response
+
+    told = changes(response)
+    assert ("60000.000", "high") == (told["x-max-latency-ms"], told["x-priority"])
+    assert {name for name, _ in given} == set(response.header_mutation.remove_headers)
+
+
+async def test_a_callers_own_headers_are_not_said_again() -> None:
+    """What goes along as it came stands there already, each value of it."""
+    given = [("x-client-id", "it"), ("accept", "text/plain"), ("accept", "text/html")]
+    async with at_home(node(type=BackendType.ROUTER)) as home:
+        response = (await home.stream().ask(None, *given)).request_body.response
+
+    assert {DESTINATION, "x-request-id"} == changes(response).keys()
+    assert not response.header_mutation.remove_headers
 
 
 async def test_full_duplex_answers_when_it_has_decided() -> None:

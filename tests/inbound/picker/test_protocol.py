@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ollama_proxy.inbound.admission import Admission, Rules
+from ollama_proxy.inbound.answers import status_at
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.pb import health_v1_pb2
 from ollama_proxy.policy.access import Key
@@ -116,13 +117,16 @@ async def test_none_ready() -> None:
 
 
 async def test_dropped_under_load() -> None:
-    """429: the slot is taken, and the line is full."""
+    """429: the slot is taken, and the line is full. So say the books."""
     async with at_home(node(), queue=1) as home:
         first, second, third = home.stream(), home.stream(), home.stream()
         await first.ask()
         await second.ask()
         status, content, headers = refused(await third.ask())
+        [fact] = home.facts
 
+    assert fact.code is not None
+    assert status == status_at(fact.door, fact.code)
     assert (429, "queue_full", True) == (
         status,
         content["error"]["code"],

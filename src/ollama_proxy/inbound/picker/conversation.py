@@ -36,7 +36,7 @@ from ollama_proxy.inbound.grpc.rpc import Rpc
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 from ollama_proxy.inbound.picker import words
 from ollama_proxy.inbound.picker.answering import fault_of
-from ollama_proxy.inbound.picker.desk import Desk, Overhears
+from ollama_proxy.inbound.picker.desk import Desk, Overhears, among
 from ollama_proxy.inbound.picker.head import Head as Told
 from ollama_proxy.inbound.picker.head import origin_of, subset_of, too_large
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
@@ -46,7 +46,6 @@ from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
-DOOR = "picker"
 FALLBACKS_MAX = 3
 SOON_S = 0.05  # of the 0.2 s that Envoy waits where nobody has told it otherwise
 _NONE, _BUFFERED, _FULL_DUPLEX = (
@@ -72,9 +71,6 @@ class _Destination:
     headers: tuple[tuple[bytes, bytes], ...]
 
 
-_OURS = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
-
-
 class _News:
     """Somebody has left some."""
 
@@ -98,7 +94,8 @@ class Conversation(Caller, Carriage):
         self._key_name = ""
         self._dialect = Dialect.OPENAI
         self._sharing: Headers = []
-        self._within: frozenset[str] | None = None
+        self._subset: frozenset[str] | None = None  # endpoints
+        self._within: frozenset[str] | None = None  # the backends there
         self._mode = _BUFFERED
         self._is_whole = False  # the request is
         self._in_body = False  # Envoy waits for an answer to its body, not to its head
@@ -226,7 +223,8 @@ class Conversation(Caller, Carriage):
             self._echoes = request.protocol_config.response_body_mode == _FULL_DUPLEX
         self._dialect, self._call = head.dialect, head.call
         self._routing = RoutingHeaders(head.headers)
-        self._within = await self._desk.reach(subset_of(request))
+        self._subset = subset_of(request)
+        self._within = await self._desk.reach(self._subset)
         refusal = head.judge(self._desk.settings.limits) or self._judge(head)
         if refusal is not None:
             self._turn_away(refusal)
@@ -310,7 +308,7 @@ class Conversation(Caller, Carriage):
                 self._routing,
                 self._body,
                 caller=self,
-                door=DOOR,
+                door=words.DOOR,
                 arrived=trio.current_time(),
                 key_name=self._key_name,
                 carriage=self,
@@ -371,7 +369,7 @@ class Conversation(Caller, Carriage):
         # What is no path of ours may hold anything, a key by mistake.
         path = head.path if head is not None and self._call is not None else "elsewhere"
         ledger = self._desk.dispatcher.ledger
-        ledger.turn_away(turned_away(DOOR, path, refusal, request_id))
+        ledger.turn_away(turned_away(words.DOOR, path, refusal, request_id))
         self._refusal = refusal
 
     def _identity(self) -> str:
@@ -399,8 +397,10 @@ class Conversation(Caller, Carriage):
         response = message.response
         mutation = words.point(answer, response, destination.endpoints)
         passed = [name for name, _ in destination.headers]
-        # The others stand there already, as the caller has sent them.
-        changes = [header for header in destination.headers if header[0] in _OURS]
+        # The others stand there already, as the caller has sent them. Not by their names: of a wish, what
+        # goes along to another router may differ from what was sent, as what is left of a deadline does.
+        sent = frozenset(self._head.headers)
+        changes = [header for header in destination.headers if header not in sent]
         changes += way.headers
         if way.path.encode() != self._head.pseudo.get(b"path"):
             changes.append((b":path", way.path.encode()))
@@ -499,7 +499,7 @@ class Conversation(Caller, Carriage):
                 )
             )
             return
-        found = await self._desk.idlest(self._dialect, self._within)
+        found = await self._desk.idlest(self._dialect, self._subset)
         if found is None:
             self._turn_away(
                 Refusal(Code.NO_BACKEND, "No backend is there for the proxy.", retry_after_s=5.0)
@@ -524,7 +524,11 @@ class Conversation(Caller, Carriage):
             return await self._end()
         dispatcher = self._desk.dispatcher
         way = backend.way(attempt.errand)
-        endpoints = await self._desk.addresses.find(way.host, way.port)
+        endpoints = among(await self._desk.addresses.find(way.host, way.port), self._subset)
+        if not endpoints:
+            # Its name was looked up anew since the subset was read. That tells nothing against it.
+            why = "its addresses are not in the proxy's subset any more"
+            raise BackendFailed(Fault.DECLINED, why, code=Code.NO_BACKEND)
         for candidate in attempt.decision.candidates[1 : FALLBACKS_MAX + 1]:
             station = dispatcher.stations.get(candidate.id)
             for other in [] if station is None else self._same_way(attempt, station, way):
@@ -561,7 +565,7 @@ class Conversation(Caller, Carriage):
             return []
         if attrs.evolve(other, host=way.host, port=way.port) != way:
             return []
-        return self._desk.addresses.known(other.host, other.port)
+        return among(self._desk.addresses.known(other.host, other.port), self._subset)
 
     # -- Caller ------------------------------------------------------------------------------------
 

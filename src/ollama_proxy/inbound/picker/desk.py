@@ -1,7 +1,7 @@
 """What every conversation with Envoy works with, and what is asked about nodes that no job decides."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -75,10 +75,14 @@ class Desk:
             if station.spec.enabled and not endpoints.isdisjoint(await self._endpoints_of(station))
         ])
 
-    async def idlest(self, dialect: Dialect, within: Iterable[str] | None) -> str | None:
+    async def idlest(self, dialect: Dialect, subset: frozenset[str] | None) -> str | None:
         """Where the node listens that has the least to do, of those that speak the dialect, keyless.
 
         What is asked of it is no job, and takes no slot.
+
+        Args:
+            dialect: which.
+            subset: the endpoints that may be told; None: all.
         """
         call = Call.OLLAMA_CHAT if dialect is Dialect.OLLAMA else Call.OPENAI_CHAT
         stations = [
@@ -88,10 +92,9 @@ class Desk:
             and station.healthy
             and station.spec.carries(call)
             and not station.spec.api_key_env
-            and (within is None or station.spec.id in within)
         ]
         for station in sorted(stations, key=lambda each: each.in_flight / each.spec.slots):
-            if endpoints := await self._endpoints_of(station):
+            if endpoints := among(await self._endpoints_of(station), subset):
                 return ",".join(endpoints)
         return None
 
@@ -112,6 +115,14 @@ class Desk:
         speeds = station.estimates.subjects.get(ask.subject)
         speed = None if speeds is None else speeds.decode
         return is_read(speed, station.requests_total + 1, trio.current_time())
+
+
+def among(endpoints: list[str], subset: frozenset[str] | None) -> list[str]:
+    """Those of a backend's endpoints that may be told; all, where there is no subset.
+
+    One address of a name may be in it, and another not.
+    """
+    return endpoints if subset is None else [each for each in endpoints if each in subset]
 
 
 @functools.lru_cache(maxsize=1024)

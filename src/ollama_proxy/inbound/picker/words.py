@@ -3,18 +3,17 @@
 import functools
 from collections.abc import Iterable, Iterator
 
-from ollama_proxy.inbound.answers import STATUS, Headers, error_body, error_headers
+from ollama_proxy.inbound.answers import Headers, error_body, error_headers, status_at
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.policy.ask import Dialect
-from ollama_proxy.policy.refusal import Code, Refusal
+from ollama_proxy.policy.refusal import Refusal
 
+DOOR = "picker"
 DESTINATION = "x-gateway-destination-endpoint"
 METADATA = "envoy.lb"
 # More would make Envoy's own limit of a message, 4 MiB, somebody's problem; upstream advises 64 KiB.
 PIECE_BYTES = 62 << 10
 _OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-# The protocol's word for a request that is dropped is 429, where the router's own doors say 503.
-STATUS_HERE = STATUS | {Code.QUEUE_FULL: 429}
 
 
 def set_headers(mutation: pb.HeaderMutation, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -46,7 +45,7 @@ def refuse(
     """Have a caller told why there is no answer."""
     answer = pb.ProcessingResponse()
     immediate = answer.immediate_response
-    immediate.status.code = STATUS_HERE[refusal.code]
+    immediate.status.code = status_at(DOOR, refusal.code)
     immediate.body = error_body(dialect, refusal)
     immediate.details = f"ollama_proxy_{refusal.code.value}"
     headers: Headers = [*error_headers(refusal), *more]
