@@ -140,6 +140,7 @@ async def test_nobody_there(desk: Desk, way: str) -> None:
 
     for each in done:
         assert (1, b"", 1) == (each.returncode, each.stdout, each.stderr.count(b"\n")), each.stderr
+        assert b"Error" not in each.stderr  # its name says nothing to whoever reads it
 
 
 async def test_over_grpc_it_is_the_same(desk: Desk) -> None:

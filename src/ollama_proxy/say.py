@@ -364,6 +364,8 @@ async def _open_socket(asked: Asked) -> AsyncIterator[WebSocketConnection]:
 def _fault_in(error: BaseException, asked: Asked, heard: Heard) -> str:
     if heard.backend:
         return f"the answer broke off: {str(error) or type(error).__name__}"
+    if isinstance(error, trio.TooSlowError):
+        error = TimeoutError("timed out")
     return unanswered(asked.url, error)
 
 
