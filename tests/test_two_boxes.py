@@ -104,6 +104,16 @@ class Boxes:
             await trio.sleep(0.01)
 
 
+async def until_shut(port: int) -> None:
+    """Wait until nobody is let in there any more."""
+    while True:
+        try:
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+        except OSError:
+            return
+        await trio.sleep(0.01)
+
+
 def calls(fake: Fake) -> list[dict[str, str]]:
     """The headers of each inference call that it saw."""
     return [dict(record.headers) for record in fake.log if record.method == "POST"]
@@ -413,6 +423,7 @@ async def test_one_that_ends_finishes_what_it_has(tmp_path: Path) -> None:
         async with boxes.client.stream("POST", CHAT, json=ask(stream=True)) as answer:
             begun = answer.headers["x-backend-used"]
             os.kill(boxes.far.pid, signal.SIGTERM)
+            await until_shut(port)
             later = [await boxes.post() for _ in range(3)]
             text = (await answer.aread()).decode()
         assert 0 == await trio.to_thread.run_sync(boxes.far.see_off)

@@ -24,15 +24,8 @@ from ollama_proxy.backends.backend import (
 )
 from ollama_proxy.engine import worker
 from ollama_proxy.engine.attempt import Attempt
-from ollama_proxy.engine.dispatcher import (
-    CallerGone,
-    CallerStalled,
-    DeadlinePassed,
-    Dispatcher,
-    DispatchSettings,
-    Ending,
-    Note,
-)
+from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings, Note
+from ollama_proxy.engine.endings import CallerGone, CallerStalled, DeadlinePassed, Ending
 from ollama_proxy.engine.job import Caller, Job, Stage
 from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
 from ollama_proxy.engine.station import Station

@@ -8,7 +8,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import Errand, Head, Probe, Report, Served, Sink
 from ollama_proxy.engine.attempt import Attempt
-from ollama_proxy.engine.dispatcher import Dispatcher, Ending
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.endings import Ending
 from ollama_proxy.engine.ledger import Outcome
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.ask import Call, Priority

@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ollama_proxy.backends.backend import BackendFailed, Fault, Probe
 from ollama_proxy.engine.climate import Climate, ClimateSettings
-from ollama_proxy.engine.dispatcher import FULL_LEAST_S, FULL_MOST_S
+from ollama_proxy.engine.endings import FULL_LEAST_S, FULL_MOST_S
 from ollama_proxy.engine.health import HealthSettings, watch_health
 from ollama_proxy.engine.news import News
 from ollama_proxy.engine.station import Station

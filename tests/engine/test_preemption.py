@@ -128,6 +128,29 @@ async def test_one_slot_for_each_critical_request(
     assert 2 == played.left
 
 
+async def test_a_slot_is_cleared_whoever_is_due(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Eight may go before one who has waited long; the ninth is promised a slot like them, and has it."""
+    played = backend(slots=10)
+    for _ in range(10):
+        played.say("batch", after=100.0).then()
+    played.say("a", after=1.0)
+    floor = open_floor(nursery, autojump_clock, played, capacity=20)
+    batch = [floor.submit(priority=BATCH) for _ in range(11)]
+    await trio.sleep(40.0)
+
+    voices = [floor.submit(priority=VOICE) for _ in range(8)]
+    await trio.sleep(0.5)
+    voices.append(floor.submit(priority=VOICE))
+    for caller in [*voices, *batch]:
+        await caller.ended.wait()
+
+    assert [41.0] * 8 + [41.5] == [caller.heard[0][0] for caller in voices]
+    assert (42.0, 0) == (batch[10].heard[0][0], floor.fact(batch[10]).put_back)
+    await floor.assert_at_rest()
+
+
 async def test_a_full_line_does_not_keep_critical_requests_out(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

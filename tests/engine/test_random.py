@@ -16,9 +16,7 @@ from hypothesis.stateful import (
 )
 from trio.testing import MockClock
 
-from ollama_proxy.engine.dispatcher import (
-    Ending,
-)
+from ollama_proxy.engine.endings import Ending
 from ollama_proxy.policy.ask import Call, Priority, Wishes
 from ollama_proxy.policy.preempt import Started
 from tests.engine import storm

@@ -229,10 +229,24 @@ class Door:
 
 @asynccontextmanager
 async def opened(
-    seen: Witness, limits: GuardedLimits = BRIEF, *, receive_first: bool = True
+    seen: Witness,
+    limits: GuardedLimits = BRIEF,
+    *,
+    receive_first: bool = True,
+    lingers: bool = False,
 ) -> AsyncIterator[Door]:
-    """Serve the application on loopback; a POST to /lane is taken back and answered here."""
-    server = GuardedServer(application(seen), limits)
+    """Serve the application on loopback; a POST to /lane is taken back and answered here.
+
+    With `lingers`, it returns from an answer only when it is released.
+    """
+    app = application(seen)
+
+    async def linger(*asked: Any) -> None:
+        await app(*asked)
+        if asked[0]["type"] == "http":
+            await seen.release.wait()
+
+    server = GuardedServer(cast("Any", linger) if lingers else app, limits)
     door = Door(server, 0, [], set(), trio.Condition())
 
     def is_lane(data: bytes) -> bool:
@@ -591,6 +605,22 @@ async def test_too_much_sent_ahead_ends_the_connection_after_the_answer() -> Non
 
     assert received.endswith(b"waited")
     assert b"\r\nconnection: close\r\n" in received.lower()
+
+
+async def test_a_large_request_may_follow_an_answer_at_once() -> None:
+    """Its client has the whole answer; that the application has not returned yet is none of its business."""
+    seen = Witness()
+    body = b"x" * 90_000
+    async with opened(seen, lingers=True) as door, door.client() as client:
+        await client.ask(GET)
+        await client.stream.send_all(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + body
+        )
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        seen.release.set()
+        answer = await client.answer()
+
+    assert body == answer.rpartition(b"\r\n\r\n")[2]
 
 
 # 6: Quart's limits

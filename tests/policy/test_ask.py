@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ollama_proxy.policy.ask import (
     WISH_NAMES,
+    Ask,
     Call,
     Dialect,
     Framing,
@@ -97,3 +98,12 @@ def test_calls_know_their_dialect(
 ) -> None:
     """A call tells its dialect, its framing, and whether it streams unasked."""
     assert (dialect, framing, streams) == (call.dialect, call.framing, call.streams_by_default)
+
+
+def test_a_model_is_learned_of_by_either_of_its_names() -> None:
+    """Without a tag `latest` is meant; a vector is another matter than an answer."""
+    asks = [Ask(call=Call.OLLAMA_CHAT, model=name, stream=True) for name in ("m", "m:latest")]
+    vectors = [Ask(call=Call.OLLAMA_EMBED, model=name, stream=False) for name in ("m", "m:latest")]
+
+    assert {"m"} == {ask.subject for ask in asks}
+    assert 1 == len({ask.subject for ask in vectors} - {"m"})

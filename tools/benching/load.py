@@ -147,9 +147,15 @@ def frame(load: Load, request_id: str) -> bytes:
     message = {"role": "user", "content": "x" * load.prompt_bytes}
     asked = {"request_id": request_id, "model": load.model, "stream": load.stream}
     body = json.dumps({**asked, "messages": [message], "media_type": None}).encode()
-    short = len(body) < 126  # noqa: PLR2004 - as the RFC has it
-    size = bytes([0x80 | len(body)]) if short else b"\xfe" + len(body).to_bytes(2, "big")
-    return b"\x81" + size + bytes(4) + body
+    return b"\x81" + _masked_size(len(body)) + bytes(4) + body
+
+
+def _masked_size(size: int) -> bytes:
+    if size < 126:  # noqa: PLR2004 - as the RFC has it
+        return bytes([0x80 | size])
+    if size < 2**16:
+        return b"\xfe" + size.to_bytes(2, "big")
+    return b"\xff" + size.to_bytes(8, "big")
 
 
 def shake_hands(load: Load, connection: socket.socket) -> None:

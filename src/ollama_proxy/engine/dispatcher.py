@@ -21,22 +21,47 @@ from ollama_proxy.backends.backend import (
     Errand,
     Fault,
     ModelMissing,
-    Report,
     Served,
     Transcript,
 )
 from ollama_proxy.engine.alarms import Alarm, Alarms
 from ollama_proxy.engine.attempt import Attempt, Halt
+from ollama_proxy.engine.endings import (
+    FULL_LEAST_S,
+    FULL_MOST_S,
+    Beaten,
+    CallerGone,
+    CallerStalled,
+    DeadlinePassed,
+    Ending,
+    PutBack,
+    RouterFaulted,
+    RouterStopped,
+    failed,
+    in_a_word,
+    may_linger,
+    missing,
+    too_late,
+    unread,
+    unserved,
+)
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.journey import Leg, set_out
-from ollama_proxy.engine.ledger import Deadline, Fact, Ledger, Outcome
+from ollama_proxy.engine.ledger import Fact, Ledger, Outcome
+from ollama_proxy.engine.lessons import (
+    NO_REPORT,
+    calibrate,
+    fate_of_deadline,
+    learn,
+    learn_decline,
+    learn_silence,
+)
 from ollama_proxy.engine.meters import Meters
 from ollama_proxy.engine.news import BackendChanged, News, Routed
 from ollama_proxy.engine.station import Station
 from ollama_proxy.policy.affinity import Affinity, Warm
 from ollama_proxy.policy.ask import Ask, Priority
 from ollama_proxy.policy.energy import spent
-from ollama_proxy.policy.estimate import Seen
 from ollama_proxy.policy.fleet import BackendView
 from ollama_proxy.policy.hedge import Budget, hedge_at
 from ollama_proxy.policy.preempt import Started
@@ -49,7 +74,6 @@ from ollama_proxy.policy.route import (
     RouteSettings,
     Steering,
     explain,
-    foresee,
     is_lost,
 )
 from ollama_proxy.policy.thermal import ThermalState
@@ -57,10 +81,6 @@ from ollama_proxy.policy.thermal import ThermalState
 # How many are asked, when a slot finds nobody in its own line, whether they would rather go there:
 # each costs a choice, and the others are asked at the next change.
 INVITED_MAX = 4
-# For how long a node that says it is full is left alone, whatever it says. No caller is told to stay away
-# for longer on a node's word: by then it is asked again, or another serves.
-FULL_LEAST_S = 1.0
-FULL_MOST_S = 60.0
 # Who is moved at its last moment has so much more time than the forecast, to be in time in the end.
 LAST_MOMENT_SLACK = 0.25
 # Takes down a choice: the request's id, what was asked, what came of it.
@@ -82,58 +102,6 @@ class DispatchSettings:
     hedge_budget: float = 0.0
 
 
-@attrs.frozen
-class CallerGone:
-    """How an attempt ends when its caller has left."""
-
-
-@attrs.frozen
-class CallerStalled:
-    """How an attempt ends when its caller takes nothing of the answer for too long."""
-
-
-@attrs.frozen
-class RouterFaulted:
-    """How an attempt ends when the router itself made a mistake."""
-
-
-@attrs.frozen
-class RouterStopped:
-    """How an attempt ends when the router cannot wait for it any longer."""
-
-
-@attrs.frozen
-class DeadlinePassed:
-    """How an attempt ends when the job's deadline came first."""
-
-
-@attrs.frozen
-class PutBack:
-    """How an attempt ends when a more urgent job took its slot."""
-
-
-@attrs.frozen
-class Beaten:
-    """How an attempt ends when another at the same job was faster, or the job is over."""
-
-
-Ending = (
-    Served
-    | BackendFailed
-    | CallUnserved
-    | ModelMissing
-    | CallRejected
-    | CallerGone
-    | CallerStalled
-    | RouterFaulted
-    | RouterStopped
-    | DeadlinePassed
-    | PutBack
-    | Beaten
-)
-
-
-_NO_REPORT = Report()
 _FAULTED = Refusal(Code.INTERNAL, "The router made a mistake; its log says which.")
 _STOPPING = Refusal(Code.SHUTTING_DOWN, "The router is shutting down.", retry_after_s=5.0)
 _PREEMPTED = Refusal(
@@ -353,8 +321,8 @@ class Dispatcher:
         attempt.asked()
         job.attempts.remove(attempt)
         if attempt.leg is not None:
-            attempt.leg.ended, attempt.leg.ending = now, _in_a_word(ending)
-        station.free(attempt, now, lingers=_may_linger(attempt, ending))
+            attempt.leg.ended, attempt.leg.ending = now, in_a_word(ending)
+        station.free(attempt, now, lingers=may_linger(attempt, ending))
         self._pay(attempt, ending, now)
         self._book(station, attempt, ending, now)
         # The job's fate may be sealed already, or hang on another attempt.
@@ -401,7 +369,14 @@ class Dispatcher:
         job = attempt.job
         match ending:
             case Served():
-                self._learn(station, attempt, ending, now)
+                learn(
+                    station,
+                    attempt,
+                    ending,
+                    now,
+                    affinity=self.affinity,
+                    settings=self._settings.route,
+                )
             case BackendFailed(fault=Fault.FULL):
                 # It is well. Nor is it one that fails: it has said when to come again.
                 station.has_proved_nothing(attempt)
@@ -412,7 +387,7 @@ class Dispatcher:
             case BackendFailed(fault=Fault.DECLINED):
                 station.has_proved_nothing(attempt)
                 if ending.code is Code.DEADLINE_UNMEETABLE:
-                    self._learn_decline(station, attempt, ending, now)
+                    learn_decline(station, attempt, ending, now)
             case BackendFailed():
                 # A 500 may be one request's fault (an image for a model without eyes) and comes
                 # from a server that is there: it tells against it, but shuts nobody else out.
@@ -435,7 +410,7 @@ class Dispatcher:
                 station.lacks(job.ask.model)
             case CallerGone() | DeadlinePassed():
                 station.has_proved_nothing(attempt)
-                self._learn_silence(station, attempt, now)
+                learn_silence(station, attempt, now)
             case Beaten():
                 station.has_proved_nothing(attempt)
                 self._hedging.settle(job.hedge_s, now - attempt.started)
@@ -450,23 +425,23 @@ class Dispatcher:
             case Served():
                 self._close(job, Outcome.SERVED, served=ending, station=station)
             case BackendFailed():
-                self._try_elsewhere(station, job, _failed(station, ending))
+                self._try_elsewhere(station, job, failed(station, ending))
             case CallUnserved():
-                self._try_elsewhere(station, job, _unserved(station, job))
+                self._try_elsewhere(station, job, unserved(station, job))
             case ModelMissing():
-                self._try_elsewhere(station, job, _missing(job))
+                self._try_elsewhere(station, job, missing(job))
             case CallRejected():
                 self._refuse(job, Refusal(Code.INVALID_REQUEST, str(ending)))
             case CallerGone():
                 self._close(job, Outcome.LEFT)
             case CallerStalled():
-                self._refuse(job, _unread(job))
+                self._refuse(job, unread(job))
             case RouterFaulted():
                 self._refuse(job, _FAULTED)
             case RouterStopped():
                 self._refuse(job, _STOPPING)
             case DeadlinePassed():
-                self._refuse(job, _too_late(job))
+                self._refuse(job, too_late(job))
             case PutBack() | Beaten():
                 raise AssertionError("the former goes back into line, the latter has a rival")
 
@@ -501,7 +476,7 @@ class Dispatcher:
                 case Alarm.DEADLINE:
                     if job.stage is Stage.WAITING:
                         self._leave_line(job)
-                        self._refuse(job, _too_late(job))
+                        self._refuse(job, too_late(job))
                 case Alarm.LAST_MOMENT:
                     if job.stage is Stage.WAITING:
                         self._reconsider(job, self._views(now))
@@ -542,7 +517,7 @@ class Dispatcher:
         """Give a job a place in the line of the best backend, or say why there is none."""
         now = self._now()
         if job.deadline <= now:
-            return _too_late(job)
+            return too_late(job)
         outcome = self._choose(job, self._views(now), now)
         if isinstance(outcome, Refusal):
             return outcome
@@ -595,7 +570,7 @@ class Dispatcher:
             if is_lost(job.decision.candidates[0], job.deadline - now):
                 # Its slot would be taken for nothing, and those behind it would be late for that.
                 job.assigned = now
-                self._refuse(job, _too_late(job))
+                self._refuse(job, too_late(job))
                 continue
             self._start(job, station, job.decision, now)
 
@@ -790,66 +765,6 @@ class Dispatcher:
             if station is not None:
                 station.line.remove(job)
 
-    def _learn(self, station: Station, attempt: Attempt, served: Served, now: float) -> None:
-        station.has_served(now)
-        job = attempt.job
-        is_answer = served.status < 400 and served.computed  # noqa: PLR2004 - an error is none
-        if attempt.begun is None or not is_answer:
-            return
-        station.has_loaded(job.ask.model)
-        if job.ask.prefix:
-            self.affinity.note(job.ask.prefix, station.spec.id)
-        told = served.report or _NO_REPORT
-        station.estimates.observe(
-            job.ask,
-            Seen(
-                first_s=attempt.begun - attempt.started if job.ask.stream else None,
-                whole_s=now - attempt.started,
-                pieces=served.tokens,
-                cold=attempt.cold,
-                uncached=attempt.uncached,
-                prompt_tokens=told.prompt_tokens,
-                cached_tokens=told.cached_tokens,
-                answer_tokens=told.answer_tokens,
-                load_s=told.load_s,
-                prefill_s=told.prefill_s,
-                decode_s=told.decode_s,
-            ),
-            station.prior(job.ask),
-            now=now,
-        )
-        station.learned()
-        foresee(station.view(now), job.ask, self._settings.route, now)
-
-    def _learn_decline(
-        self, station: Station, attempt: Attempt, ending: BackendFailed, now: float
-    ) -> None:
-        """A node foresees that it would be late: it knows its speed and its load better than we do.
-
-        Else all that come before it tells anew would go there and be declined. Where the model must
-        be loaded there, that is what takes so long; where not, its slots were taken meanwhile.
-        """
-        job = attempt.job
-        if attempt.cold and ending.retry_after_s is not None:
-            station.estimates.keep_waiting(
-                job.ask, ending.retry_after_s / 2, station.prior(job.ask), now=now, cold=True
-            )
-            station.learned()
-        elif station.others is not None:
-            station.others.fill(station.spec.slots - len(station.running))
-
-    def _learn_silence(self, station: Station, attempt: Attempt, now: float) -> None:
-        """Nobody waits any more for an answer that had not begun."""
-        if attempt.begun is None:
-            station.estimates.keep_waiting(
-                attempt.job.ask,
-                now - attempt.started,
-                station.prior(attempt.job.ask),
-                now=now,
-                cold=attempt.cold,
-            )
-            station.learned()
-
     def _refuse(self, job: Job, refusal: Refusal) -> None:
         if job.left:
             self._close(job, Outcome.LEFT)
@@ -873,12 +788,12 @@ class Dispatcher:
         for attempt in job.attempts:
             attempt.halt(Halt.BEATEN)
         decision = job.decision
-        deadline = _kept(job, outcome, now)
+        deadline = fate_of_deadline(job, outcome, now)
         if decision is not None and outcome is not Outcome.LEFT:
             station = station or self.stations.get(decision.backend)
             if station is not None:
-                _calibrate(station, job, outcome, deadline, now)
-        told = served.report if served is not None and served.report is not None else _NO_REPORT
+                calibrate(station, job, outcome, deadline, now)
+        told = served.report if served is not None and served.report is not None else NO_REPORT
         pieces = None if served is None or served.tokens is None else job.given + served.tokens
         self.ledger.record(
             Fact(
@@ -922,110 +837,3 @@ def _leave(job: Job, station: Station, now: float, *, is_hedge: bool) -> Leg | N
         return None
     spec = station.spec
     return job.journey.leave(spec.id, spec.type.value, now, is_hedge=is_hedge)
-
-
-def _in_a_word(ending: Ending) -> str:
-    """How an attempt ended: `served`, or what went wrong."""
-    if isinstance(ending, BackendFailed):
-        return ending.fault.value
-    return _ENDINGS[type(ending)]
-
-
-_ENDINGS: dict[type[Ending], str] = {
-    Served: "served",
-    CallUnserved: "call_unserved",
-    ModelMissing: "model_missing",
-    CallRejected: "rejected",
-    CallerGone: "caller_left",
-    CallerStalled: "caller_stalled",
-    RouterFaulted: "internal",
-    RouterStopped: "shutting_down",
-    DeadlinePassed: "deadline_exceeded",
-    PutBack: "preempted",
-    Beaten: "beaten",
-}
-
-
-def _kept(job: Job, outcome: Outcome, now: float) -> Deadline | None:
-    """What became of a job's deadline; None where it had none."""
-    if job.in_time:
-        return Deadline.MET
-    if job.deadline == math.inf:
-        return None
-    if job.ask.stream:
-        is_met = job.begun is not None and job.begun <= job.deadline
-    else:
-        is_met = outcome is Outcome.SERVED and now <= job.deadline
-    if is_met:
-        return Deadline.MET
-    if outcome is Outcome.LEFT:
-        return Deadline.LEFT
-    return Deadline.REFUSED if job.promised_s is None else Deadline.MISSED
-
-
-def _calibrate(
-    station: Station, job: Job, outcome: Outcome, deadline: Deadline | None, now: float
-) -> None:
-    """Hold what was promised at a job's admission against what came of it."""
-    if job.promised_s is None:
-        return
-    if outcome is Outcome.SERVED and job.begun is not None and not job.put_back:
-        took_s = (job.begun if job.ask.stream else now) - job.arrived
-        station.calibration.compare(job.promised_s, took_s, now)
-    if deadline is not None:
-        station.calibration.settle(met=deadline is Deadline.MET)
-
-
-def _may_linger(attempt: Attempt, ending: Ending) -> bool:
-    """Whether a backend may still compute what nobody waits for any more.
-
-    Closing the connection ends a stream that has begun; a prefill and a whole answer are computed to
-    their end by many a server.
-    """
-    is_cut = isinstance(ending, CallerGone | DeadlinePassed | PutBack | Beaten | RouterStopped) or (
-        isinstance(ending, BackendFailed) and ending.fault is Fault.SILENT
-    )
-    return is_cut and not (attempt.answered and attempt.job.ask.stream)
-
-
-def _failed(station: Station, failure: BackendFailed) -> Refusal:
-    if failure.fault in {Fault.FULL, Fault.DECLINED}:
-        after_s = failure.retry_after_s
-        return Refusal(
-            failure.code or Code.QUEUE_FULL,
-            f"{station.spec.id}: {failure}",
-            retry_after_s=None if after_s is None else min(after_s, FULL_MOST_S),
-        )
-    message = f"Backend {station.spec.id} failed: {failure}."
-    if failure.status == 429:  # noqa: PLR2004 - RFC 6585: too many requests
-        return Refusal(Code.QUEUE_FULL, message, retry_after_s=5.0)
-    if failure.fault is Fault.SILENT:
-        return Refusal(Code.DEADLINE_EXCEEDED, message)
-    return Refusal(Code.BACKEND_FAILED, message)
-
-
-def _unserved(station: Station, job: Job) -> Refusal:
-    return Refusal(
-        Code.NO_BACKEND,
-        f"Backend {station.spec.id} does not serve {job.ask.call.path}, and there is no other for"
-        f" {job.ask.model!r}.",
-        retry_after_s=5.0,
-    )
-
-
-def _missing(job: Job) -> Refusal:
-    return Refusal(
-        Code.MODEL_NOT_FOUND, f"model {job.ask.model!r} not found on any backend.", param="model"
-    )
-
-
-def _too_late(job: Job) -> Refusal:
-    what = "first token" if job.ask.stream else "whole answer"
-    limit_ms = (job.wishes.max_latency_s or 0.0) * 1000
-    return Refusal(Code.DEADLINE_EXCEEDED, f"The {what} was not there within {limit_ms:g} ms.")
-
-
-def _unread(job: Job) -> Refusal:
-    return Refusal(
-        Code.REQUEST_TIMEOUT, f"Nothing of the answer was taken for {job.stall_timeout_s:g} s."
-    )

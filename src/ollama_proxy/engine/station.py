@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from ollama_proxy.backends.backend import Backend, Probe
-from ollama_proxy.engine.attempt import Attempt
+from ollama_proxy.engine.attempt import Attempt, Halt
 from ollama_proxy.engine.crew import Crew
 from ollama_proxy.engine.job import Job
 from ollama_proxy.policy.ask import Ask, Call, Priority
@@ -92,6 +92,7 @@ class Station:
         self.energy = Appetite()
         self._off_s = Learned(0.0, 0.0)
         self._linger_s = Learned(0.0, 0.0)
+        self._cleared = 0  # slots that somebody gave up for critical jobs, and nobody has taken
         self._retiring = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -195,8 +196,16 @@ class Station:
     def next(self) -> Job | None:
         """Take out of the line who may start now."""
         free = self.spec.slots - self.in_flight
-        if free <= 0 or not len(self.line):
+        if free <= 0:
             return None
+        if self._cleared:
+            # By the line's order whoever is due would have it, who would be the next to be put back; and
+            # whom it was cleared for would have been promised it in vain. Nobody starves by this: each
+            # who is put back is so twice at the most.
+            self._cleared -= 1
+            if (urgent := self.line.next(Priority.CRITICAL)) is not None:
+                return urgent
+            self._cleared = 0
         return self.line.next(Priority.CRITICAL if free <= self.reserved else Priority.BEST_EFFORT)
 
     def takes_at_once(self, priority: Priority) -> bool:
@@ -207,14 +216,11 @@ class Station:
         return priority is Priority.CRITICAL or free > self.reserved
 
     def victim(self) -> Attempt | None:
-        """Who gives up a slot for the critical job that is next in line; None if nobody should.
+        """Who gives up a slot for a critical job that waits; None if nobody should.
 
         One slot is vacated for each critical job that waits, no more.
         """
         if self.preempts is None or self.has_free_slot:
-            return None
-        head = self.line.peek()
-        if head is None or head.priority is not Priority.CRITICAL:
             return None
         vacating = self.lingering + sum(attempt.halted is not None for attempt in self.running)
         if vacating >= self.line.depth(Priority.CRITICAL):
@@ -242,6 +248,7 @@ class Station:
             lingers: the backend may still be at it: the slot is taken until a probe was answered.
         """
         del self.running[attempt]
+        self._cleared += attempt.halted is Halt.PUT_BACK
         if attempt.halted is None:
             self._off_s.feed(abs(now - attempt.ends), now)
         if lingers and self.watch is not None and self.healthy:

@@ -14,12 +14,12 @@ from ollama_proxy.backends.backend import (
     ModelMissing,
 )
 from ollama_proxy.engine.attempt import Attempt, Halt
-from ollama_proxy.engine.dispatcher import (
+from ollama_proxy.engine.dispatcher import Dispatcher
+from ollama_proxy.engine.endings import (
     Beaten,
     CallerGone,
     CallerStalled,
     DeadlinePassed,
-    Dispatcher,
     Ending,
     PutBack,
     RouterFaulted,

@@ -574,10 +574,14 @@ class _Exchange:
 
     async def _read(self, data: bytes) -> None:
         while data:
-            if self._protocol.is_fed:
-                self._keep(data)
-            else:
+            if not self._protocol.is_fed:
                 await self._protocol.handle(RawData(data))
+            elif self._protocol.is_answered:
+                # The next request, and not too early: its client cannot see that ours is still to return.
+                self._early += data
+                await trio.sleep_forever()
+            else:
+                self._keep(data)
             data = await self._wire.receive()
         self._wire.cut()
         self.abandon()
@@ -664,6 +668,13 @@ class _Protocol(H11Protocol):
         """Has the request come to its end, so that what follows belongs to another?"""
         return isinstance(self.connection, h11.Connection) and (
             self.connection.their_state not in {h11.IDLE, h11.SEND_BODY}
+        )
+
+    @property
+    def is_answered(self) -> bool:
+        """Is its answer whole?"""
+        return isinstance(self.connection, h11.Connection) and (
+            self.connection.our_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
         )
 
     @property

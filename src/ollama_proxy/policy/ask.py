@@ -135,8 +135,8 @@ class Ask:
         carried: another proxy makes the call, and translates nothing.
         within: ids of the backends that this proxy can reach; None: all.
         forwarded: it came through another router, and goes to no other.
-        subject: what a speed is learned for: vectors take milliseconds where an answer takes
-            seconds.
+        subject: what a speed is learned for: its model without the tag `latest`; but vectors take
+            milliseconds where an answer takes seconds.
         kind: the same for any two that every backend would be judged alike for.
     """
 
@@ -155,7 +155,9 @@ class Ask:
 
     @subject.default
     def _subject(self) -> str:
-        return f"{self.model} (embedding)" if self.call.embeds else self.model
+        # Two spellings of one model: what is known by the one would be unknown by the other.
+        model = self.model.removesuffix(":latest")
+        return f"{model} (embedding)" if self.call.embeds else model
 
     @kind.default
     def _kind(self) -> str:

@@ -11,7 +11,8 @@ import attrs
 
 from ollama_proxy.backends.backend import BackendFailed, Fault, Head, Served, Tap
 from ollama_proxy.engine.attempt import Attempt
-from ollama_proxy.engine.dispatcher import DeadlinePassed, Dispatcher, DispatchSettings, Ending
+from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
+from ollama_proxy.engine.endings import DeadlinePassed, Ending
 from ollama_proxy.engine.health import LINGER_INTERVAL_S
 from ollama_proxy.engine.job import Caller, Job
 from ollama_proxy.engine.ledger import Ledger

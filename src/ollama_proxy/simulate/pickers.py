@@ -13,7 +13,7 @@ import attrs
 
 from ollama_proxy.backends.backend import BackendFailed, Fault, Probe, Served
 from ollama_proxy.engine.attempt import Attempt
-from ollama_proxy.engine.dispatcher import DeadlinePassed, Ending
+from ollama_proxy.engine.endings import DeadlinePassed, Ending
 from ollama_proxy.engine.job import Job, Stage
 from ollama_proxy.engine.station import Station
 from ollama_proxy.engine.worker import ENDINGS

@@ -228,6 +228,19 @@ def test_the_window_opens_as_messages_are_taken() -> None:
     assert peer.h2.local_flow_control_window(stream_id) > 60_000
 
 
+def test_many_that_go_on_leave_room_for_another() -> None:
+    """What each has sent was taken: all of them together must not have used up the connection's window."""
+    peer, wire = pair(streams=100, stream_window=256 << 10, connection_window=1 << 20)
+    for _ in range(100):
+        stream_id = peer.open()
+        peer.say(stream_id, framed(b"x" * 12_000))
+        [call] = opened(talk(peer, wire))
+        wire.take_message(call)
+        talk(peer, wire)
+
+    assert peer.h2.local_flow_control_window(peer.open()) >= 256 << 10
+
+
 def test_a_message_larger_than_the_window_comes_whole() -> None:
     """While one is not whole, the window opens as it comes."""
     peer, wire = pair(stream_window=65535)

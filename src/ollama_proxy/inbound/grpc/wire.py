@@ -163,6 +163,10 @@ class Wire:
         self.is_draining = False
         self.drain_was_heard = False
         self.taken_bytes = 0
+        # No window is opened for less: not even all calls at once close half of the connection's so.
+        self._spared_bytes = min(
+            limits.stream_window // 4, limits.connection_window // (2 * limits.streams)
+        )
         self._budget = budget
         self._preface = bytearray()
         self._knows_preface = False
@@ -306,8 +310,7 @@ class Wire:
             CallFailed: it is none, or too large.
         """
         message = call.inbox.take()
-        # While most of the window is open, no sender waits for more.
-        if call.unread > self.limits.stream_window // 4 and not call.inbox.has_message:
+        if call.unread > self._spared_bytes and not call.inbox.has_message:
             self._widen_for(call)
         return message
 
