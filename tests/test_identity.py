@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_proxy.identity import node_id, state_directory
+from ollama_proxy.identity import machine_since_start, node_id, state_directory
 
 MACHINE = "0123456789abcdef0123456789abcdef"
 
@@ -84,3 +84,25 @@ def test_where_nothing_can_be_kept_it_is_said(
 def test_what_stays_is_where_the_system_says(environ: dict[str, str], expected: str | None) -> None:
     """The service manager's directory, else the user's own."""
     assert (None if expected is None else Path(expected)) == state_directory(environ)
+
+
+def test_a_machine_is_told_from_its_copy(tmp_path: Path) -> None:
+    """The same for as long as it runs, another at each port, and nothing of the kernel's id in it."""
+    boots = [tmp_path / "a", tmp_path / "b"]
+    for path, digit in zip(boots, "12", strict=True):
+        path.write_text(f"{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}\n")
+    here, again, there = (machine_since_start(8080, boot_id=boots[n]) for n in (0, 0, 1))
+
+    assert here == again
+    assert 3 == len({here, there, machine_since_start(8081, boot_id=boots[0])})
+    assert "1111" not in here
+
+
+@pytest.mark.parametrize("text", [None, "", "\xff", "x" * 100_000])
+def test_a_kernel_that_does_not_say_when_it_started(tmp_path: Path, text: str | None) -> None:
+    """Then nobody is told apart."""
+    path = tmp_path / "boot_id"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+
+    assert "" == machine_since_start(8080, boot_id=path)

@@ -14,9 +14,10 @@ import trio
 
 from ollama_proxy.config import Config, Fleet
 from tests.fakes.names import Names
-from tests.fakes.ollama import Fake, Script, open_fake
+from tests.fakes.ollama import Behaviour, Fake, Script, open_fake
 from tests.routers import (
     CHAT,
+    MODEL,
     Owner,
     ask,
     backend,
@@ -124,6 +125,33 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+def telling(node_id: str, machine: str) -> Script:
+    """One that tells who it is."""
+    told = f'{{"protocol":1,"id":"{node_id}","machine":"{machine}","models":["{MODEL}"]}}'
+    head = f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(told)}\r\n\r\n"
+    return Script(behaviour=Behaviour.VERBATIM, misbehaves_at=("/node",), verbatim=head + told)
+
+
+async def test_of_two_that_tell_the_same_id_one_is_used_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where an owner looks, for as long as it is so; and once in the log."""
+    async with (
+        open_fake(telling("twin", "a")) as first,
+        open_fake(telling("twin", "b")) as second,
+    ):
+        config = with_fleet(nodes=(first.url, second.url))
+        async with running(config) as owner, owner.client() as client:
+            await until(client, lambda shown: len(shown) == 1 and shown[0]["last_error"])
+            answer = await client.post(CHAT, json=ask())
+            [shown] = (await client.get("/backends")).json()
+            await idle(client)
+
+    assert (200, True) == (answer.status_code, shown["healthy"])
+    assert "two machines that tell the same node id, twin" in shown["last_error"]
+    assert 1 == caplog.text.count("two machines that tell the same node id")
 
 
 async def test_a_router_that_finds_itself_leaves_itself_out() -> None:

@@ -8,9 +8,11 @@ import logging
 import os
 import re
 import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _KEPT = "machine-id"
 _PURPOSE = "ollama-proxy node, at port "
@@ -46,6 +48,26 @@ def node_id(port: int, state: Path | None, *, machine_ids: Sequence[Path] = MACH
         return secrets.token_hex(_LENGTH // 2)
     machine = next(filter(None, map(_read, machine_ids)), None) or _kept(state)
     return hmac.digest(machine.encode(), f"{_PURPOSE}{port}".encode(), "sha256").hex()[:_LENGTH]
+
+
+def machine_since_start(port: int, *, boot_id: Path = BOOT_ID) -> str:
+    """What tells this machine, from its last start on, from another that has the same id: its copy.
+
+    Empty where nothing does. A container is a machine: it has the kernel's id of others, and its own name.
+
+    Args:
+        port: of HTTP.
+        boot_id: the kernel's word for this start.
+    """
+    try:
+        with boot_id.open(encoding="ascii") as file:
+            start = file.read(_LENGTH + 6).strip()
+    except (OSError, ValueError):
+        return ""
+    if not re.fullmatch(r"[0-9a-f-]{36}", start):
+        return ""
+    told = f"{_PURPOSE}{port}, on {socket.gethostname()}"
+    return hmac.digest(start.encode(), told.encode(), "sha256").hex()[:_LENGTH]
 
 
 def _read(path: Path) -> str:

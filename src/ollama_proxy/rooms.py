@@ -22,7 +22,7 @@ from ollama_proxy.engine.climate import Climate
 from ollama_proxy.engine.dispatcher import Dispatcher, DispatchSettings
 from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.engine.news import News
-from ollama_proxy.identity import node_id, state_directory
+from ollama_proxy.identity import machine_since_start, node_id, state_directory
 from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.inbound.answers import status_at
 from ollama_proxy.inbound.bounds import Bounds
@@ -68,6 +68,7 @@ class Rooms:
     """All of a router but its backends, which come and go with the configuration."""
 
     node_id: str
+    machine: str
     manager: ServiceManager
     dispatcher: Dispatcher
     climate: Climate
@@ -95,6 +96,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
     """
     encryption = _open_encryption(config)
     own_id = config.fleet.node_id or node_id(config.server.http_port, state_directory(os.environ))
+    machine = machine_since_start(config.server.http_port)
     ledger = Ledger()
     observe(ledger, access_log=config.observability.access_log, status_at=status_at)
     news = News()
@@ -137,6 +139,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
         metrics=metrics.page,
         version=ollama_proxy.__version__,
         node_id=own_id,
+        machine=machine,
         max_body_bytes=limits.max_body_bytes,
         body_timeout_s=limits.body_timeout_s,
         bounds=bounds,
@@ -163,6 +166,7 @@ def build(config: Config, keys: Sequence[Key]) -> Rooms:
     wyoming = WyomingDoor(dispatcher, _wyoming_settings(config), bounds)
     return Rooms(
         node_id=own_id,
+        machine=machine,
         manager=ServiceManager.from_environment(os.environ, pid=os.getpid()),
         dispatcher=dispatcher,
         climate=climate,

@@ -39,12 +39,14 @@ class Surroundings:
 
     Attributes:
         own_id: this router's.
+        own_machine: what tells it from another of that id.
         system_bus: where Avahi is.
         environ: tells a pod where the API is.
         pins: tells how those that are paired are spoken with, by their ids.
     """
 
     own_id: str
+    own_machine: str
     system_bus: str
     environ: Mapping[str, str]
     pins: Callable[[], Mapping[str, Pin]] = dict
@@ -60,6 +62,7 @@ class Scouts:
         self._around = surroundings
         self.roster = Roster(
             own_id=surroundings.own_id,
+            own_machine=surroundings.own_machine,
             lost_s=config.fleet.lost_s,
             dwell_s=config.fleet.refresh_s,
         )
@@ -239,6 +242,9 @@ class Scouts:
             Wanted(self._backend(member), pins[member.node_id] if member.is_proved else None)
             for member in review.members
         )
+        for member in review.members:
+            if (station := self._fleet.dispatcher.stations.get(member.backend_id)) is not None:
+                station.is_doubted(member.doubt or None)
 
     def _listen(self, now: float) -> None:
         """Who has answered a probe, or served, is alive, whatever is told of it."""
@@ -248,7 +254,8 @@ class Scouts:
                 continue
             served = station.requests_total - station.errors_total
             if station.healthy or served > self._served.get(member.backend_id, 0):
-                self.roster.heard(member.url, now, station.node_id)
+                machine = (station.node and station.node.machine) or ""
+                self.roster.heard(member.url, now, station.node_id, machine)
             self._served[member.backend_id] = served
 
     def _configured(self, now: float) -> Configured:

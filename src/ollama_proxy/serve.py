@@ -149,6 +149,7 @@ async def serve(
         pairs = Pairs(state_directory(os.environ), rooms.guests, join)
         around = Surroundings(
             own_id=rooms.node_id,
+            own_machine=rooms.machine,
             system_bus=config.sensors.system_bus,
             environ=os.environ,
             pins=pairs.pins,

@@ -17,6 +17,7 @@ from tests.fleet import MODEL, ask
 WHOLE: dict[str, Any] = {
     "id": "a1",
     "version": "1.2",
+    "machine": "b2",
     "protocol": 1,
     "mode": "quiet",
     "slots": 4,
@@ -49,6 +50,7 @@ def test_all_of_it_is_read() -> None:
     expected = Node(
         id="a1",
         version="1.2",
+        machine="b2",
         mode=Mode.QUIET,
         slots=4,
         at_work=2,

@@ -278,6 +278,71 @@ def test_4_two_machines_of_one_id_are_told_once() -> None:
     assert () == roster.review(2, NOBODY).remarks
 
 
+def both_hear(roster: Roster, now: float, a: str, b: str) -> Review:
+    """Two listed addresses told the same id, and which machine they are; what follows."""
+    roster.heard(A, now, "x", a)
+    roster.heard(B, now, "x", b)
+    return roster.review(now, NOBODY)
+
+
+def test_4_two_listed_machines_of_one_id_are_told_once() -> None:
+    """By their own word, where no source tells: at once, once, and on the one that is used for ever."""
+    roster = new()
+    roster.saw(Source.NODES, at(A, B), 0)
+    roster.review(0, NOBODY)
+    first = both_hear(roster, 1, "a", "b")
+    later = []
+    for now in range(2, 200):
+        roster.heard(A, now, "x", "a")
+        later.append(roster.review(now, NOBODY))
+
+    assert [[A]] * 199 == [urls(each.members) for each in [first, *later]]
+    assert 1 == len(first.remarks)
+    assert f"{A} and {B} are two machines that tell the same node id" in first.remarks[0]
+    assert {()} == {each.remarks for each in later}
+    assert {first.remarks[0]} == {each.members[0].doubt for each in [first, *later]}
+
+
+def test_4_two_addresses_of_one_machine_are_no_fault() -> None:
+    """Nor after it was started anew, when but one of them is asked."""
+    roster = new()
+    roster.saw(Source.NODES, at(A, B), 0)
+    reviews = [roster.review(0, NOBODY), both_hear(roster, 1, "a", "a")]
+    for now in range(2, 100):
+        roster.heard(A, now, "x", "a" if now < 50 else "after a start")
+        reviews.append(roster.review(now, NOBODY))
+
+    assert [[A]] * 99 == [urls(each.members) for each in reviews[1:]]
+    assert {()} == {each.remarks for each in reviews}
+    assert {""} == {member.doubt for each in reviews for member in each.members}
+
+
+def test_4_who_came_first_is_not_displaced() -> None:
+    """By a machine at a lower address that tells the same id, when it has told it."""
+    roster = new()
+    roster.saw(Source.NODES, at(B), 0)
+    roster.review(0, NOBODY)
+    roster.saw(Source.NODES, at(A, B), 5)
+    assert [A, B] == urls(roster.review(5, NOBODY).members)
+
+    assert [B] == urls(both_hear(roster, 6, "a", "b").members)
+
+
+def test_4_another_with_this_routers_id_is_told() -> None:
+    """It is not this router that was found, but its copy."""
+    roster = new(own_machine="mine")
+    roster.saw(Source.NODES, at(A, B), 0)
+    roster.review(0, NOBODY)
+    roster.heard(A, 1, "me", "mine")
+    roster.heard(B, 1, "me", "other")
+    review = roster.review(1, NOBODY)
+
+    assert () == review.members
+    assert 1 == len(review.remarks)
+    assert f"{B} tells this router's own node id" in review.remarks[0]
+    assert () == roster.review(2, NOBODY).remarks
+
+
 def test_5_there_are_only_so_many() -> None:
     """Those with the lowest addresses; and it is said."""
     roster = new()

@@ -41,6 +41,7 @@ class Station:
         hot: the same for people; empty where it is not warm.
         asleep: that part is suspended.
         others: what others have there, as it told last; None: nobody else uses it.
+        doubt: what is wrong with it though it is well: `last_error`, where nothing else is.
         node: what it says of itself, where it is a router; None where it does not tell now.
         turned_away: up to which priority it says that it is full; None: it does not.
         turned_away_until: until when.
@@ -69,6 +70,7 @@ class Station:
         self.calibration = Calibration()
         self.healthy = False
         self.last_error: str | None = None
+        self.doubt: str | None = None
         self.models: frozenset[str] | None = None
         self.loaded: frozenset[str] | None = None
         self.unserved: frozenset[Call] = frozenset()
@@ -316,10 +318,16 @@ class Station:
             self.circuit = self.circuit.revived()
         was = self.healthy, self.models, self.loaded
         self.healthy, self.models, self.loaded = True, probe.models, probe.loaded
-        self.last_error = None
+        self.last_error = self.doubt
         self._note_node(probe.node)
         if was != (True, probe.models, probe.loaded):
             self.touch()
+
+    def is_doubted(self, why: str | None) -> None:
+        """Something is wrong with it that no probe finds; None: not any more."""
+        if self.last_error == self.doubt:
+            self.last_error = why
+        self.doubt = why
 
     def is_down(self, why: str) -> None:
         """A probe was not answered."""

@@ -32,13 +32,16 @@ _LEAST = 1e-6
 _OF_VECTORS = " (embedding)"
 
 
-def node_of(dispatcher: Dispatcher, climate: Climate, *, node_id: str, version: str) -> Values:
+def node_of(
+    dispatcher: Dispatcher, climate: Climate, *, node_id: str, machine: str, version: str
+) -> Values:
     """The router in few words; unknown is None, never 0.
 
     Args:
         dispatcher: has the backends.
         climate: has the machine's state, and the mode.
         node_id: what it is called.
+        machine: what tells it from another that is called so; empty: nothing does.
         version: of its software.
     """
     own = [s for s in dispatcher.stations.values() if not s.is_router]
@@ -65,6 +68,7 @@ def node_of(dispatcher: Dispatcher, climate: Climate, *, node_id: str, version: 
     return {
         "id": node_id,
         "version": version,
+        "machine": machine or None,
         "protocol": PROTOCOL,
         "mode": effective.value,
         "slots": sum(station.spec.slots for station in up),

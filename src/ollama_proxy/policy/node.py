@@ -49,6 +49,7 @@ class Node:
     Attributes:
         id: its own name for itself.
         version: of its software.
+        machine: what tells it from another of the same id, for as long as it is not started anew.
         mode: the mode in force there.
         slots: how many requests it serves at once.
         at_work: how many of those are taken, by whomever.
@@ -68,6 +69,7 @@ class Node:
 
     id: str | None = None
     version: str | None = None
+    machine: str | None = None
     mode: Mode | None = None
     slots: int | None = None
     at_work: int | None = None
@@ -159,6 +161,7 @@ def read_node(told: object) -> Node | None:
     return Node(
         id=_text(told.get("id")),
         version=_text(told.get("version")),
+        machine=_text(told.get("machine")),
         mode=parse_mode(mode) if isinstance(mode, str) else None,
         slots=_count(told.get("slots")),
         at_work=_count(told.get("in_flight")),

@@ -9,6 +9,7 @@ Rule 4: who was in, and left, comes back after `dwell_s` on the list without a b
 """
 
 import enum
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -20,6 +21,7 @@ MOST_NODES = 512
 STRANGERS_TOLD = 16
 _ID_MOST = 63  # of a backend's id
 _USUAL_PORT = 8080
+_ITSELF = "itself"
 
 
 class Source(enum.StrEnum):
@@ -81,6 +83,7 @@ class Member:
         source: who told of it; of several the first.
         node_id: its own; empty until it is known.
         is_proved: it is spoken with as a paired router is.
+        doubt: what is wrong with it; empty: nothing.
     """
 
     url: str
@@ -89,6 +92,7 @@ class Member:
     source: Source
     node_id: str = ""
     is_proved: bool = False
+    doubt: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -141,7 +145,7 @@ class _Candidate:
     node_id: str = ""
     name: str = ""
     is_proved: bool = False
-    machines: dict[Source, str] = attrs.field(factory=dict)
+    machines: dict[str, str] = attrs.field(factory=dict)  # by whose word it is
 
 
 @attrs.define(kw_only=True)
@@ -150,6 +154,7 @@ class Roster:
 
     Attributes:
         own_id: this router's; a node of that id is itself.
+        own_machine: what it tells of its machine; empty: nothing.
         lost_s: how long one is believed in of whom nothing is heard.
         dwell_s: how long one that left must be listed before it is in again.
         paired: the ids of those that can prove who they are.
@@ -159,12 +164,14 @@ class Roster:
     own_id: str
     lost_s: float
     dwell_s: float
+    own_machine: str = ""
     paired: Collection[str] = ()
     trusts_all: bool = False
     _seen: dict[Source, dict[str, _Sighting]] = attrs.field(init=False, factory=dict)
     _lost: set[Source] = attrs.field(init=False, factory=set)
     _alive: dict[str, float] = attrs.field(init=False, factory=dict)
     _told: dict[str, str] = attrs.field(init=False, factory=dict)
+    _machines: dict[str, str] = attrs.field(init=False, factory=dict)
     _members: dict[str, Member] = attrs.field(init=False, factory=dict)
     _joined: dict[str, float] = attrs.field(init=False, factory=dict)
     _left: dict[str, float] = attrs.field(init=False, factory=dict)
@@ -205,12 +212,20 @@ class Roster:
         self._lost.discard(source)
         self._too_many.discard(source)
 
-    def heard(self, url: str, now: float, node_id: str = "") -> None:
-        """A node has answered, and may have told who it is."""
+    def heard(self, url: str, now: float, node_id: str = "", machine: str = "") -> None:
+        """A node has answered, and may have told who it is, and on which machine until that starts anew."""
         self._alive[url] = now
         self._silent.discard(url)
         if node_id:
             self._told[url] = node_id
+        if not machine:
+            return
+        if self._machines.get(url, machine) != machine:
+            # It was started anew. What was heard at other addresses before is no word against it.
+            for other in [each for each in self._machines if self._alive[each] != now]:
+                if self._told.get(other) == node_id:
+                    del self._machines[other]
+        self._machines[url] = machine
 
     @staticmethod
     def _miss(sighting: _Sighting, now: float) -> None:
@@ -230,7 +245,7 @@ class Roster:
         2. Not: who is described by hand, who is this router itself, and whose word is not taken.
         3. Not yet: who has just left.
         4. Of one id one address: one that is not silent, then one where it proves who it is, then
-           the one in use, then the lowest.
+           the one that is longest in use, then the lowest.
         5. No more than there may be: those that are in stay.
         """
         remarks: dict[str, str] = {}
@@ -238,14 +253,17 @@ class Roster:
         self._left = {url: at for url, at in self._left.items() if now - at < horizon}
         candidates = list(self._candidates(now))
         candidates = [each for each in candidates if self._is_another(each, configured, remarks)]
-        candidates = [each for each in candidates if not self._must_dwell(each, now)]
-        chosen = self._one_of_each(candidates, now, remarks)
+        doubts: dict[str, str] = {}
+        chosen = self._one_of_each(candidates, now, doubts)
+        remarks |= {
+            f"rivals {each.node_id}": doubts[each.url] for each in chosen if each.url in doubts
+        }
         chosen.sort(key=lambda each: (each.url not in self._members, address_order(each.url)))
         if len(chosen) > MOST_NODES or self._too_many:
             remarks["too many"] = (
                 f"more than {MOST_NODES} nodes were found; the others are not used"
             )
-        return self._settle(chosen[:MOST_NODES], now, configured, remarks)
+        return self._settle(chosen[:MOST_NODES], now, configured, remarks, doubts)
 
     def _candidates(self, now: float) -> Iterator[_Candidate]:
         by_url: dict[str, _Candidate] = {}
@@ -263,7 +281,7 @@ class Roster:
                 found.is_proved = found.is_proved or node.is_proved
                 if node.machine:
                     found.machines[source] = node.machine
-        for known in (self._alive, self._told):
+        for known in (self._alive, self._told, self._machines):
             for url in known.keys() - by_url.keys():
                 del known[url]
         self._silent &= by_url.keys()
@@ -271,6 +289,8 @@ class Roster:
             # A node itself knows best who it is; but it is by this id that its certificate is known.
             if not candidate.is_proved:
                 candidate.node_id = self._told.get(url) or candidate.node_id
+            if url in self._machines:
+                candidate.machines[_ITSELF] = self._machines[url]
         yield from by_url.values()
 
     def _is_believed(self, source: Source, url: str, sighting: _Sighting, now: float) -> bool:
@@ -289,6 +309,12 @@ class Roster:
         self, each: _Candidate, configured: Configured, remarks: dict[str, str]
     ) -> bool:
         if each.node_id and each.node_id == self.own_id:
+            machine = each.machines.get(_ITSELF, "")
+            if self.own_machine and machine not in {"", self.own_machine}:
+                remarks[f"copy {each.url}"] = (
+                    f"{each.url} tells this router's own node id, and is another machine: it is not"
+                    " used. Give one of them another fleet.node_id"
+                )
             return False
         if each.url in configured.urls or (each.node_id and each.node_id in configured.node_ids):
             return False
@@ -321,7 +347,7 @@ class Roster:
         return now - max(left, each.since) < self.dwell_s
 
     def _one_of_each(
-        self, candidates: Sequence[_Candidate], now: float, remarks: dict[str, str]
+        self, candidates: Sequence[_Candidate], now: float, doubts: dict[str, str]
     ) -> list[_Candidate]:
         by_id: dict[str, list[_Candidate]] = {}
         for each in candidates:
@@ -332,17 +358,21 @@ class Roster:
                 self._note_silence(same, now)
             same.sort(
                 key=lambda each: (
+                    # Among them all the same: else what is said of two would be said again each time.
+                    self._must_dwell(each, now),
                     each.url in self._silent,
                     not each.is_proved,
-                    each.url not in self._members,
+                    self._joined.get(each.url, math.inf),
                     address_order(each.url),
                 )
             )
             first, *others = same
+            if self._must_dwell(first, now):
+                continue
             chosen.append(first)
             rivals = [each.url for each in others if _are_two(first, each)]
             if rivals:
-                remarks[f"rivals {node_id}"] = (
+                doubts[first.url] = (
                     f"{first.url} and {', '.join(rivals)} are two machines that tell the same node"
                     f" id, {node_id[:8]}...: only the first is used. Give one of them another"
                     " fleet.node_id"
@@ -368,6 +398,7 @@ class Roster:
         now: float,
         configured: Configured,
         remarks: Mapping[str, str],
+        doubts: Mapping[str, str],
     ) -> Review:
         before, self._members = self._members, {}
         taken = set(configured.backend_ids)
@@ -385,6 +416,7 @@ class Roster:
                 source=each.source,
                 node_id=each.node_id,
                 is_proved=each.is_proved,
+                doubt=doubts.get(each.url, ""),
             )
         joined = [member for url, member in self._members.items() if url not in before]
         left = [member for url, member in before.items() if url not in self._members]
@@ -401,7 +433,7 @@ class Roster:
 
 
 def _are_two(one: _Candidate, other: _Candidate) -> bool:
-    """Whether a source tells the machines of two addresses apart."""
+    """Whether a source, or they themselves, tell the machines of two addresses apart."""
     return any(
         other.machines.get(source, machine) != machine for source, machine in one.machines.items()
     )

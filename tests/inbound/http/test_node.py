@@ -53,6 +53,7 @@ async def test_it_tells_what_another_must_know(nursery: trio.Nursery) -> None:
     assert {
         "id": "",
         "version": "1.2.3",
+        "machine": None,
         "protocol": 1,
         "mode": "balanced",
         "slots": 3,

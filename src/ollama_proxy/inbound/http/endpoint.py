@@ -37,6 +37,7 @@ class Services:
         metrics: the page that is scraped; told whether as OpenMetrics.
         version: of the router.
         node_id: what it is called among others.
+        machine: what tells it from another that is called so.
         max_body_bytes: the largest body that is read whole.
         body_timeout_s: how long a body may take to come.
         bounds: of all bodies together.
@@ -51,6 +52,7 @@ class Services:
     max_body_bytes: int
     body_timeout_s: float = 60.0
     node_id: str = ""
+    machine: str = ""
     bounds: Bounds = attrs.field(factory=Bounds)
     dashboard: Dashboard | None = None
 

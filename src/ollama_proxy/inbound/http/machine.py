@@ -89,6 +89,7 @@ async def node(services: Services) -> Response:
         services.dispatcher,
         services.climate,
         node_id=services.node_id,
+        machine=services.machine,
         version=services.version,
     )
     return json_reply(told)
