@@ -180,10 +180,10 @@ class TestState:
 
         assert is_anew is (station.view(trio.current_time()) is not before)
 
-    async def test_one_that_is_busy_with_what_was_cancelled_is_unknown(
+    async def test_one_that_may_compute_what_was_cancelled_answers_all_the_same(
         self, nursery: trio.Nursery, autojump_clock: MockClock
     ) -> None:
-        """It is up, and does not answer: what it said last is a probe old, then two, and no more."""
+        """Unlike a server of models. So one that does not answer is down, and gets nothing more."""
         played = router().hang()
         played.health = says(slots=2, heat=ThermalState.SEVERE)
         floor, station = await open_node(nursery, autojump_clock, played)
@@ -193,7 +193,8 @@ class TestState:
         floor.dispatcher.withdraw(caller.job)
         await trio.sleep(SETTINGS.timeout_s + 0.5)
 
-        assert (True, None, ThermalState.UNKNOWN) == (station.healthy, station.node, station.heat)
+        assert (False, None, ThermalState.UNKNOWN) == (station.healthy, station.node, station.heat)
+        assert 0 == station.in_flight
 
     async def test_one_that_is_about_to_end_is_given_nothing_new(
         self, nursery: trio.Nursery, autojump_clock: MockClock

@@ -101,10 +101,10 @@ async def _probe(dispatcher: Dispatcher, station: Station, timeout_s: float) -> 
     except BackendFailed as failure:
         why = str(failure)
     except trio.TooSlowError:
-        if lingered:
-            # It computes what was cancelled, and nothing else meanwhile: it is busy, not down.
+        if lingered and not station.is_router:
+            # It computes what was cancelled, and nothing else meanwhile: it is busy, not down. A router
+            # answers whatever it has to do.
             station.settle(lingered + len(station.running), lingered, trio.current_time())
-            station.is_silent()
             dispatcher.stayed_busy(station)
             return
         why = f"it did not answer a probe within {timeout_s:g} s"

@@ -333,7 +333,10 @@ class Station:
         """A probe was not answered."""
         self.healthy = False
         self.last_error = why
-        self.is_silent()
+        # What it said of itself is too old to go by.
+        self._note_node(None)
+        if self.others is not None:
+            self.others.forget()
         for attempt in [each for each in self.busy if each not in self.running]:
             del self.busy[attempt]
         self.touch()
@@ -379,12 +382,6 @@ class Station:
             others.forget()
             return False
         return others.hear(node.at_work, node.waiting, own)
-
-    def is_silent(self) -> None:
-        """What it said of itself is too old to go by."""
-        self._note_node(None)
-        if self.others is not None:
-            self.others.forget()
 
     def _note_node(self, node: Node | None) -> None:
         if not self.is_router:
