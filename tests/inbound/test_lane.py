@@ -479,6 +479,21 @@ class TestBodies:
 
         assert [BODY] * 4 == [errand.body for errand in backend.errands]
 
+    async def test_a_long_request_right_behind_a_chunked_one_is_not_taken_for_its_framing(
+        self,
+    ) -> None:
+        """Its length counted as that of chunks with little in them: 400."""
+        backend = verbatim(b"{", b"}", waits=True)
+        behind = post(body=BODY + b" " * 200_000)
+        async with Door.open(backend) as door:
+            connection = await door.connect()
+            await connection.send(post() + post_chunked(chunked(BODY, size=10)) + behind)
+            await wait_all_tasks_blocked()
+            backend.go.set()
+            answers = [await connection.read(), await connection.read()]
+
+        assert [200, 200] == [answer.status for answer in answers]
+
     @pytest.mark.parametrize("is_chunked", [False, True])
     async def test_who_expects_100_gets_it(self, is_chunked: bool) -> None:
         """Before the body is sent, once."""

@@ -584,13 +584,13 @@ class Lane:
             self._hold(size - before)
             if size > self._limits.max_body_bytes:
                 raise self._too_large()
+            if body.complete:
+                return body.take()  # what else was fed is no framing: the next request, most likely
             # Each chunk costs a callback and some six bytes of framing: no client means a long
             # body in small ones.
             if fed > size + size // 8 + (64 << 10):
                 self._bounds.reach(Bound.SMALL_CHUNKS)
                 raise _bad_request("The body's chunks are too small.")
-            if body.complete:
-                return body.take()
             data = await self._stream.receive_some(_READ_BYTES)
             if not data:
                 return None
