@@ -16,7 +16,7 @@ from ollama_proxy.inbound.picker import words
 from ollama_proxy.inbound.picker.desk import Desk
 from ollama_proxy.inbound.picker.head import Head, subset_of, too_large
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
-from ollama_proxy.inbound.trust import judge_page
+from ollama_proxy.inbound.trust import is_preflight, judge_page, preflight_headers
 from ollama_proxy.policy.access import NOTHING
 from ollama_proxy.policy.ask import Call, Dialect
 from ollama_proxy.policy.refusal import Refusal
@@ -44,6 +44,7 @@ class Asked:
         call: which inference call it is; None: none.
         dialect: in whose words to answer.
         sharing: headers of an answer by which a browser lets a page read it.
+        preflight: headers of the answer to a browser that asks what a page may send; else none.
         subset: endpoints that it may go to; None: any.
         within: ids of the backends there.
         mode: how Envoy gives its body.
@@ -58,6 +59,7 @@ class Asked:
     call: Call | None = None
     dialect: Dialect = Dialect.OPENAI
     sharing: Headers = attrs.field(init=False, factory=list)
+    preflight: Headers = attrs.field(init=False, factory=list)
     subset: frozenset[str] | None = None
     within: frozenset[str] | None = None
     mode: int = BUFFERED
@@ -118,6 +120,9 @@ class Asked:
         if refusal is not None:
             return refusal
         self.sharing = gate.sharing(head.origin)
+        if self.sharing and is_preflight(head.method, head.headers):
+            self.preflight = [*preflight_headers(head.headers), *self.sharing]
+            return None
         visitor = gate.admission.admit(self._need(head), head.headers, peer)
         if isinstance(visitor, Refusal):
             return visitor

@@ -181,6 +181,9 @@ class Conversation(Caller, Carriage):
         refusal = asked.judge(head, self._rpc.peer)
         if refusal is not None:
             self._turn_away(refusal)
+        elif asked.preflight:
+            self._is_refused = True  # or rather answered: there is no more to say
+            await self._rpc.send(words.allow(asked.preflight))
         elif asked.call is None:
             await self._send_anywhere(head)
         elif request.request_headers.end_of_stream:
