@@ -48,6 +48,17 @@ async def test_every_dialect_is_carried_as_it_is(tmp_path: Path, change: Change)
             await stage_.pickers[0].idle()
 
 
+async def test_a_listed_page_may_read_what_comes_through_envoy(tmp_path: Path) -> None:
+    """Its browser lets it, as at the router's own door."""
+    page = "https://chat.example"
+    more = f'[server]\nallowed_origins = ["{page}"]\n'
+    with trio.fail_after(LIMIT_S):
+        async with stage(tmp_path, "a", more=more) as stage_, stage_.envoy.client() as client:
+            answer = await client.post(CHAT, json=chat(), headers={"origin": page})
+
+    assert (200, page) == (answer.status_code, answer.headers["access-control-allow-origin"])
+
+
 @BOTH
 async def test_a_long_prompt_is_carried(tmp_path: Path, change: Change) -> None:
     """Four megabytes, whole."""

@@ -111,6 +111,13 @@ _PREFLIGHT = [
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9, -]{0,2000}")
 
 
+def is_preflight(method: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a page's browser only asks what the page may send: it does so without the page's key."""
+    return method == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in headers
+    )
+
+
 def preflight_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """What a listed page's browser is told that asks what the page may send.
 

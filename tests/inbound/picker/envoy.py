@@ -188,6 +188,7 @@ async def at_home(
     queue: int = 8,
     models: frozenset[str] | None = None,
     traces: bool = False,
+    origins: tuple[str, ...] = (),
 ) -> AsyncIterator[Home]:
     """A router with these backends, all well, and Envoy at its door."""
     ours, theirs = memory_stream_pair()
@@ -199,7 +200,7 @@ async def at_home(
     dispatcher = Dispatcher(settings or DispatchSettings(), ledger, news=news, traces=traces)
     routed: list[Routed] = []
     news.followed_by(routed.append)
-    gate = Gate(bound_host="127.0.0.1", admission=admission)
+    gate = Gate(bound_host="127.0.0.1", allowed_origins=origins, admission=admission)
     async with trio.open_nursery() as nursery:
         for backend in backends:
             station = Station(backend, queue_capacity=queue)

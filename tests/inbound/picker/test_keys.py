@@ -7,7 +7,15 @@ import pytest
 from ollama_proxy.inbound.admission import Admission, Rules
 from ollama_proxy.policy.access import Key
 from ollama_proxy.policy.peers import parse_networks
-from tests.inbound.picker.envoy import DESTINATION, at_home, changes, node, refused
+from tests.inbound.picker.envoy import (
+    CHAT,
+    DESTINATION,
+    at_home,
+    changes,
+    heads,
+    node,
+    refused,
+)
 
 
 def key(secret: str, *permissions: str) -> Key:
@@ -17,6 +25,7 @@ def key(secret: str, *permissions: str) -> Key:
 
 
 KEYS = Rules(keys=(key("envoy", "infer"), key("caller", "infer"), key("viewer", "read")))
+PAGE = "https://chat.example"
 ENVOY = {"headers": ((b"authorization", b"Bearer envoy"),)}
 
 
@@ -39,6 +48,31 @@ async def test_a_caller_who_may_not(given: list[str], status: int) -> None:
         got, _, _ = refused(await home.stream(**ENVOY).ask(None, *more))
 
     assert status == got
+
+
+@pytest.mark.parametrize(("origin", "status"), [(PAGE, 204), ("https://evil.example", 403)])
+async def test_a_browser_asks_first_what_a_page_may_send(origin: str, status: int) -> None:
+    """Without the page's key, as browsers do; a page that is listed may, and no other."""
+    asked = [
+        (":method", "OPTIONS"),
+        (":path", CHAT),
+        (":authority", "localhost"),
+        ("origin", origin),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+    ]
+    async with at_home(node(), admission=Admission(KEYS), origins=(PAGE,)) as home:
+        stream = home.stream(**ENVOY)
+        await stream.say(request_headers=heads(asked, end=True))
+        got, _, headers = refused(await stream.hear())
+        booked = len(home.turned)
+
+    allowed = (
+        headers.get("access-control-allow-origin"),
+        headers.get("access-control-allow-headers"),
+    )
+    assert (status, booked) == (got, int(status != 204))
+    assert allowed == ((PAGE, "authorization") if status == 204 else (None, None))
 
 
 async def test_a_caller_who_may() -> None:

@@ -25,7 +25,7 @@ from ollama_proxy.inbound.http.endpoint import Endpoint, Services
 from ollama_proxy.inbound.http.exchange import HoldingRequest, asked, bounded, raw_headers
 from ollama_proxy.inbound.http.openapi import describe
 from ollama_proxy.inbound.http.replies import json_reply, refusal_reply, reply
-from ollama_proxy.inbound.trust import judge_page, preflight_headers
+from ollama_proxy.inbound.trust import is_preflight, judge_page, preflight_headers
 from ollama_proxy.policy.access import NOTHING, OPEN
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
@@ -150,7 +150,7 @@ def _turned_away(
     return refusal_reply(refusal, more)
 
 
-# Who only asks what a listed page may do: a browser asks that without the page's key.
+# Who only asks what a listed page may do.
 PREFLIGHT = Visitor(OPEN)
 
 
@@ -169,11 +169,7 @@ def _judged(services: Services) -> Visitor | Refusal:
     refusal = services.gate.judge(host, origin) or judge_page(asked().method, headers)
     if refusal is not None:
         return refusal
-    if (
-        asked().method == "OPTIONS"
-        and services.gate.sharing(origin)
-        and any(name == b"access-control-request-method" for name, _ in headers)
-    ):
+    if services.gate.sharing(origin) and is_preflight(asked().method, headers):
         return PREFLIGHT
     # By the endpoint that will answer, not by the path again: there is no second reading of it.
     rule = asked().url_rule

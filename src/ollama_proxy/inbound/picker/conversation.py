@@ -28,57 +28,31 @@ from ollama_proxy.engine.job import (
     Way,
 )
 from ollama_proxy.engine.station import Station
-from ollama_proxy.inbound.answers import Headers, routing_headers, turned_away
-from ollama_proxy.inbound.bounds import TOO_MUCH_HELD
+from ollama_proxy.inbound.answers import Headers, routing_headers
 from ollama_proxy.inbound.grpc.metadata import head_of_answer
 from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.grpc.rpc import Rpc
 from ollama_proxy.inbound.grpc.status import CallFailed, Status
 from ollama_proxy.inbound.picker import words
 from ollama_proxy.inbound.picker.answering import fault_of
+from ollama_proxy.inbound.picker.asked import BUFFERED, FULL_DUPLEX, Asked, Destination
 from ollama_proxy.inbound.picker.desk import Desk, Overhears, among
 from ollama_proxy.inbound.picker.head import Head as Told
-from ollama_proxy.inbound.picker.head import origin_of, subset_of, too_large
-from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
-from ollama_proxy.inbound.trust import judge_page
-from ollama_proxy.policy.access import NOTHING
-from ollama_proxy.policy.ask import Call, Dialect
+from ollama_proxy.inbound.picker.head import origin_of
 from ollama_proxy.policy.fleet import BackendType
 from ollama_proxy.policy.refusal import Code, Refusal, RequestRefused
 
 FALLBACKS_MAX = 3
 SOON_S = 0.05  # of the 0.2 s that Envoy waits where nobody has told it otherwise
-_NONE, _BUFFERED, _FULL_DUPLEX = (
-    pb.ProcessingMode.NONE,
-    pb.ProcessingMode.BUFFERED,
-    pb.ProcessingMode.FULL_DUPLEX_STREAMED,
-)
 _NO_BODY = Refusal(
     Code.NOT_IMPLEMENTED,
     "The proxy does not show the router what is asked. Its ext_proc filter must have request_body_mode"
     " BUFFERED or FULL_DUPLEX_STREAMED.",
 )
-# What may go to any node that is well, since it changes nothing; the others are for the router itself.
-_LISTS = {"/v1/models", "/api/tags", "/api/ps", "/api/version"}
-
-
-@attrs.frozen(kw_only=True)
-class _Destination:
-    """Where a job is to go, and as what."""
-
-    endpoints: str
-    way: Way
-    headers: tuple[tuple[bytes, bytes], ...]
 
 
 class _News:
     """Somebody has left some."""
-
-
-def _is_list(head: Told) -> bool:
-    """Whether it only asks what is there."""
-    is_known = head.path in _LISTS or head.path.startswith("/v1/models/")
-    return is_known and head.method in {"GET", "HEAD"}
 
 
 class Conversation(Caller, Carriage):
@@ -88,23 +62,10 @@ class Conversation(Caller, Carriage):
         """Make ready; `run` does the rest."""
         self._rpc = rpc
         self._desk = desk
-        self._head: Told | None = None
-        self._routing: RoutingHeaders | None = None
-        self._call: Call | None = None
-        self._key_name = ""
-        self._dialect = Dialect.OPENAI
-        self._sharing: Headers = []
-        self._subset: frozenset[str] | None = None  # endpoints
-        self._within: frozenset[str] | None = None  # the backends there
-        self._mode = _BUFFERED
-        self._is_whole = False  # the request is
-        self._in_body = False  # Envoy waits for an answer to its body, not to its head
-        self._has_trailers = False
-        self._body = bytearray()
-        self._held = 0
+        self._asked = Asked(desk)
         self._job: Job | None = None
         self._refusal: Refusal | None = None
-        self._destination: _Destination | None = None
+        self._destination: Destination | None = None
         self._is_refused = False
         self._ended = trio.Event()
         self._served: Served | None = None
@@ -112,7 +73,6 @@ class Conversation(Caller, Carriage):
         self._attempt: Attempt | None = None
         self._answer: pb.ProcessingRequest | None = None  # of another node than ours
         self._content_type = b""
-        self._echoes = False
         self._others: dict[str, str] = {}  # where else the request may go, and who that is
         self._overheard: Overhears | None = None
         self._is_let_go = False
@@ -215,105 +175,59 @@ class Conversation(Caller, Carriage):
                 raise CallFailed(Status.INVALID_ARGUMENT, "A message is of no known phase.")
 
     async def _take_head(self, request: pb.ProcessingRequest) -> None:
-        if self._head is not None:
-            raise CallFailed(Status.INVALID_ARGUMENT, "There are two request_headers.")
-        head = self._head = Told.read(request.request_headers)
-        if request.HasField("protocol_config"):
-            self._mode = request.protocol_config.request_body_mode
-            self._echoes = request.protocol_config.response_body_mode == _FULL_DUPLEX
-        self._dialect, self._call = head.dialect, head.call
-        self._routing = RoutingHeaders(head.headers)
-        self._subset = subset_of(request)
-        self._within = await self._desk.reach(self._subset)
-        refusal = head.judge(self._desk.settings.limits) or self._judge(head)
+        asked = self._asked
+        head = asked.take_head(request)
+        asked.within = await self._desk.reach(asked.subset)
+        refusal = asked.judge(head, self._rpc.peer)
         if refusal is not None:
             self._turn_away(refusal)
-            return
-        is_all = request.request_headers.end_of_stream
-        if self._call is None:
+        elif asked.preflight:
+            self._is_refused = True  # or rather answered: there is no more to say
+            await self._rpc.send(words.allow(asked.preflight))
+        elif asked.call is None:
             await self._send_anywhere(head)
-        elif is_all:
+        elif request.request_headers.end_of_stream:
             await self._submit()
-        elif self._mode not in {_BUFFERED, _FULL_DUPLEX}:
-            self._turn_away(_NO_BODY)
-        elif self._mode == _BUFFERED:
-            self._in_body = True
+        elif asked.mode == BUFFERED:
+            asked.in_body = True
             await self._rpc.send(words.go_on("request_headers"))
-
-    def _judge(self, head: Told) -> Refusal | None:
-        """Whether Envoy's caller is heard, as at the HTTP door."""
-        gate = self._desk.gate
-        refusal = gate.judge(head.host, head.origin) or judge_page(head.method, head.headers)
-        if refusal is not None:
-            return refusal
-        self._sharing = gate.sharing(head.origin)
-        visitor = gate.admission.admit(self._need(head), head.headers, self._rpc.peer)
-        if isinstance(visitor, Refusal):
-            return visitor
-        self._key_name = visitor.name
-        return None
-
-    def _need(self, head: Told) -> str:
-        """What is asked for, as the table of permissions has it."""
-        if self._call is not None:
-            return f"POST {self._call.path}"
-        if not _is_list(head):
-            return NOTHING
-        return f"GET {head.path}" if head.path in _LISTS else "GET /v1/models/{model}"
+        elif asked.mode != FULL_DUPLEX:
+            self._turn_away(_NO_BODY)
 
     async def _take_body(self, body: pb.HttpBody) -> None:
-        if self._head is None or self._is_whole:
+        asked = self._asked
+        if not asked.may_go_on():
             raise CallFailed(Status.INVALID_ARGUMENT, "A request_body came out of turn.")
-        if self._call is None:
+        if asked.call is None:
             await self._pass_body(body)
-            return
-        size = len(body.body)
-        limits = self._desk.settings.limits
-        if len(self._body) + size > limits.max_body_bytes:
-            self._turn_away(too_large(limits))
-            return
-        if not self._desk.bounds.hold(size):
-            self._turn_away(TOO_MUCH_HELD)
-            return
-        self._held += size
-        self._body += body.body
-        if body.end_of_stream or self._mode == _BUFFERED:
+        elif (refusal := asked.take_body(body)) is not None:
+            self._turn_away(refusal)
+        elif body.end_of_stream or asked.mode == BUFFERED:
             await self._submit()
 
     async def _pass_body(self, body: pb.HttpBody) -> None:
         """Of a request that was sent anywhere: nobody reads it here."""
-        if self._mode != _FULL_DUPLEX:
+        if self._asked.mode != FULL_DUPLEX:
             await self._rpc.send(words.go_on("request_body"))
             return
         for piece in words.pieces(body.body, complete=body.end_of_stream):
             await self._rpc.send(piece)
 
     async def _take_trailers(self) -> None:
-        if self._mode != _FULL_DUPLEX or self._call is None:
+        asked = self._asked
+        if asked.mode != FULL_DUPLEX or asked.call is None:
             await self._rpc.send(words.go_on("request_trailers"))
-        elif self._head is None or self._is_whole:
+        elif not asked.may_go_on():
             raise CallFailed(Status.INVALID_ARGUMENT, "The request_trailers came out of turn.")
         else:
-            self._has_trailers = True
+            asked.has_trailers = True
             await self._submit()
 
     async def _submit(self) -> None:
         """All of the request is there: it becomes a job, and waits its turn."""
-        assert self._call is not None, "no other is read"  # noqa: S101 - as _take_head has it
-        assert self._routing is not None, "its head was read"  # noqa: S101 - as above
-        self._is_whole = True
+        self._asked.is_whole = True
         try:
-            job = read_job(
-                self._call,
-                self._routing,
-                self._body,
-                caller=self,
-                door=words.DOOR,
-                arrived=trio.current_time(),
-                key_name=self._key_name,
-                carriage=self,
-                within=self._within,
-            )
+            job = self._asked.to_job(self, self, trio.current_time())
         except RequestRefused as refused:
             self._turn_away(refused.refusal)
             return
@@ -329,7 +243,7 @@ class Conversation(Caller, Carriage):
         since = trio.current_time()
         # Most turns come before Envoy grows impatient, and nothing need be said of them.
         steps = [(min(SOON_S, hold_s / 2), words.hold(hold_s)), (hold_s * 0.95, None)]
-        if self._mode == _FULL_DUPLEX:
+        if self._asked.mode == FULL_DUPLEX:
             # Envoy has no timer then. But a stream that ends before anything was said counts as one that
             # was opened for nothing, and the callers of a whole Envoy are one peer.
             self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
@@ -364,57 +278,24 @@ class Conversation(Caller, Carriage):
     # -- what is told ------------------------------------------------------------------------------
 
     def _turn_away(self, refusal: Refusal) -> None:
-        """Refuse a request that becomes no job, and book it."""
-        head, request_id = self._head, self._identity()
-        # What is no path of ours may hold anything, a key by mistake.
-        path = head.path if head is not None and self._call is not None else "elsewhere"
-        ledger = self._desk.dispatcher.ledger
-        ledger.turn_away(turned_away(words.DOOR, path, refusal, request_id))
+        """Refuse a request that becomes no job."""
+        self._asked.turn_away(refusal)
         self._refusal = refusal
-
-    def _identity(self) -> str:
-        return self._routing.request_id if self._routing is not None else make_request_id()
 
     async def _refuse(self, refusal: Refusal) -> None:
         self._is_refused = True
         self._free()
-        job = self._job
+        job, asked = self._job, self._asked
         more: Headers
         if job is not None:
             more = routing_headers(job)
         else:
-            more = [(b"x-request-id", self._identity().encode())]
-        await self._rpc.send(words.refuse(self._dialect, refusal, [*more, *self._sharing]))
+            more = [(b"x-request-id", asked.identity.encode())]
+        await self._rpc.send(words.refuse(asked.dialect, refusal, [*more, *asked.sharing]))
 
-    async def _point(self, destination: _Destination) -> None:
-        """Tell Envoy where the request goes, and what of it changes."""
-        assert self._head is not None, "its head was read"  # noqa: S101 - as _submit has it
-        way = destination.way
-        body: bytes | bytearray = self._body if way.body is None else way.body()
-        answer = pb.ProcessingResponse()
-        in_body = self._in_body
-        message = answer.request_body if in_body else answer.request_headers
-        response = message.response
-        mutation = words.point(answer, response, destination.endpoints)
-        passed = [name for name, _ in destination.headers]
-        # The others stand there already, as the caller has sent them. Not by their names: of a wish, what
-        # goes along to another router may differ from what was sent, as what is left of a deadline does.
-        sent = frozenset(self._head.headers)
-        changes = [header for header in destination.headers if header not in sent]
-        changes += way.headers
-        if way.path.encode() != self._head.pseudo.get(b"path"):
-            changes.append((b":path", way.path.encode()))
-        if way.body is not None and in_body:
-            response.body_mutation.body = bytes(body)
-            changes.append((b"content-length", b"%d" % len(body)))
-        words.set_headers(mutation, changes)
-        mutation.remove_headers.extend(self._head.withheld([*passed, *dict(way.headers)]))
-        await self._rpc.send(answer)
-        if self._mode == _FULL_DUPLEX and (body or self._has_trailers):
-            for piece in words.pieces(body, complete=not self._has_trailers):
-                await self._rpc.send(piece)
-            if self._has_trailers:
-                await self._rpc.send(words.go_on("request_trailers"))
+    async def _point(self, destination: Destination) -> None:
+        for answer in self._asked.pointed(destination):
+            await self._rpc.send(answer)
         if (attempt := self._attempt) is not None:
             attempt.asked()
             attempt.job.overhead_s += trio.current_time() - attempt.started
@@ -454,8 +335,8 @@ class Conversation(Caller, Carriage):
         self._served = Served(status=head.status, computed=not job.failovers)
         answer = pb.ProcessingResponse()
         mutation = answer.response_headers.response.header_mutation
-        words.set_headers(mutation, [*routing_headers(job), *self._sharing])
-        if not self._echoes and self._desk.wants_bytes(attempt):
+        words.set_headers(mutation, [*routing_headers(job), *self._asked.sharing])
+        if not self._asked.echoes and self._desk.wants_bytes(attempt):
             answer.mode_override.response_body_mode = pb.ProcessingMode.STREAMED
         self._content_type = head.first(b"content-type") or b""
         await self._rpc.send(answer)
@@ -464,7 +345,9 @@ class Conversation(Caller, Carriage):
 
     async def _take_answers_body(self, body: pb.HttpBody) -> None:
         """A piece of an answer, of which nothing is changed."""
-        await self._rpc.send(words.echo(body) if self._echoes else words.go_on("response_body"))
+        await self._rpc.send(
+            words.echo(body) if self._asked.echoes else words.go_on("response_body")
+        )
         if self._served is None:
             return
         if self._overheard is None and self._desk.overhear is not None:
@@ -490,7 +373,7 @@ class Conversation(Caller, Carriage):
 
     async def _send_anywhere(self, head: Told) -> None:
         """Let what only asks what is there go to the idlest node; the rest is not for nodes."""
-        if not _is_list(head):
+        if not self._asked.is_list:
             self._turn_away(
                 Refusal(
                     Code.NOT_FOUND,
@@ -499,7 +382,7 @@ class Conversation(Caller, Carriage):
                 )
             )
             return
-        found = await self._desk.idlest(self._dialect, self._subset)
+        found = await self._desk.idlest(self._asked.dialect, self._asked.subset)
         if found is None:
             self._turn_away(
                 Refusal(Code.NO_BACKEND, "No backend is there for the proxy.", retry_after_s=5.0)
@@ -508,7 +391,7 @@ class Conversation(Caller, Carriage):
         answer = pb.ProcessingResponse()
         mutation = words.point(answer, answer.request_headers.response, found)
         mutation.remove_headers.extend(head.withheld(()))
-        self._in_body = False
+        self._asked.in_body = False
         await self._rpc.send(answer)
 
     # -- Carriage ----------------------------------------------------------------------------------
@@ -524,7 +407,7 @@ class Conversation(Caller, Carriage):
             return await self._end()
         dispatcher = self._desk.dispatcher
         way = backend.way(attempt.errand)
-        endpoints = among(await self._desk.addresses.find(way.host, way.port), self._subset)
+        endpoints = among(await self._desk.addresses.find(way.host, way.port), self._asked.subset)
         if not endpoints:
             # Its name was looked up anew since the subset was read. That tells nothing against it.
             why = "its addresses are not in the proxy's subset any more"
@@ -537,7 +420,7 @@ class Conversation(Caller, Carriage):
                     self._others[other] = candidate.id
         attempt.job.told = True
         self._attempt = attempt
-        self._destination = _Destination(
+        self._destination = Destination(
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
         self._rpc.rouse()
@@ -565,7 +448,7 @@ class Conversation(Caller, Carriage):
             return []
         if attrs.evolve(other, host=way.host, port=way.port) != way:
             return []
-        return among(self._desk.addresses.known(other.host, other.port), self._subset)
+        return among(self._desk.addresses.known(other.host, other.port), self._asked.subset)
 
     # -- Caller ------------------------------------------------------------------------------------
 
@@ -596,8 +479,6 @@ class Conversation(Caller, Carriage):
 
     def _free(self) -> None:
         """Let go of the body: the proxy has it, or nobody gets it. The stream may last much longer."""
-        self._desk.bounds.free(self._held)
-        self._held = 0
-        self._body = bytearray()
+        self._asked.free()
         if self._job is not None and self._job.errand.body:
             self._job.errand = attrs.evolve(self._job.errand, body=b"")

@@ -53,6 +53,14 @@ def refuse(
     return answer
 
 
+def allow(headers: Iterable[tuple[bytes, bytes]]) -> pb.ProcessingResponse:
+    """Have a page's browser told what the page may send."""
+    answer = pb.ProcessingResponse()
+    answer.immediate_response.status.code = 204
+    set_headers(answer.immediate_response.headers, headers)
+    return answer
+
+
 def hold(seconds: float) -> pb.ProcessingResponse:
     """Have Envoy wait so long for the answer to its last message. Once for each."""
     answer = pb.ProcessingResponse()
