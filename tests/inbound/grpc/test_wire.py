@@ -444,6 +444,17 @@ def test_pings_for_data_are_no_flood() -> None:
     assert (500, False) == (peer.acked, wire.is_over)
 
 
+def test_a_ping_each_second_is_no_flood() -> None:
+    """So a proxy sees that we are there, while calls wait and others' bytes pass elsewhere: for an hour."""
+    peer, wire = pair()
+    peer.call(b"")
+    for at in range(3600):
+        peer.h2.ping(b"12345678")
+        talk(peer, wire, float(at))
+
+    assert (3600, False) == (peer.acked, wire.is_over)
+
+
 def test_who_does_not_read_its_pongs_is_not_read() -> None:
     """What it has called forth is bounded."""
     _, wire = pair(pings=10**9)

@@ -44,7 +44,8 @@ class WireLimits:
         replies_bytes: of all that waits for the socket: answers to pings are no answers to calls.
         resets: calls that are taken back at once, before anything of their answer was sent, or are
             beyond `streams`, in `per_s`.
-        pings: that are answered since an answer was last sent.
+        pings: in `per_s`, since an answer was last sent. A proxy sends one each second, for as long as an
+            answer takes of which nothing comes this way.
         settings: changes of settings, in `per_s`.
         idle_frames: frames that carry nothing, in `per_s`: priorities, windows, empty data; beyond
             those that answer our own.
@@ -137,6 +138,10 @@ class _Ration:
         self._count += 1
         return self._count > self._limit
 
+    def renew(self) -> None:
+        """Begin to count anew."""
+        self._count = 0
+
     def give(self, count: int) -> None:
         """So many more are to be expected; what is not used is not kept for long."""
         self._count = max(-self._limit, self._count - count)
@@ -170,7 +175,7 @@ class Wire:
         self._budget = budget
         self._preface = bytearray()
         self._knows_preface = False
-        self._pings = 0
+        self._pings = _Ration(limits.pings, limits.per_s)
         self._resets = _Ration(limits.resets, limits.per_s)
         self._settings = _Ration(limits.settings, limits.per_s)
         self._idle_frames = _Ration(limits.idle_frames, limits.per_s)
@@ -237,9 +242,7 @@ class Wire:
                 self._ration(self._settings, now, b"too_many_settings")
                 events += [Widened(call) for call in self.calls.values()]
             case h2e.PingReceived():
-                self._pings += 1
-                if self._pings > self.limits.pings:
-                    self._cut_off(b"too_many_pings")
+                self._ration(self._pings, now, b"too_many_pings")
             case h2e.PingAckReceived():
                 self.drain_was_heard |= event.ping_data == _DRAINING
             case h2e.PriorityUpdated() | h2e.UnknownFrameReceived():
@@ -347,7 +350,7 @@ class Wire:
     def begin(self, call: Call, headers: Pairs) -> None:
         """Send the headers of an answer."""
         call.has_begun = True
-        self._pings = 0
+        self._pings.renew()
         with contextlib.suppress(ProtocolError):
             self._engine.send_headers(call.id, headers)
 
@@ -359,7 +362,7 @@ class Wire:
         if size <= 0:
             return 0
         # A PING for each burst of data is how some clients measure how far away we are.
-        self._pings = 0
+        self._pings.renew()
         self._idle_frames.give(_REPLIES)
         try:
             self._engine.send_data(call.id, bytes(data[:size]))
@@ -374,7 +377,7 @@ class Wire:
         if call.is_over:
             return
         call.is_over = True
-        self._pings = 0
+        self._pings.renew()
         with contextlib.suppress(ProtocolError):
             if headers is None:
                 self._engine.end_stream(call.id)
