@@ -1,6 +1,7 @@
 """Envoy resets its streams as its requests end: that is no flood, however many they are."""
 
 import pytest
+from trio.testing import MockClock
 
 from ollama_proxy.inbound.grpc.messages import Budget
 from ollama_proxy.inbound.grpc.metadata import head_of_answer
@@ -52,3 +53,23 @@ async def test_the_picker_answers_before_it_is_left(what: str) -> None:
         waiting = len(home.dispatcher.stations["npu"].line)
 
     assert (None, 0) == (home.client.peer.goodbye, waiting)
+
+
+async def test_one_caller_of_envoys_ends_nobody_elses_request(autojump_clock: MockClock) -> None:
+    """More than may be opened for nothing, taken back in the moment in which they come: others wait on."""
+    async with at_home(node(slots=1)) as home:
+        first, second = home.stream(), home.stream()
+        await first.ask()
+        held = await second.ask()
+        for _ in range(WireLimits().resets + 50):
+            gone = home.client.peer.open(path=PROCESS)
+            home.client.peer.h2.reset_stream(gone, 8)
+            await home.client.flush()
+        await home.settle()
+        await first.answer()
+        await first.end()
+        pointed = await second.hear()
+
+    assert held.HasField("override_message_timeout")
+    assert pointed.HasField("request_body")
+    assert home.client.peer.goodbye is None

@@ -530,6 +530,8 @@ class Connection:
             rpc.visitor = admitted
             if rpc.method is None:
                 return Ended(Status.UNIMPLEMENTED, f"There is no method {head.path[:200]!r}.")
+            if rpc.method.relays:
+                self.wire.is_relay = True
             with self._terms.gate.admission.stay(admitted, rpc.leave):
                 await rpc.method.serve(rpc)
         except CallFailed as failed:

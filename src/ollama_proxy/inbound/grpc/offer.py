@@ -96,7 +96,9 @@ def _picking(desk: Desk) -> Iterator[Method]:
     """The picker's methods, whose messages hold whole bodies of other people's requests."""
     message_bytes = desk.settings.limits.max_body_bytes + _MESSAGE_SLACK_BYTES
     for method in methods_of(_PICKER, ExternalProcessor(desk)):
-        yield attrs.evolve(method, counts=False, message_bytes=message_bytes, hears_faults=True)
+        yield attrs.evolve(
+            method, counts=False, message_bytes=message_bytes, hears_faults=True, relays=True
+        )
 
 
 def _uncounted(methods: Iterable[Method]) -> Iterator[Method]:

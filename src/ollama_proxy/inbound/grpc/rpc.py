@@ -114,6 +114,7 @@ class Method:
             which does.
         message_bytes: the largest message that it takes; None: what the connection does.
         hears_faults: a message that is too large is its to answer: `receive` raises CallFailed.
+        relays: whoever may call it brings other people's requests, on the same connection.
     """
 
     path: str
@@ -123,6 +124,7 @@ class Method:
     counts: bool = True
     message_bytes: int | None = None
     hears_faults: bool = False
+    relays: bool = False
 
 
 def _unary(answer: Callable[[Any, Rpc], Awaitable[Message]]) -> Serve:

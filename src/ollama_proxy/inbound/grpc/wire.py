@@ -43,7 +43,7 @@ class WireLimits:
         unsent_bytes: of answers, that wait for the socket.
         replies_bytes: of all that waits for the socket: answers to pings are no answers to calls.
         resets: calls that are taken back at once, before anything of their answer was sent, or are
-            beyond `streams`, in `per_s`.
+            beyond `streams`, in `per_s`; not of a relay.
         pings: in `per_s`, since an answer was last sent. A proxy sends one each second, for as long as an
             answer takes of which nothing comes this way.
         settings: changes of settings, in `per_s`.
@@ -156,6 +156,8 @@ class Wire:
         is_greeted: the peer has said that it speaks HTTP/2.
         is_draining: no more calls are taken.
         drain_was_heard: the peer has seen that.
+        is_relay: the peer brings other people's requests, and takes back what they do not want. It does
+            not answer for them: one of them could have everybody's connection ended.
         taken_bytes: of answers, that there was room for since the connection began.
     """
 
@@ -167,6 +169,7 @@ class Wire:
         self.is_greeted = False
         self.is_draining = False
         self.drain_was_heard = False
+        self.is_relay = False
         self.taken_bytes = 0
         # No window is opened for less: not even all calls at once close half of the connection's so.
         self._spared_bytes = min(
@@ -254,6 +257,10 @@ class Wire:
         if ration.is_used_up(now):
             self._cut_off(why)
 
+    def _ration_resets(self, now: float, why: bytes) -> None:
+        if not self.is_relay:
+            self._ration(self._resets, now, why)
+
     def _cut_off(self, why: bytes) -> None:
         self._engine.say_goodbye(ErrorCodes.ENHANCE_YOUR_CALM, why=why)
         self.is_over = True
@@ -261,7 +268,7 @@ class Wire:
     def _open(self, event: h2e.RequestReceived, now: float, events: list[Event]) -> None:
         if self.is_draining or len(self.calls) >= self.limits.streams:
             self._reset(event.stream_id, ErrorCodes.REFUSED_STREAM)
-            self._ration(self._resets, now, b"too_many_streams")
+            self._ration_resets(now, b"too_many_streams")
             return
         head = read_head(list(event.headers), max_bytes=self.limits.metadata_bytes)
         inbox = Inbox(self._budget, self.limits.message_bytes, head.encoding == GZIP)
@@ -291,7 +298,7 @@ class Wire:
     def _take_back(self, stream_id: int, now: float, events: list[Event]) -> None:
         call = self.calls.get(stream_id)
         if call is None or not (call.has_begun or now - call.opened > _RAPID_S):
-            self._ration(self._resets, now, b"too_many_resets")
+            self._ration_resets(now, b"too_many_resets")
         if call is not None:
             call.was_reset = call.is_over = True
             events.append(TakenBack(call))
