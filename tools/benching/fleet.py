@@ -32,6 +32,7 @@ STREAMS, REQUESTS, QUICK_REQUESTS = 8, 500, 50
 # Processor time comes in hundredths of a second: of less than this nothing is said.
 CPU_MIN_S = 0.1
 LIMIT_S = 900.0
+TOKENS = "long"  # the case that tells what a token costs
 # As a router is that nobody has told otherwise; the tests look at nodes more often.
 USUAL = "[router]\nhealth_interval_s = 5\n"
 # What the project holds itself to.
@@ -272,16 +273,26 @@ async def paths(fake: Server) -> AsyncIterator[list[tuple[str, Server]]]:
 
 
 def token_costs(rows: Iterable[Row]) -> Iterator[Figure]:
-    """What a token costs Envoy more when a picker was asked, while all answers are under way."""
-    used_us = {row.path: row.cpu_us_per_token for row in rows if row.case == "cpu"}
-    without, with_it = used_us.get("envoy"), used_us.get("envoy+picker")
-    if without and with_it:
-        yield Figure(
-            name="a token's CPU in Envoy, with a picker over without",
-            value=with_it / without,
-            unit="",
-            most=TOKEN_MAX,
-        )
+    """What a token costs with a picker over what it costs without, in Envoy's time and in the client's."""
+    of = {row.path: row for row in rows if row.case == TOKENS}
+    without, with_it = of.get("envoy"), of.get("envoy+picker")
+    if without is None or with_it is None:
+        return
+    for name, one, other in (
+        ("CPU in Envoy", without.cpu_us_per_token, with_it.cpu_us_per_token),
+        (
+            "delay at p50",
+            without.token and without.token.p50_ms,
+            with_it.token and with_it.token.p50_ms,
+        ),
+    ):
+        if one and other:
+            yield Figure(
+                name=f"a token's {name}, with a picker over without",
+                value=other / one,
+                unit="",
+                most=TOKEN_MAX,
+            )
 
 
 def _server(behind: Stage) -> Server:
