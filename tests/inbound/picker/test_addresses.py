@@ -12,7 +12,7 @@ from ollama_proxy.inbound.grpc.pb import ext_proc_v3_pb2 as pb
 from ollama_proxy.inbound.picker.addresses import FRESH_S, Addresses
 from tests.fakes.backend import ScriptedBackend
 from tests.fleet import spec
-from tests.inbound.picker.envoy import DESTINATION, at_home, body, changes, refused
+from tests.inbound.picker.envoy import DESTINATION, at_home, body, changes, node, refused
 from tests.inbound.picker.test_protocol import subset
 
 _NODE = "via_upstream"
@@ -181,3 +181,16 @@ async def test_nobody_waits_for_a_name_that_is_known(autojump_clock: MockClock) 
         busy = home.dispatcher.stations["npu"].in_flight
 
     assert (["192.0.2.1:80"] * 2, 0) == (told, busy)
+
+
+async def test_who_comes_into_a_second_line_is_held(autojump_clock: MockClock) -> None:
+    """The first choice's name led nowhere, and the next has no slot: Envoy was told nothing, and gave up."""
+    trio.socket.set_custom_hostname_resolver(Names(None))
+    gone = ScriptedBackend(spec("npu", endpoint="http://gone.lan:80"))
+    async with at_home(gone, node("nvidia", 8002, slots=1)) as home:
+        first, second = home.stream(), home.stream()
+        await first.ask(None, ("x-target-backend", "nvidia"))
+        with trio.fail_after(1.0):
+            held = await second.ask()
+
+    assert 3600 == held.override_message_timeout.seconds

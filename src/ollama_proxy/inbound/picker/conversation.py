@@ -234,11 +234,14 @@ class Conversation(Caller, Carriage):
         self._job = job
         self._rpc.is_job = True
         self._desk.dispatcher.submit(job)
-        if job.stage is Stage.WAITING:
-            await self._wait_in_line(job)
+        await self._wait_for_turn(job)
 
-    async def _wait_in_line(self, job: Job) -> None:
-        """Have Envoy wait: for as long as it may, and with an answer before it gives up by itself."""
+    async def _wait_for_turn(self, job: Job) -> None:
+        """Have Envoy wait: for as long as it may, and with an answer before it gives up by itself.
+
+        Also where the turn has come at once: a node's name may be looked up for long, or lead nowhere,
+        and then another node's line is next.
+        """
         hold_s = self._desk.settings.hold_s
         since = trio.current_time()
         # Most turns come before Envoy grows impatient, and nothing need be said of them.
@@ -246,7 +249,8 @@ class Conversation(Caller, Carriage):
         if self._asked.mode == FULL_DUPLEX:
             # Envoy has no timer then. But a stream that ends before anything was said counts as one that
             # was opened for nothing, and the callers of a whole Envoy are one peer.
-            self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
+            if job.stage is Stage.WAITING:
+                self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
             del steps[0]
         for waited_s, then in steps:
             if await self._turn_comes(since + waited_s):

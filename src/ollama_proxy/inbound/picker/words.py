@@ -61,8 +61,9 @@ def allow(headers: Iterable[tuple[bytes, bytes]]) -> pb.ProcessingResponse:
     return answer
 
 
+@functools.cache
 def hold(seconds: float) -> pb.ProcessingResponse:
-    """Have Envoy wait so long for the answer to its last message. Once for each."""
+    """Have Envoy wait so long for the answer to its last message. Once for each. One for all."""
     answer = pb.ProcessingResponse()
     answer.override_message_timeout.FromMilliseconds(int(seconds * 1000))
     return answer
