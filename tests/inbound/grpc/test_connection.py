@@ -340,6 +340,22 @@ async def test_a_slow_reader_slows_its_own_call_alone(autojump_clock: MockClock)
     assert (1000, 0) == (len(heard.messages), heard.status)
 
 
+async def test_a_message_is_sent_at_once_whole_or_not_at_all() -> None:
+    """Nothing of one that does not fit, so that its own task may send it; and nothing to who has left."""
+    told: list[bool] = []
+
+    async def try_(rpc: Rpc) -> None:
+        sizes = (10, 17_000, *[10_000] * 7)
+        told.extend(rpc.send_at_once(pb.GenerateResponse(response="x" * size)) for size in sizes)
+        await rpc.send(pb.GenerateResponse(response="last"))
+
+    async with served({"Try": try_}) as (client, _):
+        heard = await client.call(REQUEST, path="/it/Try")
+
+    assert [True, False] + [True] * 6 + [False] == told
+    assert (8, 0) == (len(heard.messages), heard.status)
+
+
 @pytest.mark.parametrize("is_own", [True, False], ids=["stream", "connection"])
 async def test_who_takes_nothing_is_not_waited_for(
     autojump_clock: MockClock, *, is_own: bool

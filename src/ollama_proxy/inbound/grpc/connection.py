@@ -175,6 +175,18 @@ class LiveRpc:
             self._begin(head_of_answer(self.initial, gzip=self.compress))
         await self.write(framed(message.SerializeToString(), compress=self.compress))
 
+    def send_at_once(self, message: Message) -> bool:
+        """See `Rpc`."""
+        wire = self._connection.wire
+        data = framed(message.SerializeToString(), compress=self.compress)
+        if self.call.is_over or not wire.has_room(self.call, len(data)):
+            return False
+        if not self.call.has_begun:
+            self._begin(head_of_answer(self.initial, gzip=self.compress))
+        wire.send(self.call, memoryview(data))
+        self._connection.flush()
+        return True
+
     def begin(self, headers: Pairs) -> None:
         """Send the head of an answer."""
         self._begin(headers)

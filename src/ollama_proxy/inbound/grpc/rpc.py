@@ -90,6 +90,12 @@ class Rpc(Protocol):
             CallerLeft: nobody reads it any more.
         """
 
+    def send_at_once(self, message: Message) -> bool:
+        """Send a message, if its reader takes all of it now; false where it does not, or has left.
+
+        For another task than the one that serves the call, while that one waits.
+        """
+
     async def send(self, message: Message) -> None:
         """Send a message, as soon as its reader takes it.
 

@@ -354,6 +354,13 @@ class Wire:
         """How many bytes of answers may be sent now to one call's reader."""
         return max(0, self._engine.stream_window(call.id))
 
+    def has_room(self, call: Call, size: int) -> bool:
+        """Whether so many bytes of one call's answer may be sent now, in one frame."""
+        return size <= self._room_in_frame(call)
+
+    def _room_in_frame(self, call: Call) -> int:
+        return min(self.room(), self.room_for(call), self._engine.max_outbound_frame_size)
+
     def begin(self, call: Call, headers: Pairs) -> None:
         """Send the headers of an answer."""
         call.has_begun = True
@@ -363,9 +370,7 @@ class Wire:
 
     def send(self, call: Call, data: memoryview) -> int:
         """Send as much of an answer as there is room for now; returns how much that was."""
-        size = min(
-            len(data), self.room(), self.room_for(call), self._engine.max_outbound_frame_size
-        )
+        size = min(len(data), self._room_in_frame(call))
         if size <= 0:
             return 0
         # A PING for each burst of data is how some clients measure how far away we are.

@@ -1,6 +1,7 @@
 """One request that Envoy asks about: its phases in, a destination or a refusal out.
 
-Rule 1: only the stream's own task speaks. Who else has news leaves it here, and rouses that task.
+Rule 1: only the stream's own task speaks. Who else has news leaves it here, and rouses that task. But one
+whole message, where it goes, is said at once while that task waits.
 Rule 2: a request becomes a job like any other, and its slot is taken for as long as the stream lasts.
 Rule 3: what a caller sent about us, or for us, goes no further: keys, wishes, a destination above all.
 """
@@ -66,6 +67,8 @@ class Conversation(Caller, Carriage):
         self._job: Job | None = None
         self._refusal: Refusal | None = None
         self._destination: Destination | None = None
+        self._is_waiting = False  # this task: another may speak
+        self._is_pointed = False
         self._is_refused = False
         self._ended = trio.Event()
         self._served: Served | None = None
@@ -135,8 +138,12 @@ class Conversation(Caller, Carriage):
             return None
         if request is not None or (rpc.has_ended and not is_deaf):
             return request
-        with trio.move_on_at(until) if until < math.inf else nullcontext():
-            await rpc.wait()
+        self._is_waiting = True
+        try:
+            with trio.move_on_at(until) if until < math.inf else nullcontext():
+                await rpc.wait()
+        finally:
+            self._is_waiting = False
         return _News()
 
     def _close(self) -> None:
@@ -268,7 +275,7 @@ class Conversation(Caller, Carriage):
 
     async def _turn_comes(self, until: float) -> bool:
         """Wait for its turn, or its end; whether either came in time."""
-        while self._refusal is None and self._destination is None:
+        while not (self._is_pointed or self._refusal is not None or self._destination is not None):
             if trio.current_time() >= until:
                 return False
             heard = await self._hear(until)
@@ -297,9 +304,25 @@ class Conversation(Caller, Carriage):
             more = [(b"x-request-id", asked.identity.encode())]
         await self._rpc.send(words.refuse(asked.dialect, refusal, [*more, *asked.sharing]))
 
+    def _point_at_once(self, destination: Destination) -> bool:
+        """Tell Envoy where the request goes, if that is one message, and nobody need wait for it.
+
+        To rouse who waits only to say so takes another turn of the scheduler, for each request.
+        """
+        if not self._is_waiting or self._refusal is not None or self._asked.mode != BUFFERED:
+            return False
+        [answer] = self._asked.pointed(destination)
+        self._is_pointed = self._rpc.send_at_once(answer)
+        if self._is_pointed:
+            self._was_pointed()
+        return self._is_pointed
+
     async def _point(self, destination: Destination) -> None:
         for answer in self._asked.pointed(destination):
             await self._rpc.send(answer)
+        self._was_pointed()
+
+    def _was_pointed(self) -> None:
         if (attempt := self._attempt) is not None:
             attempt.asked()
             attempt.job.overhead_s += trio.current_time() - attempt.started
@@ -424,10 +447,12 @@ class Conversation(Caller, Carriage):
                     self._others[other] = candidate.id
         attempt.job.told = True
         self._attempt = attempt
-        self._destination = Destination(
+        destination = Destination(
             endpoints=",".join(endpoints), way=way, headers=attempt.errand.headers
         )
-        self._rpc.rouse()
+        if not self._point_at_once(destination):
+            self._destination = destination
+            self._rpc.rouse()
         if self._desk.addresses.is_stale(way.host):
             # Beside the answer, which does not wait for it; who comes next is told what is known.
             async with trio.open_nursery() as beside:
