@@ -28,6 +28,22 @@ def reset_when_closed(stream: trio.abc.Stream) -> None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+async def read_when_there(descriptor: int, most: int) -> bytes:
+    """What a plain socket's peer sends next, of so many bytes at most; empty at its end.
+
+    Straight to the poller, without trying first as Trio does: there is nearly always nothing yet.
+
+    Raises:
+        OSError, trio.ClosedResourceError: the connection is lost.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(descriptor)
+        try:
+            return os.read(descriptor, most)
+        except BlockingIOError:
+            continue
+
+
 class Connections:
     """All that are open on one door."""
 

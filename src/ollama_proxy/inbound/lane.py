@@ -33,7 +33,7 @@ from ollama_proxy.inbound.answers import (
     turned_away,
 )
 from ollama_proxy.inbound.bounds import TOO_MUCH_HELD, Bound, Bounds
-from ollama_proxy.inbound.connections import reset_when_closed
+from ollama_proxy.inbound.connections import read_when_there, reset_when_closed
 from ollama_proxy.inbound.farewell import part
 from ollama_proxy.inbound.idlers import Idlers
 from ollama_proxy.inbound.reading import RoutingHeaders, make_request_id, read_job
@@ -436,14 +436,8 @@ class Lane:
         """What the client sends next; empty at the connection's end."""
         if not self._plain:
             return bytes(await self._stream.receive_some(_READ_BYTES))
-        # Straight to the poller, without trying first: there is nearly always nothing yet, and a
-        # worker stands ready to make the call that was just submitted.
-        while True:
-            await trio.lowlevel.wait_readable(self.descriptor)
-            try:
-                return os.read(self.descriptor, _READ_BYTES)
-            except BlockingIOError:
-                continue
+        # Meanwhile a worker stands ready to make the call that was just submitted.
+        return await read_when_there(self.descriptor, _READ_BYTES)
 
     async def _read_request(self, call: Call) -> Job | None:
         """Read one request whole. None: the client closed instead.

@@ -22,6 +22,7 @@ from ollama_proxy.engine.job import CallerLeft
 from ollama_proxy.engine.ledger import Ledger
 from ollama_proxy.inbound.admission import ANYBODY, Visitor
 from ollama_proxy.inbound.answers import turned_away
+from ollama_proxy.inbound.connections import read_when_there
 from ollama_proxy.inbound.grpc.messages import Budget, framed
 from ollama_proxy.inbound.grpc.metadata import GZIP, Head, Pairs, end_of_answer, head_of_answer
 from ollama_proxy.inbound.grpc.rpc import Message, Method
@@ -171,8 +172,7 @@ class LiveRpc:
 
     async def send(self, message: Message) -> None:
         """See `Rpc`."""
-        if not self.call.has_begun:
-            self._begin(head_of_answer(self.initial, gzip=self.compress))
+        self._begin_answer()
         await self.write(framed(message.SerializeToString(), compress=self.compress))
 
     def send_at_once(self, message: Message) -> bool:
@@ -181,8 +181,7 @@ class LiveRpc:
         data = framed(message.SerializeToString(), compress=self.compress)
         if self.call.is_over or not wire.has_room(self.call, len(data)):
             return False
-        if not self.call.has_begun:
-            self._begin(head_of_answer(self.initial, gzip=self.compress))
+        self._begin_answer()
         wire.send(self.call, memoryview(data))
         self._connection.flush()
         return True
@@ -191,6 +190,10 @@ class LiveRpc:
         """Send the head of an answer."""
         self._begin(headers)
         self._connection.flush()
+
+    def _begin_answer(self) -> None:
+        if not self.call.has_begun:
+            self._begin(head_of_answer(self.initial, gzip=self.compress))
 
     def _begin(self, headers: Pairs) -> None:
         """Have the head of an answer sent with what follows."""
@@ -338,13 +341,7 @@ class Connection:
         """What the peer sends next; empty at its end."""
         if self._descriptor < 0:
             return bytes(await self._stream.receive_some(_READ_BYTES))
-        # Straight to the poller, without trying first: there is nearly always nothing yet.
-        while True:
-            await trio.lowlevel.wait_readable(self._descriptor)
-            try:
-                return os.read(self._descriptor, _READ_BYTES)
-            except BlockingIOError:
-                continue
+        return await read_when_there(self._descriptor, _READ_BYTES)
 
     def _heed(self, event: Opened | Fed | TakenBack | Widened) -> None:
         match event:

@@ -137,6 +137,7 @@ class Asked:
             return NOTHING
         return f"GET {head.path}" if head.path in _LISTS else "GET /v1/models/{model}"
 
+    @property
     def may_go_on(self) -> bool:
         """Whether more of it may come."""
         return self.head is not None and not self.is_whole

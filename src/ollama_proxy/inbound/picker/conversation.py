@@ -68,7 +68,6 @@ class Conversation(Caller, Carriage):
         self._refusal: Refusal | None = None
         self._destination: Destination | None = None
         self._is_waiting = False  # this task: another may speak
-        self._is_pointed = False
         self._is_refused = False
         self._ended = trio.Event()
         self._served: Served | None = None
@@ -203,7 +202,7 @@ class Conversation(Caller, Carriage):
 
     async def _take_body(self, body: pb.HttpBody) -> None:
         asked = self._asked
-        if not asked.may_go_on():
+        if not asked.may_go_on:
             raise CallFailed(Status.INVALID_ARGUMENT, "A request_body came out of turn.")
         if asked.call is None:
             await self._pass_body(body)
@@ -224,7 +223,7 @@ class Conversation(Caller, Carriage):
         asked = self._asked
         if asked.mode != FULL_DUPLEX or asked.call is None:
             await self._rpc.send(words.go_on("request_trailers"))
-        elif not asked.may_go_on():
+        elif not asked.may_go_on:
             raise CallFailed(Status.INVALID_ARGUMENT, "The request_trailers came out of turn.")
         else:
             asked.has_trailers = True
@@ -260,7 +259,7 @@ class Conversation(Caller, Carriage):
                 self._rpc.begin(head_of_answer(self._rpc.initial, gzip=False))
             del steps[0]
         for waited_s, then in steps:
-            if await self._turn_comes(since + waited_s):
+            if await self._turn_comes(job, since + waited_s):
                 return
             if then is not None:
                 await self._rpc.send(then)
@@ -273,9 +272,9 @@ class Conversation(Caller, Carriage):
             ),
         )
 
-    async def _turn_comes(self, until: float) -> bool:
+    async def _turn_comes(self, job: Job, until: float) -> bool:
         """Wait for its turn, or its end; whether either came in time."""
-        while not (self._is_pointed or self._refusal is not None or self._destination is not None):
+        while self._refusal is None and not job.told:
             if trio.current_time() >= until:
                 return False
             heard = await self._hear(until)
@@ -312,10 +311,10 @@ class Conversation(Caller, Carriage):
         if not self._is_waiting or self._refusal is not None or self._asked.mode != BUFFERED:
             return False
         [answer] = self._asked.pointed(destination)
-        self._is_pointed = self._rpc.send_at_once(answer)
-        if self._is_pointed:
-            self._was_pointed()
-        return self._is_pointed
+        if not self._rpc.send_at_once(answer):
+            return False
+        self._was_pointed()
+        return True
 
     async def _point(self, destination: Destination) -> None:
         for answer in self._asked.pointed(destination):
